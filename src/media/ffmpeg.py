@@ -31,7 +31,10 @@ def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
     that hold less than their container says.
     """
     try:
-        with path.open("rb") as file, av.open(file, "r", options=OPTIONS, metadata_errors="replace") as container:
+        with (
+            path.open("rb") as file,
+            av.open(file, "r", options=OPTIONS, metadata_errors="replace") as container,
+        ):
             stream = _sound_track(container, path, name=name)
             frames = _frames(container, stream, path, name=name)
             yield from _whole(_blocks(frames, name=name), stream, path, name=name)

@@ -95,9 +95,10 @@ def _cut(block: Block, first: int, end: float) -> np.ndarray:
 
 def _check_piece(piece_CN: np.ndarray, *, used: int, rate: int, max_seconds: float, name: str) -> None:
     if used > max_seconds * rate:
+        lasts = f"{name} lasts more than {math.floor(used / rate * 100) / 100} s"
         raise InputError(
-            f"{name} lasts more than {math.floor(used / rate * 100) / 100} s; at most {max_seconds:g} s of sound "
-            "are allowed (the operator sets MAX_SECONDS); audio_start and audio_duration select a part"
+            f"{lasts}; at most {max_seconds:g} s of sound are allowed (the operator sets MAX_SECONDS); "
+            "audio_start and audio_duration select a part"
         )
     if used * len(piece_CN) > MAX_VALUES:
         raise InputError(

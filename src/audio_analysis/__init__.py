@@ -1,0 +1,1 @@
+"""From voices to what the video model hears: timeline, loudness, speech embedding."""

@@ -1,0 +1,114 @@
+"""Who is heard when: voices laid out in time, one track a person and one soundtrack of all.
+
+N samples, C channels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal, get_args
+
+import numpy as np
+
+from src.audio_analysis.loudness import normalise
+from src.media.errors import InputError
+from src.media.sound import Sound, conform, lasting, mono
+
+FPS = 25
+TRACK_RATE = 16_000
+TRACK_SAMPLES_PER_FRAME = TRACK_RATE // FPS
+# -80 dBFS, below the dither of a 16-bit recording's quiet parts.
+SILENT_PEAK = 1e-4
+
+Mode = Literal["add", "para"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """What the video sounds like, and what each person says.
+
+    `soundtrack` has the callers' own quality; `tracks` are (N,) float32 of 16 kHz, normalised to -23 LUFS,
+    one a person and all equally long.
+    """
+
+    soundtrack: Sound
+    tracks: tuple[np.ndarray, ...]
+
+    @property
+    def frames(self) -> int:
+        """Frames of 25 fps video that the soundtrack lasts: rounded as Python rounds, at least one."""
+        sound = self.soundtrack
+        return max(1, round(Fraction(FPS * sound.samples_CN.shape[1], sound.rate)))
+
+
+def arrange(voices: Sequence[Sound], mode: Mode) -> Timeline:
+    """Lay out one or two voices, the first person's first.
+
+    `add`: one after the other, a track is silent while the other person speaks. `para`: together, the
+    shorter is silent at its end. Loudness is normalised before silence is added.
+    The soundtrack of two has the higher rate and the larger number of channels of both (one channel is
+    copied to the front pair); where the sum of two exceeds full scale, the whole is scaled down to it.
+    Raises InputError for another mode or number of voices, and when no voice is above SILENT_PEAK (a
+    silent or empty voice beside an audible one is a person who listens).
+    """
+    if mode not in get_args(Mode):
+        raise InputError(f"audio_mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
+    if len(voices) not in (1, 2):
+        raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
+    _check_audible(voices)
+    tracks = [normalise(mono(voice, TRACK_RATE), TRACK_RATE).astype(np.float32) for voice in voices]
+    if len(voices) == 1:
+        return Timeline(soundtrack=voices[0], tracks=tuple(tracks))
+    place = _in_turn if mode == "add" else _together
+    return Timeline(soundtrack=_mixed(voices, place), tracks=tuple(place(tracks)))
+
+
+def fit(timeline: Timeline, frames: int) -> Timeline:
+    """A timeline for exactly `frames` frames of video.
+
+    The soundtrack is cut or padded with silence to their length; tracks are padded to it but never cut,
+    since the speech encoder hears a person's whole track.
+    """
+    sound = timeline.soundtrack
+    samples = round(Fraction(frames * sound.rate, FPS))
+    least = frames * TRACK_SAMPLES_PER_FRAME
+    tracks = tuple(np.pad(track_N, (0, max(0, least - len(track_N)))) for track_N in timeline.tracks)
+    return replace(timeline, soundtrack=lasting(sound, samples), tracks=tracks)
+
+
+def _check_audible(voices: Sequence[Sound]) -> None:
+    peaks = [float(np.abs(voice.samples_CN).max(initial=0.0)) for voice in voices]
+    if max(peaks) < SILENT_PEAK:
+        names = " and ".join(("first_audio", "second_audio")[: len(voices)])
+        loudest = f"its loudest sample is {max(peaks):g}"
+        raise InputError(
+            f"{names}: nothing can be heard, {loudest}; at least {SILENT_PEAK:g} of full scale is needed"
+        )
+
+
+Placement = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+
+def _in_turn(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Two signals, samples on the last axis, so that the second begins where the first ends."""
+    first, second = parts
+    return [_padded(first, after=second.shape[-1]), _padded(second, before=first.shape[-1])]
+
+
+def _together(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Signals, samples on the last axis, that begin together, with silence up to the end of the longest."""
+    longest = max(part.shape[-1] for part in parts)
+    return [_padded(part, after=longest - part.shape[-1]) for part in parts]
+
+
+def _padded(signal: np.ndarray, *, before: int = 0, after: int = 0) -> np.ndarray:
+    return np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(before, after)])
+
+
+def _mixed(voices: Sequence[Sound], place: Placement) -> Sound:
+    """The sum of the voices where `place` puts them, scaled down to full scale where it exceeds it."""
+    rate = max(voice.rate for voice in voices)
+    channels = max(voice.channels for voice in voices)
+    parts = [conform(voice, rate=rate, channels=channels).samples_CN for voice in voices]
+    sum_CN = np.sum(place(parts), axis=0)
+    return Sound(samples_CN=sum_CN / max(1.0, float(np.abs(sum_CN).max())), rate=rate)

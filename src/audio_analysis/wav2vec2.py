@@ -1,0 +1,82 @@
+"""The speech encoder: wav2vec2 with one state per video frame and all its layers.
+
+Baevski et al., wav2vec 2.0 (arXiv 2006.11477). N samples at 16 kHz.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import librosa
+import numpy as np
+import torch
+import transformers
+from torch.nn import functional
+
+RATE = 16_000
+FPS = 25
+SAMPLES_PER_FRAME = RATE // FPS
+
+
+class Wav2Vec2Model(transformers.Wav2Vec2Model):
+    """transformers' network, asked for the video's frame rate instead of its own 49 states a second."""
+
+    # The published checkpoint comes from pre-training and also holds what only that needs.
+    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^project_q\.", r"^project_hid\."]
+
+    def __init__(self, config: transformers.Wav2Vec2Config) -> None:
+        """Raises ValueError for the stable-layer-norm variant, whose layers mean something else."""
+        if config.do_stable_layer_norm:
+            raise ValueError("do_stable_layer_norm is true in the wav2vec2 config; only false is supported")
+        super().__init__(config)
+        self.preprocessor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **options: Any) -> Self:  # type: ignore[override]
+        """Load a folder of config.json, preprocessor_config.json and weights; float32, ready to infer.
+
+        `options` go to transformers. Raises OSError for a missing file, ValueError for another sample rate.
+        """
+        model = super().from_pretrained(directory, **{"dtype": torch.float32, **options})
+        local = options.get("local_files_only", False)
+        model.preprocessor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(
+            directory, local_files_only=local
+        )
+        if model.preprocessor.sampling_rate != RATE:
+            raise ValueError(
+                f"the wav2vec2 folder is for {model.preprocessor.sampling_rate} Hz; {RATE} Hz is needed"
+            )
+        return model.eval()
+
+    def extract_features(self, audio: np.ndarray | torch.Tensor, sr: int) -> torch.Tensor:
+        """The network's input for a sound of `sr` Hz, (N,) or (channels, N): (1, N) float32 of 16 kHz.
+
+        Of zero mean and unit variance where the folder's `preprocessor_config.json` says so.
+        """
+        sound = np.asarray(audio, np.float32)
+        if sound.ndim == 2:
+            sound = sound.mean(axis=0)
+        if sound.ndim != 1:
+            raise ValueError(f"audio has the shape {sound.shape}; needs (samples,) or (channels, samples)")
+        if sr != RATE:
+            sound = librosa.resample(sound, orig_sr=sr, target_sr=RATE, res_type="soxr_hq")
+        return self.preprocessor(sound, sampling_rate=RATE, return_tensors="pt").input_values
+
+    @torch.no_grad()
+    def get_embeddings(self, features_1N: torch.Tensor) -> torch.Tensor:
+        """The output of every layer for every video frame: (frames, layers, width), frames = N * 25 // 16000.
+
+        Raises ValueError for less than one frame.
+        """
+        frames = features_1N.shape[-1] * FPS // RATE
+        if frames < 1:
+            raise ValueError(f"{features_1N.shape[-1]} samples of audio; needs at least {SAMPLES_PER_FRAME}")
+        parameter = self.encoder.layer_norm.weight
+        sound_1CT = self.feature_extractor(features_1N.to(parameter.device, parameter.dtype))
+        sound_1CF = functional.interpolate(sound_1CT, size=frames, mode="linear", align_corners=True)
+        state_1FD, _ = self.feature_projection(sound_1CF.mT)
+        state_1FD = self.encoder.layer_norm(state_1FD + self.encoder.pos_conv_embed(state_1FD))
+        layers = []
+        for layer in self.encoder.layers:
+            state_1FD = layer(state_1FD)
+            layers.append(state_1FD[0])
+        return torch.stack(layers, dim=1)
