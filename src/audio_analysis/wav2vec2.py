@@ -21,7 +21,7 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
     """transformers' network, asked for the video's frame rate instead of its own 49 states a second."""
 
     # The published checkpoint comes from pre-training and also holds what only that needs.
-    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^project_q\.", r"^project_hid\."]
+    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^project_q\.", r"^project_hid\."]  # noqa: RUF012
 
     def __init__(self, config: transformers.Wav2Vec2Config) -> None:
         """Raises ValueError for the stable-layer-norm variant, whose layers mean something else."""
@@ -34,9 +34,13 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
     def from_pretrained(cls, directory: str | Path, **options: Any) -> Self:  # type: ignore[override]
         """Load a folder of config.json, preprocessor_config.json and weights; float32, ready to infer.
 
-        `options` go to transformers. Raises OSError for a missing file, ValueError for another sample rate.
+        `options` go to transformers. Raises OSError for a missing file, ValueError for weights that are not
+        this network's, listed, and for another sample rate.
         """
-        model = super().from_pretrained(directory, **{"dtype": torch.float32, **options})
+        options = {"dtype": torch.float32, **options, "output_loading_info": True}
+        loaded: Any = super().from_pretrained(directory, **options)
+        model, report = loaded
+        _check_complete(report)
         local = options.get("local_files_only", False)
         model.preprocessor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(
             directory, local_files_only=local
@@ -80,3 +84,16 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
             state_1FD = layer(state_1FD)
             layers.append(state_1FD[0])
         return torch.stack(layers, dim=1)
+
+
+def _check_complete(report: dict[str, Any]) -> None:
+    """Raises ValueError for weights that transformers would make up, or leave out, with a mere warning."""
+    missing = set(report["missing_keys"]) - {"masked_spec_embed"}  # only training masks
+    wrong = {
+        "missing": missing,
+        "unexpected": report["unexpected_keys"],
+        "of another shape": report["mismatched_keys"],
+    }
+    lists = [f"{kind}: {', '.join(sorted(map(str, names)))}" for kind, names in wrong.items() if names]
+    if lists:
+        raise ValueError(f"the wav2vec2 weights do not fit the config; {'; '.join(lists)}")
