@@ -1,0 +1,1 @@
+"""Everything around the model: pictures, sound and video in and out."""

@@ -1,0 +1,30 @@
+"""A piece of decoded sound, and the sample formats that are accepted at all.
+
+N samples, C channels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.media.errors import InputError
+
+MAX_CHANNELS = 64
+MIN_RATE = 1_000
+MAX_RATE = 768_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Consecutive samples, float32, nominally in [-1, 1]; `rate` in Hz."""
+
+    samples_CN: np.ndarray
+    rate: int
+
+
+def check_format(*, rate: int, channels: int, name: str) -> None:
+    """Raises InputError for a header that claims what no recording has, before memory is taken for it."""
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise InputError(f"{name} has a sample rate of {rate:,} Hz; {MIN_RATE:,} to {MAX_RATE:,} are allowed")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise InputError(f"{name} has {channels:,} channels; 1 to {MAX_CHANNELS} are allowed")

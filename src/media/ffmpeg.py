@@ -1,0 +1,107 @@
+"""Sound through FFmpeg: everything that has a sound track, from MP3 to the sound of a video.
+
+N samples, C channels.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+
+from src.media.block import Block, check_format
+from src.media.errors import InputError
+from src.media.promise import Promise
+from src.media.upload import describe
+
+ALLOWED = "a sound file, or a video with a sound track, is needed"
+# A playlist in the upload must not make FFmpeg open other files or addresses.
+OPTIONS = {"protocol_whitelist": "none"}
+# Tags and other foreign matter between the packets are common; a file that is mostly damage is none.
+MAX_DAMAGED_SHARE = 0.1
+# Encoder delay that an edit list does not mention.
+TRACK_TOLERANCE = 0.25
+
+
+def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
+    """Yield the first sound track of a file, without what its time stamps place before zero.
+
+    Raises InputError for what FFmpeg cannot read, for files without sound, for damaged ones and for those
+    that hold less than their container says.
+    """
+    try:
+        with path.open("rb") as file, av.open(file, "r", options=OPTIONS, metadata_errors="replace") as container:
+            stream = _sound_track(container, path, name=name)
+            frames = _frames(container, stream, path, name=name)
+            yield from _whole(_blocks(frames, name=name), stream, path, name=name)
+    except av.FFmpegError as error:
+        reason = f"cannot be read as sound ({error.strerror})"
+        raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
+
+
+def _sound_track(container: av.container.InputContainer, path: Path, *, name: str) -> AudioStream:
+    if not container.streams.audio:
+        raise InputError(f"{name}: {describe(path)} has no sound track; {ALLOWED}")
+    stream = container.streams.audio[0]
+    check_format(rate=stream.rate, channels=stream.channels, name=name)
+    return stream
+
+
+def _frames(
+    container: av.container.InputContainer, stream: AudioStream, path: Path, *, name: str
+) -> Iterator[av.AudioFrame]:
+    """Decode packet by packet, over a damaged one now and then."""
+    packets = damaged = 0
+    for packet in container.demux(stream):
+        packets += 1
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            damaged += 1
+            frames = []
+        yield from frames
+    if damaged > MAX_DAMAGED_SHARE * packets:
+        share = f"{damaged} of its {packets} packets are damaged"
+        raise InputError(f"{name}: {describe(path)}: {share}; {ALLOWED}")
+
+
+def _blocks(frames: Iterator[av.AudioFrame], *, name: str) -> Iterator[Block]:
+    """Samples as (C, N) float32, in the rate and layout of the first frame."""
+    resampler: av.AudioResampler | None = None
+    for frame in frames:
+        if resampler is None:
+            check_format(rate=frame.rate, channels=frame.layout.nb_channels, name=name)
+            resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.rate)
+        early = round(max(-(frame.time or 0.0), 0.0) * frame.rate)
+        for packed in resampler.resample(frame):
+            samples_NC = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)[early:]
+            yield Block(samples_CN=np.ascontiguousarray(samples_NC.T), rate=packed.rate)
+
+
+def _whole(blocks: Iterator[Block], stream: AudioStream, path: Path, *, name: str) -> Iterator[Block]:
+    """Hold the blocks against the length that the container gives the track.
+
+    The last block loses what is beyond it, the padding of the last packet.
+    """
+    seconds = _track_seconds(stream)
+    found, last = 0, None
+    for block in blocks:
+        if last is not None:
+            yield last
+        found, last = found + block.samples_CN.shape[1], block
+    if last is None:
+        return
+    if seconds is not None:
+        Promise(seconds=seconds, tolerance=TRACK_TOLERANCE).check(found / last.rate, path, name=name)
+        beyond = found - round(seconds * last.rate)
+        if 0 < beyond < last.samples_CN.shape[1]:
+            last = Block(samples_CN=last.samples_CN[:, :-beyond], rate=last.rate)
+    yield last
+
+
+def _track_seconds(stream: AudioStream) -> float | None:
+    """The length of the track where the container states it (MP4 does, the length of others is a guess)."""
+    if "mp4" not in stream.container.format.name or not stream.duration or stream.time_base is None:
+        return None
+    return float(stream.duration * stream.time_base)

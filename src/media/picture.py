@@ -1,0 +1,109 @@
+"""A picture file of any common kind becomes 8-bit RGB, upright and opaque."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from src.media.errors import InputError
+from src.media.upload import describe, require_file
+
+MAX_PIXELS = 80_000_000
+MIN_SIDE = 32
+# Only formats that are recognised by their content and decoded in this process (EPS would start a program).
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+ALLOWED = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
+
+# What Pillow raises on damaged files, depending on the format and the place of the damage.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error, zlib.error)
+
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# The range of samples deeper than 8 bits is the smallest of these that holds the brightest one.
+DEEP_RANGES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
+
+
+def read_picture(path: Path, *, name: str = "image") -> Image.Image:
+    """Read a picture as 8-bit RGB: upright by its EXIF, transparency on white, the first frame of several.
+
+    Raises InputError for what is no picture, a damaged one, one of more than MAX_PIXELS (judged by its
+    header, before anything is decoded) and one with a side below MIN_SIDE pixels.
+    """
+    require_file(path, name=name)
+    with _open(path, name=name) as image:
+        _check_size(image, name=name)
+        try:
+            image.load()
+            return _upright(_opaque(_eight_bit(image, name=name)), _orientation(image))
+        except InputError:
+            raise
+        except DAMAGE as error:
+            reason = f"is damaged or cut off ({error})"
+            raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
+
+
+def _open(path: Path, *, name: str) -> Image.Image:
+    """Read the header only."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are allowed") from error
+    except DAMAGE as error:
+        raise InputError(f"{name}: {describe(path)} is not a picture; {ALLOWED}") from error
+
+
+def _check_size(image: Image.Image, *, name: str) -> None:
+    width, height = image.size
+    size = f"{name} has {width} x {height} pixels"
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{size}, {width * height:,} in all; at most {MAX_PIXELS:,} are allowed")
+    if min(width, height) < MIN_SIDE:
+        raise InputError(f"{size}; each side needs at least {MIN_SIDE}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; a damaged EXIF block is ignored, as browsers do."""
+    try:
+        return image.getexif().get(ORIENTATION_TAG, 1)
+    except DAMAGE:
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _eight_bit(image: Image.Image, *, name: str) -> Image.Image:
+    """Bring grey values of more than 8 bits to 0..255; other modes pass."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    grey_HW = np.asarray(image).astype(np.float64)
+    if not np.isfinite(grey_HW).all():
+        raise InputError(f"{name} holds NaN or infinite grey values; finite ones are needed")
+    brightest = float(grey_HW.max())
+    ranges = DEEP_RANGES.get(image.mode, (65535.0,))
+    white = next((white for white in ranges if brightest <= white), brightest)
+    return Image.fromarray(np.rint(grey_HW.clip(0, white) * (255 / white)).astype(np.uint8))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Convert to RGB, transparent parts over white."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

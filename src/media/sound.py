@@ -1,0 +1,163 @@
+"""Sound as the caller gave it: read, brought to one channel, brought to another format.
+
+N samples, C channels.
+"""
+
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import librosa
+import numpy as np
+
+from src.media.block import Block
+from src.media.decoder import decode
+from src.media.errors import InputError
+from src.media.upload import require_file
+
+MIN_SECONDS = 0.04
+# 1 GiB as float32: ten minutes of stereo at 192 kHz.
+MAX_VALUES = 1 << 28
+CENTRE_GAIN = math.sqrt(0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """Samples (C, N), float32, nominally in [-1, 1]; `rate` in Hz."""
+
+    samples_CN: np.ndarray
+    rate: int
+
+    @property
+    def channels(self) -> int:
+        return self.samples_CN.shape[0]
+
+    @property
+    def seconds(self) -> float:
+        return self.samples_CN.shape[1] / self.rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """The part of a file that is used, in seconds; without a duration, up to the end."""
+
+    start: float
+    duration: float | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < math.inf:
+            raise InputError(f"audio_start is {self.start} s; it must be 0 or more")
+        if self.duration is not None and not MIN_SECONDS <= self.duration < math.inf:
+            raise InputError(f"audio_duration is {self.duration} s; it must be at least {MIN_SECONDS} s")
+
+    def bounds(self, rate: int) -> tuple[int, float]:
+        """First sample and the one after the last (infinity without a duration)."""
+        first = round(self.start * rate)
+        return first, math.inf if self.duration is None else first + round(self.duration * rate)
+
+
+def read_sound(
+    path: Path, *, name: str, start: float = 0.0, duration: float | None = None, max_seconds: float
+) -> Sound:
+    """Read a sound file, or the sound of a video, of any format, rate and channels.
+
+    `start` and `duration` (seconds; the inputs `audio_start` and `audio_duration`) select a part; a
+    duration beyond the end means up to the end. Reading stops, with an error, after `max_seconds`.
+    Raises InputError for what is no sound, damaged, cut off, silent by NaN, shorter than MIN_SECONDS or
+    longer than allowed, and for a part that is not in the file.
+    """
+    part = _Part(start=start, duration=duration)
+    require_file(path, name=name)
+    taken: list[np.ndarray] = []
+    seen = used = rate = 0
+    with closing(decode(path, name=name)) as blocks:
+        for block in blocks:
+            rate = block.rate
+            first, end = part.bounds(rate)
+            piece_CN = _cut(block, first - seen, end - seen)
+            seen += block.samples_CN.shape[1]
+            used += piece_CN.shape[1]
+            _check_piece(piece_CN, used=used, rate=rate, max_seconds=max_seconds, name=name)
+            taken.append(piece_CN)
+            if seen >= end:
+                break
+    if used < MIN_SECONDS * rate:
+        raise InputError(_too_short(part, used=used / rate, seen=seen / rate, name=name))
+    return Sound(samples_CN=np.concatenate(taken, axis=1), rate=rate)
+
+
+def _cut(block: Block, first: int, end: float) -> np.ndarray:
+    """The samples of a block from `first` to before `end`, both counted from its beginning."""
+    length = block.samples_CN.shape[1]
+    return block.samples_CN[:, min(max(first, 0), length) : int(min(max(end, 0), length))]
+
+
+def _check_piece(piece_CN: np.ndarray, *, used: int, rate: int, max_seconds: float, name: str) -> None:
+    if used > max_seconds * rate:
+        raise InputError(
+            f"{name} lasts more than {math.floor(used / rate * 100) / 100} s; at most {max_seconds:g} s of sound "
+            "are allowed (the operator sets MAX_SECONDS); audio_start and audio_duration select a part"
+        )
+    if used * len(piece_CN) > MAX_VALUES:
+        raise InputError(
+            f"{name} holds more than {MAX_VALUES:,} samples in its {len(piece_CN)} channels at {rate:,} Hz; "
+            "at most so many are allowed, so convert it to a lower rate or to stereo"
+        )
+    if not np.isfinite(piece_CN).all():
+        raise InputError(f"{name} holds NaN or infinite samples near {used / rate:.1f} s; needs finite ones")
+
+
+def _too_short(part: _Part, *, used: float, seen: float, name: str) -> str:
+    """Why nothing usable is left of `seen` seconds of sound."""
+    if part.start >= seen:
+        return f"audio_start is {part.start:g} s, but {name} ends at {seen:.2f} s; it must begin before that"
+    left = f"{name} lasts {used:.3f} s"
+    if part.start:
+        left = f"audio_start {part.start:g} s leaves {used:.3f} s of {name}"
+    return f"{left}; at least {MIN_SECONDS} s (one frame of video) are needed"
+
+
+def mono(sound: Sound, rate: int) -> np.ndarray:
+    """The mean of the channels at `rate` Hz: (N,) float32."""
+    return _resample(sound.samples_CN.mean(axis=0, dtype=np.float32, keepdims=True), sound.rate, rate)[0]
+
+
+def conform(sound: Sound, *, rate: int, channels: int) -> Sound:
+    """The same sound at another rate (Hz) and number of channels.
+
+    To one channel: the mean. From one: a copy on each of the front pair. To two: as `_to_stereo` says. To
+    more than it has: silence in the others.
+    """
+    return Sound(samples_CN=_resample(_channels(sound.samples_CN, channels), sound.rate, rate), rate=rate)
+
+
+def lasting(sound: Sound, samples: int) -> Sound:
+    """The sound cut, or padded with silence at its end, to a number of samples."""
+    kept_CN = sound.samples_CN[:, :samples]
+    return Sound(samples_CN=np.pad(kept_CN, ((0, 0), (0, samples - kept_CN.shape[1]))), rate=sound.rate)
+
+
+def _channels(samples_CN: np.ndarray, channels: int) -> np.ndarray:
+    if channels == 1:
+        return samples_CN.mean(axis=0, dtype=np.float32, keepdims=True)
+    if len(samples_CN) == 1:
+        samples_CN = np.repeat(samples_CN, 2, axis=0)
+    if len(samples_CN) <= channels:
+        return np.pad(samples_CN, ((0, channels - len(samples_CN)), (0, 0)))
+    if channels == 2:
+        return _to_stereo(samples_CN)
+    raise ValueError(f"{len(samples_CN)} channels to {channels}; fewer than there are can be 1 or 2")
+
+
+def _to_stereo(samples_CN: np.ndarray) -> np.ndarray:
+    """The front pair, and the mean of all others at -3 dB on both sides."""
+    return samples_CN[:2] + np.float32(CENTRE_GAIN) * samples_CN[2:].mean(axis=0)
+
+
+def _resample(samples_CN: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Band-limited resampling by soxr; float32."""
+    if rate == target or samples_CN.shape[1] == 0:
+        return samples_CN.astype(np.float32)
+    resampled_CN = librosa.resample(samples_CN, orig_sr=rate, target_sr=target, res_type="soxr_hq", axis=-1)
+    return resampled_CN.astype(np.float32)
