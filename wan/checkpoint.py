@@ -93,14 +93,14 @@ def load_transformer(
 
 def load_vae(config: ModelConfig, path: Path, device: torch.device) -> VideoVAE:
     """The VAE from its published `.pth`."""
-    module = _load(lambda: build_vae(config.vae), naming.vae_name(config.vae.num_res_blocks), read_pth(path))
+    module = load_library_module(lambda: build_vae(config.vae), naming.vae_name(config.vae.num_res_blocks), read_pth(path))
     return VideoVAE(module.to(device, getattr(torch, config.vae_dtype)))
 
 
 def load_text_encoder(config: ModelConfig, base: Path, device: torch.device) -> TextEncoder:
     """The UMT5 encoder and its tokenizer from the base bundle."""
     tensors = read_pth(base / config.files.text_encoder)
-    module = _load(lambda: build_text_encoder(config.text_encoder), naming.text_encoder_name, tensors)
+    module = load_library_module(lambda: build_text_encoder(config.text_encoder), naming.text_encoder_name, tensors)
     tokenizer_folder = base / config.files.tokenizer
     if not tokenizer_folder.is_dir():
         raise CheckpointError(f"no tokenizer folder {tokenizer_folder}")
@@ -117,7 +117,7 @@ def load_image_encoder(config: ModelConfig, path: Path, device: torch.device) ->
 def load_image_module(config: ModelConfig, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The vision tower without its last block from tensors whose q, k and v are split."""
     unused = (*naming.IMAGE_UNUSED, f"visual.transformer.{config.image_encoder.num_layers - 1}.")
-    module = _load(lambda: build_image_encoder(config.image_encoder), naming.image_encoder_name, tensors, unused)
+    module = load_library_module(lambda: build_image_encoder(config.image_encoder), naming.image_encoder_name, tensors, unused)
     embeddings = module.embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
     return module
@@ -192,7 +192,7 @@ def assign(module: M, tensors: Mapping[str, Tensor]) -> M:
     return module.eval().requires_grad_(False)
 
 
-def _load(
+def load_library_module(
     build: Callable[[], M], name: naming.Naming, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
 ) -> M:
     with torch.device("meta"):
