@@ -1,5 +1,5 @@
 """Cog's entry point: a picture, one or two voices and a sentence become an MP4 of people talking."""
-# ruff: noqa: UP045 - Cog reads this file as text and knows Optional[...]
+# ruff: noqa: B008, E501, UP045 - Cog reads the inputs as text: Input(...) calls, one string each, Optional[...].
 
 import sys
 from typing import Optional
@@ -18,21 +18,21 @@ class Predictor(BasePredictor):
     def predict(
         self,
         image: Path = Input(
-            description="Picture of the person or the two people who will talk. Faces should be clearly visible and look towards the camera.",  # noqa: E501
+            description="Picture of the person or the two people who will talk. Faces should be clearly visible and look towards the camera.",
         ),
         first_audio: Path = Input(
-            description="What the first person says: any sound file, or a video whose sound is taken. With two people the first is the one on the left, unless person_boxes says otherwise.",  # noqa: E501
+            description="What the first person says: any sound file, or a video whose sound is taken. With two people the first is the one on the left, unless person_boxes says otherwise.",
         ),
         second_audio: Optional[Path] = Input(
-            description="What the second person says. Leave it empty for one speaker. A silent file makes the second person listen.",  # noqa: E501
+            description="What the second person says. Leave it empty for one speaker. A silent file makes the second person listen.",
             default=None,
         ),
-        prompt: Optional[str] = Input(
-            description="What happens in the video: the people, the place, the mood. Left empty, people who talk to each other are described. At most 5,000 characters.",  # noqa: E501
-            default=None,
+        prompt: str = Input(
+            description="What happens in the video: the people, the place, the mood. At most 5,000 characters.",
+            default="People talk naturally, with lively faces and small gestures, while the camera stands still.",
         ),
         num_frames: Optional[int] = Input(
-            description="Length of the video in frames, 25 of them a second. Left empty, the video is as long as the sound.",  # noqa: E501
+            description="Length of the video in frames, 25 of them a second. Left empty, the video is as long as the sound.",
             default=None,
             ge=1,
         ),
@@ -53,7 +53,7 @@ class Predictor(BasePredictor):
             default=True,
         ),
         audio_mode: str = Input(
-            description="How two voices share the time. add: the second starts when the first has ended. para: both start together.",  # noqa: E501
+            description="How two voices share the time. add: the second starts when the first has ended. para: both start together.",
             default="add",
             choices=["add", "para"],
         ),
@@ -75,9 +75,9 @@ class Predictor(BasePredictor):
             le=20,
         ),
         shift: Optional[float] = Input(
-            description="How many of the steps go to the rough layout rather than to detail. Left empty, it is chosen from turbo and resolution (5 to 11).",  # noqa: E501
+            description="How many of the steps go to the rough layout rather than to detail. Left empty, it is chosen from turbo and resolution (5 to 11).",
             default=None,
-            ge=0.1,
+            ge=1,
             le=20,
         ),
         negative_prompt: Optional[str] = Input(
@@ -85,7 +85,7 @@ class Predictor(BasePredictor):
             default=None,
         ),
         person_boxes: Optional[str] = Input(
-            description="Where the people are: x1,y1,x2,y2 for each person (left, top, right, bottom), people separated by a semicolon, as fractions of the picture or in pixels. Example: 0.05,0.1,0.45,1;0.55,0.1,0.95,1. Left empty, the picture is split into a left and a right half.",  # noqa: E501
+            description="Where the people are: x1,y1,x2,y2 for each person (left, top, right, bottom), people separated by a semicolon, as fractions of the picture or in pixels. Example: 0.05,0.1,0.45,1;0.55,0.1,0.95,1. Left empty, the picture is split into a left and a right half.",
             default=None,
         ),
         audio_start: float = Input(
@@ -96,10 +96,10 @@ class Predictor(BasePredictor):
         audio_duration: Optional[float] = Input(
             description="Seconds of sound to use, counted from audio_start. Left empty, all of it.",
             default=None,
-            ge=0,
+            ge=0.04,
         ),
         color_correction: float = Input(
-            description="How strongly colours are held to those of the picture, against drift in long videos. 0 is off, 1 is full.",  # noqa: E501
+            description="How strongly colours are held to those of the picture, against drift in long videos. 0 is off, 1 is full.",
             default=0.3,
             ge=0,
             le=1,

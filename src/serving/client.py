@@ -15,9 +15,10 @@ from src.serving.inputs import read_inputs
 from src.serving.server import PREDICTOR, Server, ServerError
 
 FAILED = "Prediction failed: "
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def main(argv: Sequence[str] | None = None, *, folder: Path = Path(), predictor: str = PREDICTOR) -> int:
+def main(argv: Sequence[str] | None = None, *, folder: Path = REPOSITORY, predictor: str = PREDICTOR) -> int:
     """Run one prediction through a server of its own; the exit status is 0 only with an output saved."""
     options = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as well

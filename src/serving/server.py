@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ COMMAND = [sys.executable, "-m", "cog.server.http"]
 POLL_S = 0.1
 BUSY_WAIT_S = 10.0
 STOP_WAIT_S = 15.0
+SETUP_WRAPPING = re.compile(r"^worker setup failed.*?Setup failed: (setup failed: )?", re.DOTALL)
 
 
 class ServerError(RuntimeError):
@@ -42,7 +44,10 @@ def environment(predictor: str, port: int, extra: Mapping[str, str] | None = Non
 
     The server starts its worker as plain `python`, whatever interpreter it runs on itself.
     """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    interpreters = Path(sys.executable).parent
+    if not (interpreters / "python").exists():
+        raise ServerError(f"Cog needs a `python` beside {sys.executable}: use a virtual environment")
+    path = f"{interpreters}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     cog = {"COG_PREDICT_TYPE_STUB": predictor, "PORT": str(port), "PATH": path}
     return {**os.environ, "LOG_FORMAT": "json", **(extra or {}), **cog}
 
@@ -133,7 +138,7 @@ class Server:
                 return
             if status.get("status") not in {None, "STARTING"}:
                 words = status.get("setup", {}).get("logs", "").strip()
-                raise ServerError(f"setup failed ({status['status']}):\n{words}")
+                raise ServerError(f"setup failed: {SETUP_WRAPPING.sub('', words)}")
             time.sleep(POLL_S)
         raise ServerError(f"setup did not end within {self.setup_timeout:g} s (--setup-timeout)")
 
@@ -160,6 +165,8 @@ class Server:
         deadline = time.monotonic() + BUSY_WAIT_S
         status, answer = self.request("POST", "/predictions", body)
         while status == 409 and time.monotonic() < deadline:
+            if self.health().get("status") not in {"READY", "BUSY"}:
+                raise ServerError("the worker has crashed; the server must be started again")
             time.sleep(POLL_S / 10)
             status, answer = self.request("POST", "/predictions", body)
         if status == 422:
