@@ -125,3 +125,4 @@ def test_steps_are_single_lines_that_do_not_need_the_source(config: dict[str, An
 def test_weights_and_private_files_stay_out_of_the_image() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {"weights", "outputs", ".git", ".venv"} <= set(ignored)
+    assert ".cog" not in ignored, "the image needs the schema that Cog writes there"

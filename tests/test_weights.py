@@ -142,7 +142,7 @@ def test_two_processes_download_once(tmp_path: Path, install_pget: Installer) ->
 
 def test_without_pget_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(WeightsError, match="pget.* is not installed: install it from https://github"):
+    with pytest.raises(WeightsError, match=r"pget.* is not installed: install it from https://github"):
         ensure(tmp_path / "w", [WAV2VEC])
 
 
@@ -154,7 +154,7 @@ def test_another_pget_is_refused(tmp_path: Path, install_pget: Installer, versio
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such weights.*Wan3"):
+    with pytest.raises(ValueError, match=r"no such weights.*Wan3"):
         ensure(tmp_path, ["Wan3"])
 
 
