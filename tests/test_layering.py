@@ -32,7 +32,7 @@ def modules(root: Path) -> Iterator[tuple[str, Path]]:
     """Every module of the project, by its dotted name."""
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
-        if not SKIPPED & set(parts):
+        if not SKIPPED & set(parts[:-1]):
             yield ".".join(parts).removesuffix(".__init__"), path
 
 
