@@ -1,0 +1,164 @@
+"""Single modules on golden inputs: each function returns our value for every output of its file."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor
+
+from src.audio_analysis.loudness import normalise
+from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from tests.golden.file import GoldenFile
+from wan import naming
+from wan.checkpoint import load_image_module, load_library_module
+from wan.color import match_color
+from wan.configs import WAN_CONFIGS
+from wan.configs.schema import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VideoVAEConfig
+from wan.modules.image import ImageEncoder
+from wan.modules.labels import token_masks
+from wan.modules.rope import video_rotation
+from wan.modules.text import TextEncoder, build_text_encoder
+from wan.modules.transformer import Context, MultiTalkTransformer
+from wan.modules.vae import VideoVAE, build_vae
+from wan.sampling.guidance import ProjectedDifference
+from wan.sampling.schedule import timesteps
+from wan.types import PATCH
+
+Outputs = dict[str, Tensor]
+
+SAMPLE_RATE = 16000
+
+
+def transformer_config(golden: GoldenFile) -> TransformerConfig:
+    """Sizes from the metadata of `dit_weights`; what it leaves out is as in the published model."""
+    return TransformerConfig(**golden.sibling("dit_weights").config)
+
+
+def load_transformer(golden: GoldenFile, kind: type[MultiTalkTransformer] = MultiTalkTransformer) -> MultiTalkTransformer:
+    """The small transformer of `dit_weights`, in float32."""
+    weights = {name: tensor.float() for name, tensor in golden.sibling("dit_weights").tensors.items()}
+    model = kind(transformer_config(golden))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def dit_forward(golden: GoldenFile) -> Outputs:
+    """One forward for every `out_<persons>_<timestep>` in the file."""
+    model = load_transformer(golden)
+    inputs = {name: tensor.float() for name, tensor in golden.tensors.items()}
+    frames, height, width = inputs["x"].shape[1:]
+    grid = (frames, height // PATCH, width // PATCH)
+    text, image = model.embed_text(inputs["context"][None]), model.embed_image(inputs["clip_fea"])
+    outputs = {}
+    for name in (name for name in inputs if name.startswith("out_")):
+        persons, timestep = (int(part) for part in name.split("_")[1:])
+        speech = model.embed_speech(inputs[f"audio_{persons}"][None])
+        masks = token_masks(inputs["ref_target_masks"][None], *grid[1:]) if persons == 2 else None
+        context = Context(text=text, image=image, speech=speech, masks=masks)
+        time = model.embed_time(torch.tensor([float(timestep)]))
+        rotation = video_rotation(grid, model.config.head_dim, "cpu")
+        outputs[name] = model(inputs["x"][None], inputs["y"], time, rotation, context)[0]
+    return outputs
+
+
+def t5_encoder(golden: GoldenFile) -> Outputs:
+    """Each row of `ids` alone, without its padding."""
+    sizes = golden.config
+    config = TextEncoderConfig(
+        vocab_size=sizes["vocab"],
+        dim=sizes["dim"],
+        head_dim=sizes["dim_attn"] // sizes["num_heads"],
+        ffn_dim=sizes["dim_ffn"],
+        num_layers=sizes["num_layers"],
+        num_heads=sizes["num_heads"],
+        num_buckets=sizes["num_buckets"],
+    )
+    module = load_library_module(lambda: build_text_encoder(config), naming.text_encoder_name, golden.weights)
+    encoder = TextEncoder(module, None, golden.tensors["ids"].shape[1])
+    outputs = {}
+    for name in (name for name in golden.tensors if name.startswith("out_")):
+        row = int(name.split("_")[1])
+        valid = int(golden.tensors["mask"][row].sum())
+        outputs[name] = encoder.encode_ids(golden.tensors["ids"][row : row + 1, :valid])[0]
+    return outputs
+
+
+def clip_visual(golden: GoldenFile) -> Outputs:
+    """Preprocessing, and the hidden states before the last block."""
+    sizes = golden.config
+    config = ImageEncoderConfig(
+        image_size=sizes["image_size"],
+        patch_size=sizes["patch_size"],
+        dim=sizes["dim"],
+        mlp_dim=sizes["dim"] * sizes["mlp_ratio"],
+        num_layers=sizes["num_layers"],
+        num_heads=sizes["num_heads"],
+    )
+    model = replace(WAN_CONFIGS["multitalk-14B"], image_encoder=config)
+    encoder = ImageEncoder(load_image_module(model, naming.split_qkv(golden.weights)))
+    frame = golden.tensors["image"][0, :, 0]
+    return {"pixels": encoder.preprocess(frame), "out": encoder(frame)}
+
+
+def load_vae(golden: GoldenFile) -> VideoVAE:
+    """The small VAE of `vae`, in float32."""
+    sizes = golden.config
+    config = VideoVAEConfig(
+        dim=sizes["dim"],
+        z_dim=sizes["z_dim"],
+        dim_mult=tuple(sizes["dim_mult"]),
+        num_res_blocks=sizes["num_res_blocks"],
+        temporal_downsample=tuple(sizes["temperal_downsample"]),
+    )
+    names = naming.vae_name(config.num_res_blocks)
+    return VideoVAE(load_library_module(lambda: build_vae(config), names, golden.weights))
+
+
+def vae(golden: GoldenFile) -> Outputs:
+    """Both ways."""
+    model = load_vae(golden)
+    return {"latent": model.encode(golden.tensors["video"]), "decoded": model.decode(golden.tensors["z"])}
+
+
+def wav2vec(golden: GoldenFile) -> Outputs:
+    """A folder as the library writes it, loaded as users load it."""
+    config = Wav2Vec2Config(**{key: value for key, value in golden.config.items() if key not in ("feature_extractor", "seq_len")})
+    module = Wav2Vec2Model(config)
+    module.load_state_dict(golden.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        module.save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(**golden.config["feature_extractor"]).save_pretrained(folder)
+        model = Wav2Vec2Model.from_pretrained(Path(folder), local_files_only=True)
+    features = model.extract_features(golden.tensors["waveform"].numpy(), SAMPLE_RATE)
+    return {"input_values": features, "embedding": model.get_embeddings(features)}
+
+
+def loudness(golden: GoldenFile) -> Outputs:
+    """Normalised to the target loudness."""
+    wave = golden.tensors["waveform"].numpy()
+    return {"normalised": torch.from_numpy(normalise(wave, SAMPLE_RATE, target=golden.config["target"]))}
+
+
+def schedule(golden: GoldenFile) -> Outputs:
+    """Time steps for every `shift<s>_steps<n>`."""
+    outputs = {}
+    for name in golden.tensors:
+        shift, steps = name.removeprefix("shift").split("_steps")
+        outputs[name] = timesteps(int(steps), float(shift))
+    return outputs
+
+
+def apg(golden: GoldenFile) -> Outputs:
+    """Consecutive calls of one running average: out_i = cond_i + projected difference."""
+    project = ProjectedDifference(golden.config["momentum"], golden.config["norm_threshold"])
+    calls = sum(name.startswith("out_") for name in golden.tensors)
+    return {f"out_{i}": project(golden.tensors[f"diff_{i}"], golden.tensors[f"cond_{i}"]) for i in range(calls)}
+
+
+def color(golden: GoldenFile) -> Outputs:
+    """`out_07` is strength 0.7."""
+    source, reference = golden.tensors["src"][0], golden.tensors["ref"][0, :, 0]
+    names = [name for name in golden.tensors if name.startswith("out_")]
+    return {name: match_color(source, reference, int(name.removeprefix("out_")) / 10)[None] for name in names}

@@ -1,0 +1,128 @@
+"""cog.yaml against Cog's rules: a mistake there would show only in a build on a machine with Docker."""
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TOP_KEYS = {"build", "concurrency", "environment", "image", "predict", "tests", "train"}
+BUILD_KEYS = {
+    "cuda",
+    "cudnn",
+    "gpu",
+    "python_requirements",
+    "python_version",
+    "run",
+    "sdk_version",
+    "system_packages",
+}
+REFUSED_ENVIRONMENT = [
+    *("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "VIRTUAL_ENV"),
+    *("CUDA_*", "HF_ENDPOINT", "HF_HUB_ENABLE_HF_TRANSFER", "KUBERNETES_*", "NVIDIA_*", "NV_*"),
+    *("PGET_*", "R8_*", "REPLICATE_*"),
+]
+# The CUDA that the default wheel of each torch is built for.
+TORCH_CUDA = {"2.11": "13.0", "2.12": "13.0", "2.13": "13.0", "2.14": "13.2"}
+PYTHON_OF_COG = {"3.10", "3.11", "3.12", "3.13"}
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "cog.yaml").read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line)
+
+
+def commands(config: dict[str, Any]) -> list[str]:
+    return [step if isinstance(step, str) else step["command"] for step in config["build"]["run"]]
+
+
+def refused(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in REFUSED_ENVIRONMENT)
+
+
+def test_only_keys_that_cog_knows(config: dict[str, Any]) -> None:
+    assert config.keys() <= TOP_KEYS
+    assert config["build"].keys() <= BUILD_KEYS
+
+
+def test_versions_are_text(config: dict[str, Any]) -> None:
+    """YAML would read 3.10 as the number 3.1."""
+    build = config["build"]
+    assert all(isinstance(build[key], str) for key in ("python_version", "cuda", "sdk_version"))
+
+
+def test_versions_fit_the_requirements(config: dict[str, Any], pins: dict[str, str]) -> None:
+    build = config["build"]
+    assert build["gpu"] is True
+    assert build["sdk_version"] == pins["cog"]
+    assert build["cuda"] == TORCH_CUDA[pins["torch"].rpartition(".")[0]]
+    assert build["python_version"] in PYTHON_OF_COG
+    assert build["python_requirements"] == "requirements.txt"
+    project = (ROOT / "pyproject.toml").read_text()
+    (least,) = re.findall(r'requires-python = ">=3\.(\d+)"', project)
+    assert int(build["python_version"].partition(".")[2]) >= int(least)
+
+
+def test_requirements_are_exact_pins_in_cogs_syntax() -> None:
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!-]+", line), (
+            f"{line!r}: name==version, nothing else"
+        )
+
+
+def test_the_predictor_is_there(config: dict[str, Any]) -> None:
+    file, _, class_name = config["predict"].partition(":")
+    assert (file, class_name) == ("predict.py", "Predictor")
+    assert f"class {class_name}(BasePredictor)" in (ROOT / file).read_text()
+
+
+def test_environment_names_are_allowed(config: dict[str, Any]) -> None:
+    for entry in config.get("environment", []):
+        name, equals, _ = entry.partition("=")
+        assert equals
+        assert name
+        assert not refused(name), name
+
+
+@pytest.mark.parametrize("name", ["PGET_MAX_CHUNKS", "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "PYTHONPATH"])
+def test_the_check_of_names_refuses(name: str) -> None:
+    assert refused(name)
+    assert not refused("MULTITALK_MODEL")
+
+
+def test_pget_is_installed_at_a_pinned_release(config: dict[str, Any]) -> None:
+    (step,) = [command for command in commands(config) if "replicate/pget" in command]
+    assert re.search(r"releases/download/v\d+\.\d+\.\d+/pget_linux_x86_64", step)
+    assert "curl -f" in step, "an error page must not be installed as the program"
+    assert "/usr/local/bin/pget" in step
+    assert "chmod +x" in step
+
+
+def test_flash_attention_is_an_option(config: dict[str, Any], pins: dict[str, str]) -> None:
+    (step,) = [command for command in commands(config) if "flash-attn" in command]
+    assert "|| echo" in step, "the build must go on without it"
+    assert re.search(r"flash-attn[^ ]*==\d", step)
+    assert not any("flash" in name for name in pins)
+
+
+def test_steps_are_single_lines_that_do_not_need_the_source(config: dict[str, Any]) -> None:
+    for command in commands(config):
+        assert "\n" not in command
+        assert "requirements" not in command
+        assert "/src" not in command
+
+
+def test_weights_and_private_files_stay_out_of_the_image() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {"weights", "outputs", ".git", ".venv"} <= set(ignored)
+    assert ".cog" not in ignored, "the image needs the schema that Cog writes there"

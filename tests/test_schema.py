@@ -1,0 +1,222 @@
+"""The inputs are an interface: a snapshot holds them, and Cog's static reading must get them right."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.serving import schema
+
+ROOT = Path(__file__).parents[1]
+SNAPSHOT = Path(__file__).with_name("input_schema.json")
+FROZEN = {
+    "type",
+    "format",
+    "items",
+    "allOf",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "default",
+    "nullable",
+}
+
+HEAD = """
+from typing import Optional
+from cog import BasePredictor, Input, Path
+CONSTANT = "a constant"
+MAXIMUM = 5
+
+
+class Predictor(BasePredictor):
+"""
+
+
+@pytest.fixture
+def document() -> schema.Schema:
+    return schema.openapi((ROOT / "predict.py").read_text(encoding="utf-8"))
+
+
+def interface(document: schema.Schema) -> list[dict[str, Any]]:
+    """What callers rely on, in order: names, types, bounds, choices, defaults; not the wording."""
+    schemas = document["components"]["schemas"]
+    required = schemas["Input"].get("required", [])
+    return [
+        {
+            "name": name,
+            "required": name in required,
+            **({"choices": schemas[name]["enum"]} if "allOf" in field else {}),
+            **{key: field[key] for key in sorted(FROZEN & field.keys())},
+        }
+        for name, field in sorted(schemas["Input"]["properties"].items(), key=lambda item: item[1]["x-order"])
+    ]
+
+
+def problems(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
+    """What callers of `before` would trip over in `after`; appended optional inputs are welcome."""
+    names = [field["name"] for field in after]
+    found = [f"{field['name']} is gone" for field in before if field["name"] not in names]
+    if not found and names[: len(before)] != [field["name"] for field in before]:
+        found.append("the order has changed")
+    found += [
+        f"{old['name']} has changed"
+        for old in before
+        for new in after
+        if new["name"] == old["name"] and new != old
+    ]
+    known = {field["name"] for field in before}
+    return found + [
+        f"{new['name']} must be optional" for new in after if new["required"] and new["name"] not in known
+    ]
+
+
+def test_inputs_match_the_snapshot(document: schema.Schema) -> None:
+    before = json.loads(SNAPSHOT.read_text())
+    after = interface(document)
+    assert problems(before, after) == []
+    assert len(before) == len(after), f"append the new inputs to {SNAPSHOT.name}: python -m tests.test_schema"
+
+
+def test_the_snapshot_refuses_what_it_should(document: schema.Schema) -> None:
+    before = interface(document)
+
+    def changed(index: int, **change: Any) -> list[dict[str, Any]]:
+        after = deepcopy(before)
+        after[index] |= change
+        return after
+
+    assert problems(before, before) == []
+    assert problems(before, [*before, {"name": "new", "required": False}]) == []
+    assert problems(before, [*before, {"name": "new", "required": True}]) == ["new must be optional"]
+    assert problems(before, before[:-1]) == ["use_apg is gone"]
+    assert problems(before, [before[1], before[0], *before[2:]]) == ["the order has changed"]
+    assert problems(before, [{"name": "new", "required": False}, *before]) == ["the order has changed"]
+    for change in ({"default": 30}, {"minimum": 1}, {"maximum": 1}, {"type": "number"}, {"nullable": True}):
+        assert problems(before, changed(5, **change)) == ["sampling_steps has changed"]
+    assert problems(before, changed(8, choices=["add"])) == ["audio_mode has changed"]
+
+
+def test_every_input_is_described_for_a_person(document: schema.Schema) -> None:
+    for name, field in document["components"]["schemas"]["Input"]["properties"].items():
+        assert len(field["description"]) > 20, name
+        assert field["description"].endswith("."), name
+        if name == "seed":
+            assert field["maximum"] <= 2147483647
+
+
+def test_the_document_is_what_cog_bakes(document: schema.Schema) -> None:
+    assert document["openapi"] == "3.0.2"
+    assert list(document["paths"]) == [
+        "/",
+        "/health-check",
+        "/predictions",
+        "/predictions/{prediction_id}/cancel",
+    ]
+    schemas = document["components"]["schemas"]
+    properties = schemas["Input"]["properties"]
+    assert schemas["Input"]["required"] == ["image", "first_audio"]
+    assert schemas["Output"] == {"title": "Output", "type": "string", "format": "uri"}
+    assert [field["x-order"] for field in properties.values()] == list(range(len(properties)))
+    assert properties["second_audio"]["nullable"] is True
+    assert properties["second_audio"]["default"] is None
+    assert properties["sampling_steps"]["minimum"] == 2
+    assert properties["audio_mode"]["allOf"] == [{"$ref": "#/components/schemas/audio_mode"}]
+    assert "type" not in properties["audio_mode"]
+    assert schemas["audio_mode"]["enum"] == ["add", "para"]
+
+
+def read(argument: str) -> schema.Schema:
+    """The property of one argument of a predictor that is otherwise sound."""
+    source = f"{HEAD}    def predict(self, {argument}) -> Path:\n        ...\n"
+    document = schema.openapi(source)
+    (field,) = document["components"]["schemas"]["Input"]["properties"].values()
+    found: schema.Schema = field
+    return found
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ('a: str = Input(description="d", default="x")', {"type": "string", "default": "x"}),
+        ('a: str = Input(description="d", default=CONSTANT)', {"default": "a constant"}),
+        ('a: int = Input(description="d", default=-3, ge=-5)', {"default": -3, "minimum": -5}),
+        ('a: float = Input(description="d", default=1, le=2.5)', {"type": "number", "maximum": 2.5}),
+        ('a: Optional[Path] = Input(description="d", default=None)', {"nullable": True, "default": None}),
+        ('a: int | None = Input(description="d", default=None)', {"nullable": True, "type": "integer"}),
+        ('a: list[str] = Input(description="d")', {"type": "array", "items": {"type": "string"}}),
+    ],
+)
+def test_what_cog_reads_rightly(argument: str, expected: dict[str, Any]) -> None:
+    field = read(argument)
+    assert {key: field[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        'a: str = Input("x", description="d")',
+        'a: str = Input(description="d" "e", default="x")',
+        'a: str = Input(description="d" + "e", default="x")',
+        'a: str = Input(description=f"d", default="x")',
+        'a: str = Input(description="it\\\\\'s", default="x")',
+        'a: str = Input(description=CONSTANT, default="x")',
+        'a: str = Input(description="d", default="x" + "y")',
+        'a: str = Input(description="d", default=IMPORTED)',
+        'a: str = Input(description="d", default=str())',
+        'a: str = Input(description="d", default=None)',
+        'a: str = Input(description="d", default=3)',
+        'a: str = Input(description="d", default="z", choices=["x", "y"])',
+        'a: str = Input(description="d", default="x", choices=["x"])',
+        'a: str = Input(description="d", default="x", choices=IMPORTED)',
+        'a: str = Input(description="d", default_factory=list)',
+        'a: str = Input(default="x")',
+        'a: str = "x"',
+        'a: int = Input(description="d", default=1, le=MAXIMUM)',
+        'a: int = Input(description="d", default=1, le=2 * 3)',
+        'a: int = Input(description="d", default=1, le=1_000)',
+        'a: int = Input(description="d", default=9, le=5)',
+        'a: int = Input(description="d", default=True)',
+        'a: bool = Input(description="d", default=1)',
+        'a: Optional[int] = Input(description="d")',
+        'a: Path = Input(description="d", default="x.png")',
+        'a: Literal["x", "y"] = Input(description="d", default="x")',
+        'a: Mode = Input(description="d", default="x")',
+        'a: int | str = Input(description="d", default=1)',
+        'a=Input(description="d", default=1)',
+        "a: str",
+        '*, a: str = Input(description="d", default="x")',
+        "**inputs",
+    ],
+)
+def test_what_cog_would_misread_is_refused(argument: str) -> None:
+    with pytest.raises(schema.StaticReadingError):
+        read(argument)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    def predict", "    @torch.inference_mode()\n    def predict"),
+        (" -> Path", ""),
+        (
+            "from cog import BasePredictor, Input, Path",
+            "from cog import BasePredictor, Input\nfrom pathlib import Path",
+        ),
+        ("class Predictor", "class Other"),
+        ("def predict", "def run"),
+    ],
+)
+def test_a_method_that_cog_would_misread_is_refused(old: str, new: str) -> None:
+    source = f'{HEAD}    def predict(self, a: str = Input(description="d")) -> Path:\n        ...\n'
+    assert old in source
+    schema.openapi(source)
+    with pytest.raises(schema.StaticReadingError):
+        schema.openapi(source.replace(old, new))
+
+
+if __name__ == "__main__":
+    new = interface(schema.openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
+    SNAPSHOT.write_text(json.dumps(new, indent=2) + "\n")

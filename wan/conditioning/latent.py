@@ -1,0 +1,30 @@
+"""The frames a chunk continues from, as mask and latent channels.
+
+Shapes: C channels, F video frames, T latent frames, H x W.
+"""
+
+import torch
+from torch import Tensor
+
+from wan.modules.vae import VideoVAE
+from wan.types import TEMPORAL_STRIDE, VideoSize
+
+
+def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize) -> Tensor:
+    """20 x T x H/8 x W/8: 4 mask channels, 1 on the known frames, and the latent of those followed by zero frames.
+
+    `known_CFHW` are the first frames of the chunk in [-1, 1]: the picture, or the frames the chunk before ended in.
+    """
+    known = known_CFHW.shape[1]
+    rest = known_CFHW.new_zeros(3, size.frames - known, size.height, size.width)
+    latent = vae.encode(torch.cat((known_CFHW, rest), dim=1))
+    return torch.cat((known_mask(known, size).to(latent.device), latent))
+
+
+def known_mask(known: int, size: VideoSize) -> Tensor:
+    """4 x T x H/8 x W/8: each latent frame's four video frames as channels, the first frame counted four times."""
+    frames, rows, columns = size.latent
+    flags = (torch.arange(size.frames) < known).float()
+    flags = torch.cat((flags[:1].expand(TEMPORAL_STRIDE - 1), flags))
+    mask_4T = flags.view(frames, TEMPORAL_STRIDE).T
+    return mask_4T[:, :, None, None].expand(-1, -1, rows, columns).contiguous()

@@ -1,0 +1,108 @@
+"""The published 14B network and the small one that follows the same architecture."""
+
+from wan.configs.buckets import BUCKETS_480, BUCKETS_720, PUPPET_480, PUPPET_720
+from wan.configs.schema import (
+    Files,
+    ImageEncoderConfig,
+    ModelConfig,
+    Preset,
+    TextEncoderConfig,
+    TransformerConfig,
+    VideoVAEConfig,
+)
+
+NEGATIVE_PROMPT = (
+    "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
+    "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, "
+    "poorly drawn hands, poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, "
+    "still picture, messy background, three legs, many people in the background, walking backwards"
+)
+
+# Polynomials fitted by TeaCache (Liu et al. 2024) for Wan2.1-I2V at each size class, highest power first.
+TEACACHE = {
+    "480": (2.57151496e5, -3.54229917e4, 1.40286849e3, -1.35890334e1, 1.32517977e-1),
+    "720": (8.10705460e3, 2.13393892e3, -3.72934672e2, 1.66203073e1, -4.17769401e-2),
+}
+
+TURBO = Preset(text_guide_scale=3.0, audio_guide_scale=3.0, teacache_thresh=0.8, shift={"480": 5.0, "720": 8.0})
+QUALITY = Preset(
+    text_guide_scale=5.0, audio_guide_scale=4.0, teacache_thresh=0.3, shift={"480": 7.0, "720": 11.0}
+)
+
+MULTITALK_14B = ModelConfig(
+    name="multitalk-14B",
+    description="MultiTalk's audio layers on Wan2.1-I2V-14B-480P",
+    transformer=TransformerConfig(
+        dim=5120,
+        ffn_dim=13824,
+        freq_dim=256,
+        text_dim=4096,
+        in_dim=36,
+        out_dim=16,
+        num_heads=40,
+        num_layers=40,
+        text_len=512,
+        intermediate_dim=512,
+        output_dim=768,
+        context_tokens=32,
+    ),
+    text_encoder=TextEncoderConfig(
+        vocab_size=256384, dim=4096, head_dim=64, ffn_dim=10240, num_layers=24, num_heads=64, num_buckets=32
+    ),
+    image_encoder=ImageEncoderConfig(
+        image_size=224, patch_size=14, dim=1280, mlp_dim=5120, num_layers=32, num_heads=16
+    ),
+    vae=VideoVAEConfig(dim=96),
+    files=Files(base="Wan2.1-I2V-14B-480P", audio="MeiGen-MultiTalk", speech="chinese-wav2vec2-base"),
+    buckets={"480": BUCKETS_480, "720": BUCKETS_720},
+    teacache_coefficients=TEACACHE,
+    turbo=TURBO,
+    quality=QUALITY,
+    frame_num=81,
+    motion_frame=25,
+    negative_prompt=NEGATIVE_PROMPT,
+    needs_gpu=True,
+    dtype="bfloat16",
+    image_encoder_dtype="float16",
+)
+
+MULTITALK_PUPPET = ModelConfig(
+    name="multitalk-puppet",
+    description="the same architecture, small enough for a laptop's processor",
+    transformer=TransformerConfig(
+        dim=192,
+        ffn_dim=512,
+        freq_dim=64,
+        text_dim=64,
+        in_dim=36,
+        out_dim=16,
+        num_heads=6,
+        num_layers=6,
+        text_len=64,
+        intermediate_dim=64,
+        output_dim=64,
+        context_tokens=8,
+        audio_layers=4,
+        audio_dim=64,
+        image_tokens=17,
+        image_dim=64,
+    ),
+    text_encoder=TextEncoderConfig(
+        vocab_size=384, dim=64, head_dim=16, ffn_dim=128, num_layers=2, num_heads=4, num_buckets=32
+    ),
+    image_encoder=ImageEncoderConfig(
+        image_size=56, patch_size=14, dim=64, mlp_dim=256, num_layers=3, num_heads=4
+    ),
+    vae=VideoVAEConfig(dim=16),
+    files=Files(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
+    buckets={"480": PUPPET_480, "720": PUPPET_720},
+    teacache_coefficients=TEACACHE,
+    turbo=TURBO,
+    quality=QUALITY,
+    frame_num=33,
+    motion_frame=9,
+    negative_prompt=NEGATIVE_PROMPT,
+    needs_gpu=False,
+    dtype="float32",
+    image_encoder_dtype="float32",
+)

@@ -1,0 +1,122 @@
+"""What a model is made of: sizes, file names, presets. Every field is data; an unknown one is a TypeError."""
+
+from dataclasses import dataclass, field
+
+BucketTable = dict[str, tuple[int, int]]
+"""Height / width ratio, as the published tables print it, to (height, width) in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    """Sizes of the video transformer; the names are those of the published `config.json`."""
+
+    dim: int
+    ffn_dim: int
+    freq_dim: int
+    text_dim: int
+    in_dim: int
+    out_dim: int
+    num_heads: int
+    num_layers: int
+    text_len: int
+    intermediate_dim: int
+    output_dim: int
+    context_tokens: int
+    audio_window: int = 5
+    audio_layers: int = 12
+    audio_dim: int = 768
+    image_tokens: int = 257
+    image_dim: int = 1280
+    eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.num_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoderConfig:
+    """Sizes of the UMT5 encoder (Chung et al. 2023)."""
+
+    vocab_size: int
+    dim: int
+    head_dim: int
+    ffn_dim: int
+    num_layers: int
+    num_heads: int
+    num_buckets: int
+    max_distance: int = 128
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageEncoderConfig:
+    """Sizes of the CLIP vision tower (Radford et al. 2021) as published, before its last block is dropped."""
+
+    image_size: int
+    patch_size: int
+    dim: int
+    mlp_dim: int
+    num_layers: int
+    num_heads: int
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoVAEConfig:
+    """Sizes of the causal video VAE of Wan2.1."""
+
+    dim: int
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Where the parts of a model lie below the folder of weights; checkpoints.md calls these bundles."""
+
+    base: str
+    audio: str
+    speech: str
+    audio_weights: str = "multitalk.safetensors"
+    text_encoder: str = "models_t5_umt5-xxl-enc-bf16.pth"
+    image_encoder: str = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    vae: str = "Wan2.1_VAE.pth"
+    tokenizer: str = "google/umt5-xxl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Sampling values that `turbo` selects; `shift` is by size class."""
+
+    text_guide_scale: float
+    audio_guide_scale: float
+    teacache_thresh: float
+    shift: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One entry of WAN_CONFIGS."""
+
+    name: str
+    transformer: TransformerConfig
+    text_encoder: TextEncoderConfig
+    image_encoder: ImageEncoderConfig
+    vae: VideoVAEConfig
+    files: Files
+    buckets: dict[str, BucketTable]
+    teacache_coefficients: dict[str, tuple[float, ...]]
+    turbo: Preset
+    quality: Preset
+    frame_num: int
+    motion_frame: int
+    negative_prompt: str
+    needs_gpu: bool
+    dtype: str
+    image_encoder_dtype: str
+    vae_dtype: str = "float32"
+    description: str = field(default="")

@@ -1,0 +1,115 @@
+"""Scaled dot-product attention: one function, and the fastest backend that agrees with PyTorch's own.
+
+Shapes: B batch, L queries, S keys, A attention heads, E head width.
+"""
+
+import functools
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+logger = logging.getLogger(__name__)
+
+Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# cuDNN's kernel is the fastest on Hopper; the others follow for devices and shapes that it does not serve.
+_SDPA_PRIORITY = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+_AGREEMENT = 2e-2
+_PROBE_SHAPE = (1, 4096, 8, 128)
+_FLASH_MODULES = ("flash_attn_interface", "flash_attn")
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one attention, each B x S x A x E."""
+
+    k: Tensor
+    v: Tensor
+
+
+def attention(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v, without a mask (Vaswani et al. 2017, eq. 1).
+
+    Returns B x L x A x E in the dtype of `q_BLAE`.
+    """
+    half = q_BLAE.dtype in (torch.bfloat16, torch.float16)
+    if q_BLAE.device.type == "cuda" and half:
+        return _fastest_backend(q_BLAE.device, q_BLAE.dtype)(q_BLAE, k_BSAE, v_BSAE)
+    return sdpa(q_BLAE, k_BSAE, v_BSAE)
+
+
+def sdpa(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
+    """The reference backend: PyTorch's own attention."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BLAE, k_BSAE, v_BSAE))
+    if q.device.type == "cpu":
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    with sdpa_kernel(_SDPA_PRIORITY, set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def flash_attention(module: str) -> Backend | None:
+    """The FlashAttention (Dao 2023) function of an optional package, or None when it is not installed."""
+    try:
+        function = importlib.import_module(module).flash_attn_func
+    except (ImportError, OSError, AttributeError) as error:
+        logger.debug("attention: %s is not usable here: %s", module, error)
+        return None
+
+    def backend(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
+        out = function(q_BLAE, k_BSAE, v_BSAE)
+        return out[0] if isinstance(out, tuple) else out
+
+    return backend
+
+
+@functools.cache
+def _fastest_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """Time every backend once on this device; a backend that disagrees with the reference is not used."""
+    candidates = {"torch": sdpa} | {
+        name: backend for name in _FLASH_MODULES if (backend := flash_attention(name)) is not None
+    }
+    if len(candidates) == 1:
+        return sdpa
+    generator = torch.Generator(device).manual_seed(0)
+    qkv = [torch.randn(_PROBE_SHAPE, device=device, dtype=dtype, generator=generator) for _ in range(3)]
+    name = choose_backend(candidates, qkv)
+    logger.info("attention: %s on %s", name, torch.cuda.get_device_name(device))
+    return candidates[name]
+
+
+def choose_backend(candidates: dict[str, Backend], qkv: list[Tensor]) -> str:
+    """Name of the fastest candidate whose relative error against `sdpa` is below 2e-2 and finite."""
+    reference = sdpa(*qkv).float()
+    seconds = {}
+    for name, backend in candidates.items():
+        try:
+            error = (backend(*qkv).float() - reference).norm() / reference.norm()
+        except RuntimeError as failure:
+            logger.warning("attention: %s failed its probe and is not used: %s", name, failure)
+            continue
+        if error < _AGREEMENT:
+            seconds[name] = _time(backend, qkv)
+        else:
+            logger.warning("attention: %s disagrees with the reference by %.1e and is not used", name, error)
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def _time(backend: Backend, qkv: list[Tensor], repeats: int = 5) -> float:
+    synchronize = torch.cuda.synchronize if qkv[0].is_cuda else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        backend(*qkv)
+    synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,86 @@
+"""Speech into the transformer: windows of wav2vec2 states to context tokens, and the attention to them.
+
+Shapes: B batch, N persons, F video frames, W window places, Y speech layers, C speech width, T latent frames,
+K context tokens a person, L = T S video tokens, D model width, A heads, E head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from wan.configs.schema import TransformerConfig
+from wan.modules.attention import KeyValue, attention
+from wan.modules.labels import PERSON_KEYS
+from wan.modules.rope import label_rotation, rotate
+from wan.types import TEMPORAL_STRIDE
+
+
+class AudioProjection(nn.Module):
+    """One group of context tokens per person and latent frame from the windows of its video frames."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        place = config.audio_layers * config.audio_dim
+        window = config.audio_window
+        self.window = window
+        self.context_tokens = config.context_tokens
+        self.proj1 = nn.Linear(window * place, config.intermediate_dim)
+        self.proj1_vf = nn.Linear((window + TEMPORAL_STRIDE - 1) * place, config.intermediate_dim)
+        self.proj2 = nn.Linear(config.intermediate_dim, config.intermediate_dim)
+        self.proj3 = nn.Linear(config.intermediate_dim, config.context_tokens * config.output_dim)
+        self.norm = nn.LayerNorm(config.output_dim)
+
+    def forward(self, windows_BNFWYC: Tensor) -> Tensor:
+        """B x N x F x W x Y x C to B x T x (N K) x output_dim, persons one after the other in each frame."""
+        first = F.relu(self.proj1(windows_BNFWYC[:, :, 0].flatten(2)))
+        later = F.relu(self.proj1_vf(self._groups(windows_BNFWYC[:, :, 1:])))
+        hidden_BNTI = F.relu(self.proj2(torch.cat((first[:, :, None], later), dim=2)))
+        tokens = rearrange(self.proj3(hidden_BNTI), "b n t (k c) -> b n t k c", k=self.context_tokens)
+        return rearrange(self.norm(tokens), "b n t k c -> b t (n k) c")
+
+    def _groups(self, windows: Tensor) -> Tensor:
+        """The places of four frames that one latent frame sees: the past of its first frame up to the future of
+        its last, and the middle of those between."""
+        groups = rearrange(windows, "b n (t f) w y c -> b n t f w (y c)", f=TEMPORAL_STRIDE)
+        middle = self.window // 2
+        places = torch.cat(
+            (
+                groups[..., 0, : middle + 1, :],
+                groups[..., 1:-1, middle, :],
+                groups[..., -1, middle:, :],
+            ),
+            dim=-2,
+        )
+        return places.flatten(-2)
+
+
+class AudioCrossAttention(nn.Module):
+    """The tokens of a latent frame attend to the speech of that frame; labels bind tokens to speakers."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.head_dim = config.head_dim
+        self.q_linear = nn.Linear(config.dim, config.dim)
+        self.kv_linear = nn.Linear(config.output_dim, 2 * config.dim)
+        self.proj = nn.Linear(config.dim, config.dim)
+
+    def keys_values(self, tokens_BTKC: Tensor, persons: int) -> KeyValue:
+        """Keys and values of a clip's speech, (B T) x (N K) x A x E; with two persons the keys carry labels."""
+        kv = rearrange(self.kv_linear(tokens_BTKC), "b t k (two a e) -> two (b t) k a e", two=2, a=self.num_heads)
+        k, v = kv.unbind(0)
+        if persons > 1:
+            labels_K = torch.tensor(PERSON_KEYS, device=k.device).repeat_interleave(k.shape[1] // persons)
+            k = rotate(k, label_rotation(labels_K[None], self.head_dim))
+        return KeyValue(k, v)
+
+    def forward(self, x_BLD: Tensor, speech: KeyValue, labels_BL: Tensor | None) -> Tensor:
+        """`labels_BL` is None for one person, whose attention has no labels. Returns B x L x D."""
+        batch = x_BLD.shape[0]
+        q = self.q_linear(x_BLD).unflatten(-1, (self.num_heads, -1))
+        if labels_BL is not None:
+            q = rotate(q, label_rotation(labels_BL, self.head_dim))
+        frames = speech.k.shape[0] // batch
+        out = attention(rearrange(q, "b (t s) a e -> (b t) s a e", t=frames), speech.k, speech.v)
+        return self.proj(rearrange(out, "(b t) s a e -> b (t s) (a e)", b=batch))

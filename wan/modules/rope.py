@@ -1,0 +1,51 @@
+"""Rotary position embedding (Su et al. 2021) on interleaved pairs: 3-D for the video, 1-D for speaker labels.
+
+Shapes: B batch, L tokens, A attention heads, E head width, P = E / 2 pairs.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_BASE = 10000.0
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every pair's angle, float32, broadcastable to B x L x A x P."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotate(x_BLAE: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair (x[2i], x[2i + 1]) by its angle, in float32; the result has the dtype of `x_BLAE`."""
+    even, odd = x_BLAE.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rotation
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return turned.flatten(-2).to(x_BLAE.dtype)
+
+
+def video_rotation(grid: tuple[int, int, int], head_dim: int, device: torch.device | str) -> Rotation:
+    """Angles of a T x rows x columns token grid, shape 1 x L x 1 x P, made in float64.
+
+    The pairs are split among frame, row and column: head_dim - 4 (head_dim // 6) channels turn by the frame and
+    2 (head_dim // 6) each by row and by column, every group with its own frequencies.
+    """
+    spatial = 2 * (head_dim // 6)
+    widths = (head_dim - 2 * spatial, spatial, spatial)
+    positions = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = torch.cat(
+        [place[..., None] * _frequencies(width) for place, width in zip(positions, widths, strict=True)], dim=-1
+    ).reshape(1, -1, 1, head_dim // 2)
+    return Rotation(angles.cos().float().to(device), angles.sin().float().to(device))
+
+
+def label_rotation(labels_BL: Tensor, head_dim: int) -> Rotation:
+    """Angles label * 10000^(-2i / head_dim), shape B x L x 1 x P, in float32 (MultiTalk's L-RoPE)."""
+    angles = labels_BL.float()[..., None, None] * _frequencies(head_dim).float().to(labels_BL.device)
+    return Rotation(angles.cos(), angles.sin())
+
+
+def _frequencies(width: int) -> Tensor:
+    return _BASE ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)

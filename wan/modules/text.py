@@ -1,0 +1,63 @@
+"""The prompt: cleaned, tokenised, and encoded by transformers' UMT5 encoder.
+
+Shapes: S tokens, C = text_dim.
+"""
+
+import html
+import logging
+import re
+
+import ftfy
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+
+from wan.configs.schema import TextEncoderConfig
+
+logger = logging.getLogger(__name__)
+
+
+def build_text_encoder(config: TextEncoderConfig) -> UMT5EncoderModel:
+    """The library's module at our sizes, without weights when called under the meta device."""
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.dim,
+            d_kv=config.head_dim,
+            d_ff=config.ffn_dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            relative_attention_num_buckets=config.num_buckets,
+            relative_attention_max_distance=config.max_distance,
+            layer_norm_epsilon=config.eps,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+        )
+    )
+
+
+def clean(prompt: str) -> str:
+    """Mend mojibake, undo HTML escapes (twice, as texts from the web need), collapse white space."""
+    text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+class TextEncoder:
+    """A prompt to the states of its tokens; a longer prompt is cut at `text_len` tokens, which is logged."""
+
+    def __init__(self, model: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, text_len: int) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.text_len = text_len
+
+    def __call__(self, prompt: str) -> Tensor:
+        """States of the prompt's own tokens (no padding), 1 x S x C, S <= text_len, the last one for EOS."""
+        ids = self.tokenizer(clean(prompt))["input_ids"]
+        if len(ids) > self.text_len:
+            logger.warning("the prompt has %d tokens; the first %d are used", len(ids), self.text_len)
+            ids = [*ids[: self.text_len - 1], ids[-1]]
+        return self.encode_ids(torch.tensor([ids], device=self.model.device))
+
+    def encode_ids(self, ids_1S: Tensor) -> Tensor:
+        """States of token ids, 1 x S x C."""
+        return self.model(input_ids=ids_1S).last_hidden_state

@@ -1,0 +1,46 @@
+"""The causal video VAE of Wan2.1, run by diffusers' `AutoencoderKLWan`.
+
+Shapes: C channels, F video frames (4n + 1), T latent frames, H x W.
+"""
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from wan.configs.schema import VideoVAEConfig
+from wan.types import latent_frames
+
+
+def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
+    """The library's module at our sizes, without weights when called under the meta device."""
+    return AutoencoderKLWan(
+        base_dim=config.dim,
+        z_dim=config.z_dim,
+        dim_mult=list(config.dim_mult),
+        num_res_blocks=config.num_res_blocks,
+        temperal_downsample=list(config.temporal_downsample),
+    )
+
+
+class VideoVAE:
+    """Pixels in [-1, 1] to normalised latents and back; deterministic: encoding takes the posterior's mode."""
+
+    def __init__(self, model: AutoencoderKLWan) -> None:
+        self.model = model
+        statistics = (model.config["latents_mean"], model.config["latents_std"])
+        self._mean, self._std = (
+            torch.tensor(values, device=model.device, dtype=torch.float32)[:, None, None, None]
+            for values in statistics
+        )
+
+    def encode(self, video_CFHW: Tensor) -> Tensor:
+        """3 x F x H x W in [-1, 1] to float32 z_dim x T x H/8 x W/8. F must be 4n + 1: the library would drop
+        the frames of an incomplete latent frame without a word."""
+        latent_frames(video_CFHW.shape[1])
+        mode = self.model.encode(video_CFHW[None].to(self.model.dtype)).latent_dist.mode()[0]
+        return (mode.float() - self._mean) / self._std
+
+    def decode(self, latent_CTHW: Tensor) -> Tensor:
+        """Normalised z_dim x T x H/8 x W/8 to float32 3 x F x H x W, clamped to [-1, 1]."""
+        z = latent_CTHW * self._std + self._mean
+        return self.model.decode(z[None].to(self.model.dtype)).sample[0].float()

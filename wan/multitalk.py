@@ -1,0 +1,273 @@
+"""MultiTalk: picture, speech and prompt to video, chunk by chunk.
+
+Shapes: C channels, F video frames, T latent frames, H x W.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wan.checkpoint import Models, load_models
+from wan.chunks import Chunk, plan_chunks
+from wan.color import match_color
+from wan.conditioning.latent import condition_latent
+from wan.conditioning.picture import crop_picture, nearest_bucket, plan_crop
+from wan.conditioning.request import EmbedSpeech, Request, parse_request
+from wan.conditioning.speakers import latent_masks
+from wan.conditioning.speech import speech_windows
+from wan.configs.schema import ModelConfig
+from wan.modules.labels import token_masks
+from wan.modules.rope import Rotation, video_rotation
+from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
+from wan.sampling.cache import teacache_plan
+from wan.sampling.denoise import Motion, TransformerVelocity, denoise, draw_noise
+from wan.sampling.guidance import PASSES
+from wan.sampling.options import Options, resolve_options
+from wan.sampling.schedule import timesteps
+from wan.types import VideoSize, latent_frames
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What has just been done; `step` of `steps` counts within a stage, `chunk` of `chunks` from 1."""
+
+    stage: str
+    chunk: int
+    chunks: int
+    step: int = 1
+    steps: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """All that stays the same from chunk to chunk."""
+
+    size: VideoSize
+    chunks: list[Chunk]
+    frame_CHW: Tensor
+    masks_3HW: Tensor
+    texts: Mapping[bool, BlockConstants]
+    silence: BlockConstants
+    times: list[float]
+    time_embeddings: list[TimeEmbedding]
+    rotation: Rotation
+    plan: tuple[bool, ...]
+
+
+class MultiTalkPipeline:
+    """The networks on one device, and how they make a video."""
+
+    def __init__(self, config: ModelConfig, checkpoint_dir: str | Path, device_id: int = 0) -> None:
+        """Load the weights of `config` from a folder of bundles (or the base bundle) onto a GPU, or else the CPU.
+
+        Raises `CheckpointError` (a ValueError) that lists what is absent, missing or unknown.
+        """
+        device = torch.device(f"cuda:{device_id}" if torch.cuda.is_available() else "cpu")
+        self._set(config, load_models(config, Path(checkpoint_dir), device))
+
+    @classmethod
+    def from_models(cls, config: ModelConfig, models: Models) -> "MultiTalkPipeline":
+        """A pipeline of networks that are there already."""
+        pipeline = cls.__new__(cls)
+        pipeline._set(config, models)
+        return pipeline
+
+    def _set(self, config: ModelConfig, models: Models) -> None:
+        self.config = config
+        self.models = models
+        self.device = models.transformer.device
+
+    def generate(
+        self,
+        input_data: Mapping[str, Any],
+        size_buckget: str = "multitalk-480",
+        motion_frame: int = 25,
+        frame_num: int = 81,
+        shift: float | None = None,
+        sampling_steps: int = 40,
+        text_guide_scale: float | None = None,
+        audio_guide_scale: float | None = None,
+        n_prompt: str = "",
+        seed: int = -1,
+        max_frames_num: int = 1000,
+        color_correction_strength: float = 0.0,
+        turbo: bool = True,
+        teacache_thresh: float | None = None,
+        use_apg: bool = False,
+        apg_momentum: float = -0.75,
+        apg_norm_threshold: float = 55.0,
+        progress: Callable[[Progress], None] | None = None,
+        embed_speech: EmbedSpeech | None = None,
+    ) -> Tensor:
+        """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest track, max_frames_num).
+
+        `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720". None means the
+        preset's value, which `turbo` and the size select. `seed` below 0 draws one (and logs it).
+        Raises ValueError for anything wrong in the arguments, before any network runs.
+        """
+        family, _, size_class = size_buckget.partition("-")
+        if family != "multitalk":
+            raise ValueError(f"size is {size_buckget!r}; allowed are 'multitalk-480' and 'multitalk-720'")
+        request = parse_request(input_data, embed_speech)
+        options = resolve_options(
+            self.config,
+            size_class=size_class,
+            turbo=turbo,
+            motion_frame=motion_frame if request.motion_frame is None else request.motion_frame,
+            frame_num=frame_num,
+            shift=shift,
+            sampling_steps=sampling_steps,
+            text_guide_scale=text_guide_scale,
+            audio_guide_scale=audio_guide_scale,
+            negative_prompt=n_prompt,
+            seed=seed,
+            max_frames_num=max_frames_num,
+            color_correction_strength=color_correction_strength,
+            teacache_thresh=teacache_thresh,
+            use_apg=use_apg,
+            apg_momentum=apg_momentum,
+            apg_norm_threshold=apg_norm_threshold,
+        )
+        logger.info("seed %d", options.seed)
+        return torch.cat([frames.cpu() for frames in self.stream(request, options, progress)], dim=1)
+
+    def stream(
+        self, request: Request, options: Options, progress: Callable[[Progress], None] | None = None
+    ) -> Iterator[Tensor]:
+        """The video as it is made: for every chunk its fresh frames, float32 3 x F x H x W, on the device.
+
+        Only the frames that the next chunk continues from are kept.
+        """
+        scene = self.prepare(request, options)
+        generator = torch.Generator(self.device).manual_seed(options.seed)
+        known = scene.frame_CHW[:, None]
+        for chunk in scene.chunks:
+
+            def report(stage: str, step: int = 1, steps: int = 1, number: int = chunk.index + 1) -> None:
+                if progress is not None:
+                    self._synchronize()
+                    progress(
+                        Progress(stage=stage, chunk=number, chunks=len(scene.chunks), step=step, steps=steps)
+                    )
+
+            video = self.make_chunk(request, options, scene, chunk, known, generator, report)
+            known = video[:, -options.motion_frame :]
+            yield video[:, chunk.overlap : chunk.overlap + chunk.fresh]
+
+    @torch.inference_mode()
+    def prepare(self, request: Request, options: Options) -> Scene:
+        """Check the request against the model's grid, then compute what all chunks share."""
+        picture = request.picture
+        bucket = nearest_bucket(picture.height, picture.width, self.config.buckets[options.size_class])
+        crop = plan_crop(picture.height, picture.width, bucket)
+        size = VideoSize(frames=options.frame_num, height=bucket[0], width=bucket[1])
+        two = len(request.tracks) == 2
+        masks = (
+            latent_masks(picture.height, picture.width, request.boxes, crop)
+            if two
+            else torch.ones(3, *size.latent[1:])
+        )
+        length = request.num_frames or min(max(map(len, request.tracks)), options.max_frames_num)
+
+        transformer = self.models.transformer
+        times = timesteps(options.sampling_steps, options.shift)
+        embeddings = [transformer.embed_time(t[None].to(self.device)) for t in times[:-1]]
+        prompts = {PASSES[name].prompt for name in options.guider().passes}
+        texts = {True: request.prompt, False: options.negative_prompt}
+        return Scene(
+            size=size,
+            chunks=plan_chunks(length, options.frame_num, options.motion_frame),
+            frame_CHW=crop_picture(picture, crop).to(self.device),
+            masks_3HW=masks,
+            texts={key: transformer.embed_text(self.models.text_encoder(texts[key])) for key in prompts},
+            silence=transformer.embed_speech(self._silence(size)),
+            times=times.tolist(),
+            time_embeddings=embeddings,
+            rotation=video_rotation(size.grid, transformer.config.head_dim, self.device),
+            plan=teacache_plan(
+                [embedding.e0 for embedding in embeddings],
+                self.config.teacache_coefficients[options.size_class],
+                options.teacache_thresh,
+            ),
+        )
+
+    @torch.inference_mode()
+    def make_chunk(
+        self,
+        request: Request,
+        options: Options,
+        scene: Scene,
+        chunk: Chunk,
+        known_CFHW: Tensor,
+        generator: torch.Generator,
+        report: Callable[..., None],
+    ) -> Tensor:
+        """One chunk, float32 3 x F x H x W in [-1, 1], continuing from `known_CFHW`, the picture or last frames."""
+        condition = condition_latent(self.models.vae, known_CFHW, scene.size)
+        contexts = self._contexts(request, options, scene, chunk, known_CFHW[:, -1])
+        report("condition")
+
+        noise = draw_noise((condition.shape[0] - 4, *scene.size.latent), generator)
+        motion = condition[4:, : latent_frames(known_CFHW.shape[1])] if chunk.index else None
+        velocity = TransformerVelocity(
+            self.models.transformer,
+            condition,
+            contexts,
+            scene.time_embeddings,
+            scene.rotation,
+            scene.size.grid,
+            scene.plan,
+        )
+        latent = denoise(
+            noise,
+            scene.times,
+            velocity,
+            options.guider(),
+            Motion(motion, generator),
+            on_step=lambda step: report("denoise", step, options.sampling_steps),
+        )
+
+        video = self.models.vae.decode(latent)
+        if options.color_correction_strength > 0:
+            video = match_color(video, scene.frame_CHW, options.color_correction_strength)
+        report("decode")
+        return video
+
+    def _contexts(
+        self, request: Request, options: Options, scene: Scene, chunk: Chunk, frame_CHW: Tensor
+    ) -> dict[str, Context]:
+        """What each pass of a chunk is conditioned on."""
+        transformer = self.models.transformer
+        image = transformer.embed_image(self.models.image_encoder(frame_CHW))
+        windows = speech_windows(request.tracks, chunk, self.config.transformer.audio_window)
+        speech = transformer.embed_speech(windows[None].to(self.device))
+        masks = token_masks(scene.masks_3HW[None].to(self.device), *scene.size.grid[1:])
+        speaking = {
+            "speech": speech,
+            "masks": masks if len(request.tracks) == 2 else None,
+        }
+        silent = {"speech": scene.silence, "masks": None}
+        return {
+            name: Context(
+                text=scene.texts[PASSES[name].prompt], image=image, **(speaking if PASSES[name].speech else silent)
+            )
+            for name in options.guider().passes
+        }
+
+    def _silence(self, size: VideoSize) -> Tensor:
+        """The zero windows of ONE person, which is what passes without speech hear: no labels there."""
+        sizes = self.config.transformer
+        return torch.zeros(
+            1, 1, size.frames, sizes.audio_window, sizes.audio_layers, sizes.audio_dim, device=self.device
+        )
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,101 @@
+"""From noise to the latent of one chunk.
+
+Shapes: C latent channels, T latent frames, H x W, D model width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from wan.modules.rope import Rotation
+from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
+from wan.sampling.guidance import Guider
+from wan.sampling.schedule import TRAINING_STEPS, euler_step
+
+Velocity = Callable[[Tensor, int, str], Tensor]
+"""State (16 x T x H x W), step and name of the pass to the predicted velocity, all float32."""
+
+
+class Motion:
+    """The latent frames a chunk continues from, kept in place while the rest is denoised.
+
+    They are re-imposed with fresh noise at the level of the time step; without frames (the first chunk) nothing is
+    drawn and nothing changes.
+    """
+
+    def __init__(self, latent_CTHW: Tensor | None, generator: torch.Generator) -> None:
+        self.latent = latent_CTHW
+        self.generator = generator
+
+    def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
+        """The state with its first frames replaced by (1 - t) latent + t noise, t in 0..1000 as a share."""
+        if self.latent is None:
+            return x_CTHW
+        known = add_noise(self.latent, draw_noise(tuple(self.latent.shape), self.generator), t)
+        return torch.cat((known, x_CTHW[:, known.shape[1] :]), dim=1)
+
+
+class TransformerVelocity:
+    """The network on the passes of one chunk; steps that the plan leaves out reuse the blocks' last residual."""
+
+    def __init__(
+        self,
+        model: MultiTalkTransformer,
+        condition_CTHW: Tensor,
+        contexts: Mapping[str, Context],
+        times: Sequence[TimeEmbedding],
+        rotation: Rotation,
+        grid: tuple[int, int, int],
+        plan: Sequence[bool],
+    ) -> None:
+        self.model = model
+        self.condition = condition_CTHW[None]
+        self.contexts = contexts
+        self.times = times
+        self.rotation = rotation
+        self.grid = grid
+        self.plan = plan
+        self.residuals: dict[str, Tensor] = {}
+
+    def __call__(self, x_CTHW: Tensor, step: int, name: str) -> Tensor:
+        tokens = self.model.patchify(x_CTHW[None], self.condition)
+        time = self.times[step]
+        if self.plan[step]:
+            hidden = self.model.run_blocks(tokens, time, self.rotation, self.contexts[name])
+            if not all(self.plan):
+                self.residuals[name] = hidden - tokens
+        else:
+            hidden = tokens + self.residuals[name]
+        return self.model.unpatchify(hidden, time, self.grid)[0]
+
+
+def denoise(
+    x: Tensor,
+    times: Sequence[float],
+    velocity: Velocity,
+    guider: Guider,
+    motion: Motion,
+    on_step: Callable[[int], None],
+) -> Tensor:
+    """Follow the flow ODE from `times[0]` to `times[-1]` by Euler steps: 16 x T x H x W, float32.
+
+    `on_step` is called with the number of steps done.
+    """
+    x = motion.impose(x, times[0])
+    for step, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        prediction = guider({name: velocity(x, step, name) for name in guider.passes})
+        x = motion.impose(euler_step(x, prediction, t, t_next), t_next)
+        on_step(step + 1)
+    return x
+
+
+def add_noise(latent: Tensor, noise: Tensor, t: float) -> Tensor:
+    """The latent as the flow has it at time `t` in 0..1000."""
+    share = t / TRAINING_STEPS
+    return (1 - share) * latent + share * noise
+
+
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal float32 on the generator's device."""
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)

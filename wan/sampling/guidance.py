@@ -1,0 +1,99 @@
+"""Guidance as a table over named passes: classifier-free (Ho & Salimans 2022) and adaptive projected (APG)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """What one evaluation of the network is given; without speech it hears one silent person."""
+
+    prompt: bool
+    speech: bool
+
+
+PASSES = {
+    "cond": Pass(prompt=True, speech=True),
+    "no_text": Pass(prompt=False, speech=True),
+    "no_audio": Pass(prompt=True, speech=False),
+    "neither": Pass(prompt=False, speech=False),
+}
+
+Difference = tuple[float, str, str]
+"""A weight and the two passes whose difference it weighs."""
+
+
+class Guider(Protocol):
+    """Which passes a step needs, and how their predictions become one."""
+
+    passes: tuple[str, ...]
+
+    def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor: ...
+
+
+def differences(text_scale: float, audio_scale: float) -> tuple[Difference, ...]:
+    """Three passes, or two when the text scale is 1 and the text therefore needs no difference."""
+    if text_scale == 1:
+        return ((audio_scale, "cond", "no_audio"),)
+    return ((text_scale, "cond", "no_text"), (audio_scale, "no_text", "neither"))
+
+
+class ClassifierFreeGuidance:
+    """The last pass plus every weighted difference."""
+
+    def __init__(self, text_scale: float, audio_scale: float) -> None:
+        self.differences = differences(text_scale, audio_scale)
+        self.passes = _passes(self.differences)
+
+    def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
+        guided = predictions[self.passes[-1]]
+        for scale, more, less in self.differences:
+            guided = guided + scale * (predictions[more] - predictions[less])
+        return guided
+
+
+class AdaptiveProjectedGuidance:
+    """The conditional pass plus each difference, less one, after momentum, clipping and projection.
+
+    Sadat et al. 2024, with the parallel component removed (eta = 0). Holds the running averages of the
+    differences: make a new one for every chunk.
+    """
+
+    def __init__(self, text_scale: float, audio_scale: float, momentum: float, norm_threshold: float) -> None:
+        self.differences = differences(text_scale, audio_scale)
+        self.passes = _passes(self.differences)
+        self.projections = [ProjectedDifference(momentum, norm_threshold) for _ in self.differences]
+
+    def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
+        cond = predictions["cond"]
+        guided = cond
+        for (scale, more, less), project in zip(self.differences, self.projections, strict=True):
+            guided = guided + (scale - 1) * project(predictions[more] - predictions[less], cond)
+        return guided
+
+
+@dataclass(slots=True)
+class ProjectedDifference:
+    """One difference of APG and its running average, which keeps the unclipped value."""
+
+    momentum: float
+    norm_threshold: float
+    average: Tensor | None = field(default=None)
+
+    def __call__(self, difference: Tensor, cond: Tensor) -> Tensor:
+        """The part of the averaged, clipped difference that is orthogonal to `cond`; norms over whole tensors."""
+        if self.average is not None:
+            difference = difference + self.momentum * self.average
+        self.average = difference
+        difference = difference * (self.norm_threshold / torch.linalg.vector_norm(difference)).clamp(max=1)
+        direction = torch.nn.functional.normalize(cond.double().flatten(), dim=0)
+        parallel = (difference.double().flatten() @ direction) * direction
+        return (difference.double() - parallel.view_as(difference)).to(difference.dtype)
+
+
+def _passes(table: tuple[Difference, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for _, more, less in table for name in (more, less)))

@@ -1,0 +1,91 @@
+"""Every sampling value of one generation: a preset that explicit arguments replace."""
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wan.configs.schema import ModelConfig
+from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Guider
+from wan.types import TEMPORAL_STRIDE
+
+MIN_STEPS, MAX_STEPS = 1, 1000
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`size_class` names a bucket table; lengths are in video frames; `teacache_thresh` 0 computes every step."""
+
+    size_class: str
+    frame_num: int
+    motion_frame: int
+    sampling_steps: int
+    shift: float
+    text_guide_scale: float
+    audio_guide_scale: float
+    negative_prompt: str
+    seed: int
+    max_frames_num: int
+    color_correction_strength: float
+    teacache_thresh: float
+    use_apg: bool
+    apg_momentum: float = -0.75
+    apg_norm_threshold: float = 55.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError that names the first value out of range."""
+        for name in ("frame_num", "motion_frame"):
+            if getattr(self, name) < 1 or getattr(self, name) % TEMPORAL_STRIDE != 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 4n + 1 and at least 1")
+        if self.motion_frame >= self.frame_num:
+            raise ValueError(f"motion_frame is {self.motion_frame}; it must be below frame_num, {self.frame_num}")
+        if not MIN_STEPS <= self.sampling_steps <= MAX_STEPS:
+            raise ValueError(f"sampling_steps is {self.sampling_steps}; allowed are {MIN_STEPS} to {MAX_STEPS}")
+        if not self.shift > 0:
+            raise ValueError(f"shift is {self.shift}; it must be above 0")
+        if self.max_frames_num < 1:
+            raise ValueError(f"max_frames_num is {self.max_frames_num}; it must be at least 1")
+        if not 0 <= self.color_correction_strength <= 1:
+            raise ValueError(f"color_correction_strength is {self.color_correction_strength}; allowed are 0 to 1")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed is {self.seed}; allowed are 0 to {MAX_SEED}, or -1 to draw one")
+
+    def guider(self) -> Guider:
+        """Fresh guidance for one chunk."""
+        if self.use_apg:
+            return AdaptiveProjectedGuidance(
+                self.text_guide_scale, self.audio_guide_scale, self.apg_momentum, self.apg_norm_threshold
+            )
+        return ClassifierFreeGuidance(self.text_guide_scale, self.audio_guide_scale)
+
+
+def resolve_options(config: ModelConfig, *, size_class: str, turbo: bool, **explicit: Any) -> Options:
+    """The preset that `turbo` and the size class select, with every explicit value that is not None in its place.
+
+    A negative seed draws one; an empty negative prompt is the model's own. Raises ValueError for values out of
+    range and an unknown size class.
+    """
+    if size_class not in config.buckets:
+        raise ValueError(f"size class is {size_class!r}; {config.name} has {' and '.join(config.buckets)}")
+    preset = config.turbo if turbo else config.quality
+    defaults = Options(
+        size_class=size_class,
+        frame_num=config.frame_num,
+        motion_frame=config.motion_frame,
+        sampling_steps=40,
+        shift=preset.shift[size_class],
+        text_guide_scale=preset.text_guide_scale,
+        audio_guide_scale=preset.audio_guide_scale,
+        negative_prompt=config.negative_prompt,
+        seed=0,
+        max_frames_num=1000,
+        color_correction_strength=0.0,
+        teacache_thresh=preset.teacache_thresh,
+        use_apg=False,
+    )
+    given = {name: value for name, value in explicit.items() if value is not None}
+    if given.get("seed", -1) < 0:
+        given["seed"] = secrets.randbelow(MAX_SEED + 1)
+    if not given.get("negative_prompt"):
+        given["negative_prompt"] = config.negative_prompt
+    return replace(defaults, **given)

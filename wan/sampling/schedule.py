@@ -1,0 +1,19 @@
+"""The time steps of the flow ODE and its Euler step."""
+
+import torch
+from torch import Tensor
+
+TRAINING_STEPS = 1000
+"""Time runs from 1000 (noise) to 0 (video)."""
+
+
+def timesteps(steps: int, shift: float) -> Tensor:
+    """steps + 1 times from 1000 to 0, float32: linear ones bent by t -> s t / (1 + (s - 1) t) (Esser et al. 2024)."""
+    tau = torch.linspace(TRAINING_STEPS, 1, steps, dtype=torch.float32) / TRAINING_STEPS
+    times = TRAINING_STEPS * (shift * tau / (1 + (shift - 1) * tau))
+    return torch.cat((times, torch.zeros(1)))
+
+
+def euler_step(x: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+    """Follow the velocity (noise minus video) from `t` down to `t_next`."""
+    return x - velocity * ((t - t_next) / TRAINING_STEPS)
