@@ -20,6 +20,8 @@ SIGNATURES = (
     (0, b"fLaC", "FLAC sound"),
     (0, b"OggS", "Ogg sound"),
     (0, b"ID3", "MP3 sound"),
+    (0, b"\xff\xfb", "MP3 sound"),
+    (8, b"AIF", "AIFF sound"),
     (4, b"ftypavif", "an AVIF picture"),
     (4, b"ftyphei", "a HEIC picture"),
     (4, b"ftypmif1", "a HEIF picture"),
