@@ -42,7 +42,7 @@ def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
             frames = _frames(container, stream, path, name=name)
             seconds = _track_seconds(container, stream, path)
             yield from _whole(_blocks(frames, name=name), seconds, path, name=name)
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         reason = f"is no sound, damaged or cut off ({error.strerror})"
         raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
 
@@ -51,6 +51,8 @@ def _sound_track(container: InputContainer, path: Path, *, name: str) -> AudioSt
     if not container.streams.audio:
         raise InputError(f"{name}: {describe(path)} has no sound track; {ALLOWED}")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise InputError(f"{name}: {describe(path)} has a sound track of an unknown encoding; {ALLOWED}")
     check_format(rate=stream.rate, channels=stream.channels, name=name)
     return stream
 

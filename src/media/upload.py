@@ -61,9 +61,9 @@ def _looks(head: bytes) -> str:
     for offset, mark, kind in SIGNATURES:
         if head[offset:].startswith(mark):
             return f", looks like {kind}"
-    text = head[:EXCERPT].decode("utf-8", errors="replace")
-    if not text:
+    text = head[:EXCERPT].decode("utf-8", errors="replace").rstrip("\ufffd")  # a letter cut in two
+    if not head:
         return ""
-    if text.rstrip("\ufffd").replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
+    if text and "\ufffd" not in text and all(letter.isprintable() or letter.isspace() for letter in text):
         return f", begins with the text {text!r}"
     return f", begins with the bytes {head[:8].hex(' ')}"
