@@ -81,9 +81,7 @@ def _check_audible(voices: Sequence[Sound]) -> None:
     if max(peaks) < SILENT_PEAK:
         names = " and ".join(("first_audio", "second_audio")[: len(voices)])
         loudest = f"its loudest sample is {max(peaks):g}"
-        raise InputError(
-            f"{names}: nothing can be heard, {loudest}; at least {SILENT_PEAK:g} of full scale is needed"
-        )
+        raise InputError(f"{names}: nothing can be heard, {loudest}; at least {SILENT_PEAK:g} of full scale is needed")
 
 
 Placement = Callable[[Sequence[np.ndarray]], list[np.ndarray]]

@@ -42,13 +42,9 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
         model, report = loaded
         _check_complete(report)
         local = options.get("local_files_only", False)
-        model.preprocessor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(
-            directory, local_files_only=local
-        )
+        model.preprocessor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(directory, local_files_only=local)
         if model.preprocessor.sampling_rate != RATE:
-            raise ValueError(
-                f"the wav2vec2 folder is for {model.preprocessor.sampling_rate} Hz; {RATE} Hz is needed"
-            )
+            raise ValueError(f"the wav2vec2 folder is for {model.preprocessor.sampling_rate} Hz; {RATE} Hz is needed")
         return model.eval()
 
     def extract_features(self, audio: np.ndarray | torch.Tensor, sr: int) -> torch.Tensor:

@@ -16,14 +16,16 @@ from src.media.ffmpeg import ffmpeg_blocks
 from src.media.promise import read_promise
 from src.media.upload import describe, read_head
 
-BLOCK_SAMPLES = 1 << 15
+BLOCK_SAMPLES = 1 << 12
+# What libsndfile answers when a FLAC header does not give its length is beyond this.
+NO_LENGTH = 1 << 60
 
 
 def decode(path: Path, *, name: str) -> Generator[Block]:
     """Yield the sound of a file block by block, all with the same rate and channels.
 
-    Raises InputError for what holds no sound, or is damaged, and, on reaching the end, for a file that
-    holds less than its header promises.
+    Raises InputError for what holds no sound, and, on reaching the end, for a file that is damaged or cut
+    off, so that it holds less than its header promises.
     """
     promise = read_promise(path)
     found = 0.0
@@ -40,7 +42,7 @@ def _blocks(path: Path, *, name: str) -> Iterator[Block]:
     file = _open_soundfile(path)
     if file is None:
         return ffmpeg_blocks(path, name=name)
-    return _soundfile_blocks(file, path, name=name)
+    return _soundfile_blocks(file, name=name)
 
 
 def _open_soundfile(path: Path) -> soundfile.SoundFile | None:
@@ -52,20 +54,21 @@ def _open_soundfile(path: Path) -> soundfile.SoundFile | None:
         file = soundfile.SoundFile(path)
     except soundfile.LibsndfileError:
         return None
-    if file.frames > 0:
+    if 0 < file.frames < NO_LENGTH:
         return file
-    file.close()  # a length of 0 in the header: FFmpeg reads such streams to their end
+    file.close()  # written to a pipe, without a length: FFmpeg reads such to their end
     return None
 
 
-def _soundfile_blocks(file: soundfile.SoundFile, path: Path, *, name: str) -> Iterator[Block]:
+def _soundfile_blocks(file: soundfile.SoundFile, *, name: str) -> Iterator[Block]:
+    """Up to the end or the first damage, of which the header's promise then tells."""
     with file:
         check_format(rate=file.samplerate, channels=file.channels, name=name)
         while True:
             try:
                 samples_NC = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise InputError(f"{name}: {describe(path)} is damaged ({error}); sound is needed") from error
+            except soundfile.LibsndfileError:
+                return
             if not len(samples_NC):
                 return
             yield Block(samples_CN=np.ascontiguousarray(samples_NC.T), rate=file.samplerate)

@@ -9,10 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.container import InputContainer
 
 from src.media.block import Block, check_format
 from src.media.errors import InputError
-from src.media.promise import Promise
+from src.media.promise import Promise, matroska_is_cut
 from src.media.upload import describe
 
 ALLOWED = "a sound file, or a video with a sound track, is needed"
@@ -20,6 +21,8 @@ ALLOWED = "a sound file, or a video with a sound track, is needed"
 OPTIONS = {"protocol_whitelist": "none"}
 # Tags and other foreign matter between the packets are common; a file that is mostly damage is none.
 MAX_DAMAGED_SHARE = 0.1
+# Formats whose header gives the length of the sound track.
+STATED = frozenset({"mp4", "aiff", "au", "tta", "wv"})
 # Encoder delay that an edit list does not mention.
 TRACK_TOLERANCE = 0.25
 
@@ -37,23 +40,24 @@ def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
         ):
             stream = _sound_track(container, path, name=name)
             frames = _frames(container, stream, path, name=name)
-            yield from _whole(_blocks(frames, name=name), stream, path, name=name)
-    except av.FFmpegError as error:
-        reason = f"cannot be read as sound ({error.strerror})"
+            seconds = _track_seconds(container, stream, path)
+            yield from _whole(_blocks(frames, name=name), seconds, path, name=name)
+    except (av.FFmpegError, OSError) as error:
+        reason = f"is no sound, damaged or cut off ({error.strerror})"
         raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
 
 
-def _sound_track(container: av.container.InputContainer, path: Path, *, name: str) -> AudioStream:
+def _sound_track(container: InputContainer, path: Path, *, name: str) -> AudioStream:
     if not container.streams.audio:
         raise InputError(f"{name}: {describe(path)} has no sound track; {ALLOWED}")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise InputError(f"{name}: {describe(path)} has a sound track of an unknown encoding; {ALLOWED}")
     check_format(rate=stream.rate, channels=stream.channels, name=name)
     return stream
 
 
-def _frames(
-    container: av.container.InputContainer, stream: AudioStream, path: Path, *, name: str
-) -> Iterator[av.AudioFrame]:
+def _frames(container: InputContainer, stream: AudioStream, path: Path, *, name: str) -> Iterator[av.AudioFrame]:
     """Decode packet by packet, over a damaged one now and then."""
     packets = damaged = 0
     for packet in container.demux(stream):
@@ -82,12 +86,11 @@ def _blocks(frames: Iterator[av.AudioFrame], *, name: str) -> Iterator[Block]:
             yield Block(samples_CN=np.ascontiguousarray(samples_NC.T), rate=packed.rate)
 
 
-def _whole(blocks: Iterator[Block], stream: AudioStream, path: Path, *, name: str) -> Iterator[Block]:
-    """Hold the blocks against the length that the container gives the track.
+def _whole(blocks: Iterator[Block], seconds: float | None, path: Path, *, name: str) -> Iterator[Block]:
+    """Hold the blocks against the length in seconds that the container gives the track, if it does.
 
     The last block loses what is beyond it, the padding of the last packet.
     """
-    seconds = _track_seconds(stream)
     found, last = 0, None
     for block in blocks:
         if last is not None:
@@ -103,8 +106,11 @@ def _whole(blocks: Iterator[Block], stream: AudioStream, path: Path, *, name: st
     yield last
 
 
-def _track_seconds(stream: AudioStream) -> float | None:
-    """The length of the track where the container states it (MP4 does, the length of others is a guess)."""
-    if "mp4" not in stream.container.format.name or not stream.duration or stream.time_base is None:
+def _track_seconds(container: InputContainer, stream: AudioStream, path: Path) -> float | None:
+    """The length of the track where the container states it; that of other formats is FFmpeg's guess."""
+    if container.duration and "matroska" in container.format.name and matroska_is_cut(path):
+        return container.duration / av.time_base
+    stated = STATED & set(container.format.name.split(","))
+    if not stated or not stream.duration or stream.time_base is None:
         return None
     return float(stream.duration * stream.time_base)

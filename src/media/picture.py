@@ -1,5 +1,6 @@
 """A picture file of any common kind becomes 8-bit RGB, upright and opaque."""
 
+import re
 import struct
 import warnings
 import zlib
@@ -14,11 +15,14 @@ from src.media.upload import describe, require_file
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 32
 # Only formats that are recognised by their content and decoded in this process (EPS would start a program).
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 ALLOWED = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
 
 # What Pillow raises on damaged files, depending on the format and the place of the damage.
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error, zlib.error)
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, RuntimeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -55,14 +59,18 @@ def read_picture(path: Path, *, name: str = "image") -> Image.Image:
 
 def _open(path: Path, *, name: str) -> Image.Image:
     """Read the header only."""
+    Image.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are allowed") from error
+        pixels = int(re.findall(r"\d+", str(error))[0])  # all that Pillow tells of a picture it refuses
+        raise InputError(f"{name} has {pixels:,} pixels; at most {MAX_PIXELS:,} are allowed") from error
     except DAMAGE as error:
-        raise InputError(f"{name}: {describe(path)} is not a picture; {ALLOWED}") from error
+        raise InputError(
+            f"{name}: {describe(path)} is not a picture, or its beginning is damaged; {ALLOWED}"
+        ) from error
 
 
 def _check_size(image: Image.Image, *, name: str) -> None:

@@ -17,6 +17,9 @@ MAX_CHUNKS = 1000
 STREAMED_FROM = 0x7FFFF000
 UNKNOWN_SIZE_32 = 0xFFFFFFFF
 
+EBML_MARK = b"\x1aE\xdf\xa3"
+SEGMENT_MARK = b"\x18S\x80g"
+
 MP3_SCAN = 8192
 MP3_RATES = {0b11: (44100, 48000, 32000), 0b10: (22050, 24000, 16000), 0b00: (11025, 12000, 8000)}
 MPEG_1 = 0b11
@@ -36,7 +39,7 @@ class Promise:
         """Raises InputError when only `found` seconds could be read."""
         if found < self.seconds - self.tolerance:
             raise InputError(
-                f"{name}: {describe(path)} is cut off: its header promises {self.seconds:.2f} s of sound, "
+                f"{name}: {describe(path)} is damaged or cut off: its header promises {self.seconds:.2f} s of sound, "
                 f"{found:.2f} s are there; a complete file is needed"
             )
 
@@ -46,21 +49,21 @@ def read_promise(path: Path) -> Promise | None:
     with path.open("rb") as file:
         head = file.read(12)
         file.seek(0)
-        if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE":
-            return _wav_promise(file, path.stat().st_size)
+        if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE":
+            return _wav_promise(file, path.stat().st_size, ">" if head[:4] == b"RIFX" else "<")
         if head[:4] == b"fLaC":
             return _flac_promise(file)
         return _mp3_promise(file)
 
 
-def _wav_promise(file: BinaryIO, file_bytes: int) -> Promise | None:
+def _wav_promise(file: BinaryIO, file_bytes: int, order: str) -> Promise | None:
     """A promise when the data chunk is larger than the rest of the file, unless it was streamed."""
     bytes_per_second, long_size = 0, None
-    for kind, size, position in _chunks(file):
+    for kind, size, position in _chunks(file, order):
         if kind == b"fmt ":
-            bytes_per_second = _field("<8xI", file)
+            bytes_per_second = _field(f"{order}8xI", file)
         elif kind == b"ds64":
-            long_size = _field("<8xQ", file)
+            long_size = _field(f"{order}8xQ", file)
         elif kind == b"data":
             if size == UNKNOWN_SIZE_32 and long_size:
                 size = long_size
@@ -71,7 +74,7 @@ def _wav_promise(file: BinaryIO, file_bytes: int) -> Promise | None:
     return None
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Name, bytes and position of the chunks of a RIFF file, which stands at that position meanwhile."""
     position = 12
     for _ in range(MAX_CHUNKS):
@@ -79,7 +82,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         head = file.read(8)
         if len(head) < 8:
             return
-        kind, size = struct.unpack("<4sI", head)
+        kind, size = struct.unpack(f"{order}4sI", head)
         yield kind, size, position + 8
         position += 8 + size + size % 2
 
@@ -88,6 +91,28 @@ def _field(form: str, file: BinaryIO) -> int:
     """One integer at the file's position, 0 where the file ends before it."""
     data = file.read(struct.calcsize(form))
     return struct.unpack(form, data)[0] if len(data) == struct.calcsize(form) else 0
+
+
+def matroska_is_cut(path: Path) -> bool:
+    """Whether a Matroska or WebM file ends before its Segment does; one that was streamed never does."""
+    with path.open("rb") as file:
+        if file.read(4) != EBML_MARK:
+            return False
+        file.seek(_ebml_size(file) or 0, 1)
+        if file.read(4) != SEGMENT_MARK:
+            return False
+        size = _ebml_size(file)
+        return size is not None and file.tell() + size > path.stat().st_size
+
+
+def _ebml_size(file: BinaryIO) -> int | None:
+    """A size whose leading zero bits tell its length in bytes; all ones mean unknown, None."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    length = 9 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(length - 1), "big") & ((1 << 7 * length) - 1)
+    return None if value == (1 << 7 * length) - 1 else value
 
 
 def _flac_promise(file: BinaryIO) -> Promise | None:

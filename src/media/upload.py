@@ -20,6 +20,8 @@ SIGNATURES = (
     (0, b"fLaC", "FLAC sound"),
     (0, b"OggS", "Ogg sound"),
     (0, b"ID3", "MP3 sound"),
+    (0, b"\xff\xfb", "MP3 sound"),
+    (8, b"AIF", "AIFF sound"),
     (4, b"ftypavif", "an AVIF picture"),
     (4, b"ftyphei", "a HEIC picture"),
     (4, b"ftypmif1", "a HEIF picture"),
@@ -72,9 +74,9 @@ def _looks(head: bytes) -> str:
     for offset, mark, kind in SIGNATURES:
         if head[offset:].startswith(mark):
             return f", looks like {kind}"
-    text = head[:EXCERPT].decode("utf-8", errors="replace")
-    if not text:
+    text = head[:EXCERPT].decode("utf-8", errors="replace").rstrip("\ufffd")  # a letter cut in two
+    if not head:
         return ""
-    if text.rstrip("\ufffd").replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
+    if text and "\ufffd" not in text and all(letter.isprintable() or letter.isspace() for letter in text):
         return f", begins with the text {text!r}"
     return f", begins with the bytes {head[:8].hex(' ')}"
