@@ -23,7 +23,9 @@ endif
 	@touch $@
 
 $(PUPPET): | $(READY)
-	$(BIN)/python -m training.random_weights $@
+	rm -rf $@.partial
+	$(BIN)/python -m training.random_weights $@.partial
+	mv $@.partial $@
 
 demo: $(READY) | $(PUPPET)
 	@mkdir -p $(dir $(DEMO))
@@ -36,7 +38,7 @@ demo: $(READY) | $(PUPPET)
 	@echo "Its picture is noise: this small model has random weights until trained ones are there."
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" --timeout 300
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -46,8 +48,14 @@ check: $(READY)
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak
 
+# The small model, unless MULTITALK_MODEL (and with it MODEL_PATH) names another.
+ifndef MULTITALK_MODEL
+serve: export MULTITALK_MODEL := multitalk-puppet
+serve: export MODEL_PATH := $(PUPPET)
+serve: $(PUPPET)
+endif
 serve: $(READY)
 	@exec $(BIN)/python -m src.serving.server
 
 clean:
-	rm -rf .venv .cog .mypy_cache .pytest_cache .ruff_cache outputs
+	rm -rf .venv .cog .mypy_cache .pytest_cache .ruff_cache outputs $(PUPPET).partial

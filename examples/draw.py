@@ -68,12 +68,10 @@ class Brush:
         self.paint(smooth(points), colour, soft, alpha, oval=False)
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-        """An open curve with round ends."""
-        pixels = [self.pixel(point) for point in smooth(points, closed=False)]
+        """An open curve with round ends, as a row of close dots."""
         draw = ImageDraw.Draw(self.image)
         radius = width * self.scale / 2
-        draw.line(pixels, fill=colour, width=round(2 * radius), joint="curve")
-        for x, y in (pixels[0], pixels[-1]):
+        for x, y in map(self.pixel, smooth(points, closed=False, pieces=240)):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
     def paint(self, points: Sequence[Point], colour: Colour, soft: float, alpha: int, *, oval: bool) -> None:
@@ -165,7 +163,7 @@ def draw_body(brush: Brush, person: Person) -> None:
     brush.shape(
         mirrored([(-0.46, 0.7), (-0.46, 1.45), (-0.74, 1.78), (-0.3, 2.16)]), darker(person.skin, 0.07)
     )
-    brush.ellipse((0, 1.24), (0.5, 0.24), darker(person.skin, 0.3), soft=0.1, alpha=150)
+    brush.ellipse((0, 1.2), (0.3, 0.24), darker(person.skin, 0.3), soft=0.1, alpha=150)
     brush.line([(-0.78, 1.76), (-0.34, 2.18), (0, 2.28), (0.34, 2.18), (0.78, 1.76)], 0.13, shade)
 
 
@@ -203,7 +201,7 @@ def draw_eye(brush: Brush, person: Person, side: int) -> None:
     lid = [(x - 0.235, y + 0.03), (x - 0.09, y - 0.105), (x + 0.09, y - 0.105), (x + 0.235, y + 0.03)]
     brush.line(lid, 0.045 if person.long_hair else 0.035, (46, 32, 30))
     brow = [(x - side * 0.22, y - 0.27), (x, y - 0.34), (x + side * 0.26, y - 0.25)]
-    brush.line(brow, 0.05 if person.long_hair else 0.075, darker(person.hair, 0.1))
+    brush.line(brow, 0.05 if person.long_hair else 0.07, darker(person.hair, 0.1))
 
 
 def draw_nose_and_mouth(brush: Brush, person: Person) -> None:
@@ -212,11 +210,11 @@ def draw_nose_and_mouth(brush: Brush, person: Person) -> None:
     brush.shape([(0.03, -0.1), (0.1, 0.3), (0.17, 0.42), (0.05, 0.44), (0, 0.2)], shade, soft=0.04, alpha=120)
     brush.line([(-0.13, 0.41), (-0.07, 0.455), (0, 0.44), (0.07, 0.455), (0.13, 0.41)], 0.032, shade)
     brush.ellipse((-0.015, 0.33), (0.05, 0.06), darker(person.skin, -0.1), soft=0.03, alpha=150)
-    upper = [(-0.31, 0.74), (-0.1, 0.675), (0, 0.695), (0.1, 0.675), (0.31, 0.74), (0, 0.775)]
-    lower = [(-0.31, 0.74), (0, 0.76), (0.31, 0.74), (0.16, 0.86), (0, 0.89), (-0.16, 0.86)]
+    upper = [(-0.32, 0.715), (-0.1, 0.675), (0, 0.695), (0.1, 0.675), (0.32, 0.715), (0, 0.775)]
+    lower = [(-0.32, 0.715), (0, 0.76), (0.32, 0.715), (0.16, 0.86), (0, 0.89), (-0.16, 0.86)]
     brush.shape(lower, person.lips)
     brush.shape(upper, darker(person.lips, 0.14))
-    brush.line([(-0.33, 0.725), (-0.16, 0.755), (0, 0.765), (0.16, 0.755), (0.33, 0.725)], 0.026, crease)
+    brush.line([(-0.35, 0.69), (-0.16, 0.755), (0, 0.765), (0.16, 0.755), (0.35, 0.69)], 0.026, crease)
     brush.ellipse((-0.02, 0.83), (0.1, 0.018), darker(person.lips, -0.3), soft=0.015, alpha=150)
     brush.ellipse((0, 0.98), (0.16, 0.05), shade, soft=0.04, alpha=100)
 
@@ -276,8 +274,8 @@ def main() -> None:
     folder = Path(__file__).parent
     blouse = replace(ANNA, shirt=(72, 130, 122))
     draw((768, 768), [(blouse, (384, 350))], 160).save(folder / "portrait.png", optimize=True)
-    pair = [(ANNA, (282, 238)), (BEN, (742, 226))]
-    draw((1024, 512), pair, 100).save(folder / "two_people.png", optimize=True)
+    pair = [(ANNA, (268, 236)), (BEN, (756, 226))]
+    draw((1024, 512), pair, 98).save(folder / "two_people.png", optimize=True)
 
 
 if __name__ == "__main__":
