@@ -1,11 +1,18 @@
 """Cog's entry point: a picture, one or two voices and a sentence become an MP4 of people talking."""
 # ruff: noqa: B008, E501, UP045 - Cog reads the inputs as text: Input(...) calls, one string each, Optional[...].
 
+if __name__ == "__main__":
+    # The command line only talks to the server, which imports this file again: it must not wait for torch.
+    import sys
+
+    from src.serving.client import main
+
+    sys.exit(main())
+
 import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -420,9 +427,3 @@ def to_pixels(video_CFHW: torch.Tensor) -> np.ndarray:
     """[-1, 1] to uint8 F x H x W x C, rounded on the device."""
     pixels = ((video_CFHW + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
     return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
-
-
-if __name__ == "__main__":
-    from src.serving.client import main
-
-    sys.exit(main())

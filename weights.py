@@ -119,9 +119,7 @@ def find_pget(name: str) -> str:
     program = shutil.which("pget")
     advice = f"install it from {PGET_RELEASES}, or put the files of {name} in place yourself"
     if program is None:
-        raise WeightsError(
-            f"{name} is not there and pget, which would download it, is not installed: {advice}"
-        )
+        raise WeightsError(f"{name} is not there and pget, which would download it, is not installed: {advice}")
     with suppress(subprocess.TimeoutExpired, OSError):
         answer = subprocess.run([program, "version"], capture_output=True, text=True, timeout=10, check=False)
         if REPLICATE_PGET.match(answer.stdout):

@@ -56,9 +56,7 @@ class Brush:
     origin: Point
     scale: float
 
-    def ellipse(
-        self, middle: Point, radii: Point, colour: Colour, *, soft: float = 0, alpha: int = 255
-    ) -> None:
+    def ellipse(self, middle: Point, radii: Point, colour: Colour, *, soft: float = 0, alpha: int = 255) -> None:
         """A filled ellipse; `soft` blurs its edge by so many units."""
         (x, y), (wide, high) = middle, radii
         self.paint([(x - wide, y - high), (x + wide, y + high)], colour, soft, alpha, oval=True)
@@ -160,9 +158,7 @@ def draw_body(brush: Brush, person: Person) -> None:
     brush.shape(mirrored([(-0.55, 1.62), (-1.35, 1.86), (-2.1, 2.3), (-2.5, 3.4), (-2.5, 5.0)]), person.shirt)
     for side in (-1, 1):
         brush.shape([(side * 1.5, 2.9), (side * 1.7, 5.0), (side * 1.3, 5.0)], shade, soft=0.08)
-    brush.shape(
-        mirrored([(-0.46, 0.7), (-0.46, 1.45), (-0.74, 1.78), (-0.3, 2.16)]), darker(person.skin, 0.07)
-    )
+    brush.shape(mirrored([(-0.46, 0.7), (-0.46, 1.45), (-0.74, 1.78), (-0.3, 2.16)]), darker(person.skin, 0.07))
     brush.ellipse((0, 1.2), (0.3, 0.24), darker(person.skin, 0.3), soft=0.1, alpha=150)
     brush.line([(-0.78, 1.76), (-0.34, 2.18), (0, 2.28), (0.34, 2.18), (0.78, 1.76)], 0.13, shade)
 

@@ -75,9 +75,7 @@ def test_versions_fit_the_requirements(config: dict[str, Any], pins: dict[str, s
 
 def test_requirements_are_exact_pins_in_cogs_syntax() -> None:
     for line in (ROOT / "requirements.txt").read_text().splitlines():
-        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!-]+", line), (
-            f"{line!r}: name==version, nothing else"
-        )
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!-]+", line), f"{line!r}: name==version, nothing else"
 
 
 def test_the_predictor_is_there(config: dict[str, Any]) -> None:

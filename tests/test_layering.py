@@ -84,8 +84,7 @@ def violations(root: Path) -> list[str]:
             found += [
                 f"{name} imports {imported}"
                 for imported in imports(name, path)
-                if not allowed(group(name), group(imported))
-                or (name, group(imported)) == ("weights", "torch")
+                if not allowed(group(name), group(imported)) or (name, group(imported)) == ("weights", "torch")
             ]
     return found
 
@@ -170,7 +169,5 @@ assert not heavy, heavy
 torch = sys.modules.get("torch")
 assert torch is None or not torch.cuda.is_initialized(), "CUDA was initialised"
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

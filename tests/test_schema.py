@@ -62,15 +62,10 @@ def problems(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[
     if not found and names[: len(before)] != [field["name"] for field in before]:
         found.append("the order has changed")
     found += [
-        f"{old['name']} has changed"
-        for old in before
-        for new in after
-        if new["name"] == old["name"] and new != old
+        f"{old['name']} has changed" for old in before for new in after if new["name"] == old["name"] and new != old
     ]
     known = {field["name"] for field in before}
-    return found + [
-        f"{new['name']} must be optional" for new in after if new["required"] and new["name"] not in known
-    ]
+    return found + [f"{new['name']} must be optional" for new in after if new["required"] and new["name"] not in known]
 
 
 def test_inputs_match_the_snapshot(document: schema.Schema) -> None:

@@ -100,9 +100,7 @@ def test_a_folder_filled_in_part_is_left_alone(tmp_path: Path, install_pget: Ins
         ("exit 0\n", "without config.json"),
     ],
 )
-def test_a_failed_download_leaves_nothing(
-    tmp_path: Path, install_pget: Installer, body: str, words: str
-) -> None:
+def test_a_failed_download_leaves_nothing(tmp_path: Path, install_pget: Installer, body: str, words: str) -> None:
     install_pget(body)
     with pytest.raises(WeightsError, match=words):
         ensure(tmp_path / "w", [WAV2VEC])

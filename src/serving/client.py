@@ -52,9 +52,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an input; NAME=@PATH sends a file; once for each input",
     )
-    command.add_argument(
-        "-o", "--output", type=Path, default=Path("output.mp4"), help="where to save the result"
-    )
+    command.add_argument("-o", "--output", type=Path, default=Path("output.mp4"), help="where to save the result")
     command.add_argument(
         "--setup-timeout",
         type=float,

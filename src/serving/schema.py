@@ -79,9 +79,7 @@ class InputReader:
             else:
                 field["title"] = parameter.arg.replace("_", " ").title()
             properties[parameter.arg] = {"x-order": order, **field}
-        required = [
-            name for name, field in properties.items() if "default" not in field and "nullable" not in field
-        ]
+        required = [name for name, field in properties.items() if "default" not in field and "nullable" not in field]
         schema: Schema = {"title": "Input", "type": "object", "properties": properties}
         return (schema | {"required": required} if required else schema), enums
 
@@ -89,9 +87,7 @@ class InputReader:
         """One property: type, bounds, default, description (and `choices`, still inline)."""
         name = parameter.arg
         field = self.annotation(name, parameter.annotation)
-        if not (
-            isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Input"
-        ):
+        if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Input"):
             raise StaticReadingError(f"{name}: write its default as Input(...)")
         if value.args:
             raise StaticReadingError(f"{name}: Input takes keyword arguments only; Cog drops positional ones")

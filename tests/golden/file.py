@@ -1,12 +1,17 @@
-"""A golden file: tensors and the metadata that says how they came about."""
+"""A golden file: tensors and the metadata that says how they came about; plain, or compressed with xz."""
 
 import json
+import lzma
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import safetensors.torch
 from torch import Tensor
+
+SUFFIXES = (".safetensors", ".safetensors.xz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,14 +27,27 @@ class GoldenFile:
         """The `sd.*` tensors without their prefix, as float32."""
         return {name[3:]: tensor.float() for name, tensor in self.tensors.items() if name.startswith("sd.")}
 
-    def sibling(self, stem: str) -> "GoldenFile":
-        """Another file of the same folder."""
-        return read_golden(self.path.with_name(f"{stem}.safetensors"))
+    def sibling(self, name: str) -> "GoldenFile":
+        """Another file of the same folder, by its name without suffix."""
+        return read_golden(next(path for path in golden_paths(self.path.parent) if stem(path) == name))
+
+
+def golden_paths(folder: Path) -> Iterator[Path]:
+    """The golden files of a folder, in order of name."""
+    return (path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES))
+
+
+def stem(path: Path) -> str:
+    """A golden file's name without suffixes."""
+    return path.name.partition(".safetensors")[0]
 
 
 def read_golden(path: Path) -> GoldenFile:
     """Read every tensor of a golden file."""
-    with safe_open(path, framework="pt") as handle:
-        config = json.loads((handle.metadata() or {}).get("config", "{}"))
-        names = list(handle.keys())
-        return GoldenFile(path=path, config=config, tensors={name: handle.get_tensor(name) for name in names})
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        data = lzma.decompress(data)
+    (length,) = struct.unpack("<Q", data[:8])
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    config = json.loads(metadata.get("config", "{}"))
+    return GoldenFile(path=path, config=config, tensors=safetensors.torch.load(data))

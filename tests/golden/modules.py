@@ -1,12 +1,13 @@
 """Single modules on golden inputs: each function returns our value for every output of its file."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
 from src.audio_analysis.loudness import normalise
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
@@ -123,16 +124,14 @@ def vae(golden: GoldenFile) -> Outputs:
 
 
 def wav2vec(golden: GoldenFile) -> Outputs:
-    """A folder as the library writes it, loaded as users load it."""
-    config = Wav2Vec2Config(
-        **{key: value for key, value in golden.config.items() if key not in ("feature_extractor", "seq_len")}
-    )
-    module = Wav2Vec2Model(config)
-    module.load_state_dict(golden.weights)
-    with tempfile.TemporaryDirectory() as folder:
-        module.save_pretrained(folder)
-        Wav2Vec2FeatureExtractor(**golden.config["feature_extractor"]).save_pretrained(folder)
-        model = Wav2Vec2Model.from_pretrained(Path(folder), local_files_only=True)
+    """A folder as it is published, with the file's own configuration, loaded as users load it."""
+    sizes = {key: value for key, value in golden.config.items() if key not in ("feature_extractor", "seq_len")}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text(json.dumps(sizes))
+        (folder / "preprocessor_config.json").write_text(json.dumps(golden.config["feature_extractor"]))
+        save_file(golden.weights, folder / "model.safetensors", metadata={"format": "pt"})
+        model = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
     features = model.extract_features(golden.tensors["waveform"].numpy(), SAMPLE_RATE)
     return {"input_values": features, "embedding": model.get_embeddings(features)}
 

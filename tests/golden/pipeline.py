@@ -20,6 +20,7 @@ from wan.modules.transformer import BlockConstants, MultiTalkTransformer
 from wan.modules.vae import VideoVAE
 from wan.multitalk import MultiTalkPipeline, Scene
 
+DROPPED_AT_THE_END = 3
 PROMPT, NEGATIVE = "prompt", "negative prompt"
 
 
@@ -105,7 +106,7 @@ def pipeline(golden: GoldenFile) -> Outputs:
     generator = cast(RecordingPipeline, RecordingPipeline.from_models(model_config(golden), models))
     video = generator.generate(**arguments(golden))
 
-    outputs = {"video_f16": video[:, : golden.tensors["video_f16"].shape[1]]}
+    outputs = {"video_f16": common_part(video, golden.tensors["video_f16"].shape[1])}
     speech = [windows for windows in transformer.windows if windows.any()]
     for k, latent in enumerate(cast(Any, vae).latents):
         outputs[f"latent_{k}"] = latent
@@ -114,6 +115,11 @@ def pipeline(golden: GoldenFile) -> Outputs:
         outputs[f"clip_input_{k}"] = image.frames[k][:, None]
         outputs[f"audio_{k}"] = speech[k][:, :3].bfloat16()
     return outputs
+
+
+def common_part(video_CFHW: Tensor, frames: int) -> Tensor:
+    """Our video without the up to three frames that the reference drops at the end; any other length stays."""
+    return video_CFHW[:, :frames] if 0 <= video_CFHW.shape[1] - frames <= DROPPED_AT_THE_END else video_CFHW
 
 
 def arguments(golden: GoldenFile) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.golden import modules, pipeline
-from tests.golden.file import GoldenFile, read_golden
+from tests.golden.file import GoldenFile, golden_paths, read_golden, stem
 
 EXACT, MODULE, LATENT, VIDEO = 0.0, 2e-6, 1e-5, 5e-4
 
@@ -69,27 +69,27 @@ class Result:
 
 
 def run_folder(folder: Path) -> Iterator[Result]:
-    """Results of every `.safetensors` file of a folder, in order of name."""
-    for path in sorted(folder.glob("*.safetensors")):
-        if path.stem not in WITHOUT_CASE:
-            yield from run_file(path)
+    """Results of every golden file of a folder, in order of name."""
+    for path in golden_paths(folder):
+        if stem(path) not in WITHOUT_CASE:
+            yield from run_file(read_golden(path))
 
 
-def run_file(path: Path) -> Iterator[Result]:
+def run_file(golden: GoldenFile) -> Iterator[Result]:
     """Results of one file; a file of no known family is a FAIL."""
-    if _matches(path.stem, TODO):
-        yield Result(name=path.stem, error=float("nan"), limit=float("nan"), verdict="todo")
+    name = stem(golden.path)
+    if _matches(name, TODO):
+        yield Result(name=name, error=float("nan"), limit=float("nan"), verdict="todo")
         return
-    family = next((family for pattern, family in FAMILIES.items() if fnmatch.fnmatch(path.stem, pattern)), None)
+    family = next((family for pattern, family in FAMILIES.items() if fnmatch.fnmatch(name, pattern)), None)
     if family is None:
-        yield Result(name=f"{path.stem} (no case)", error=float("nan"), limit=float("nan"), verdict="FAIL")
+        yield Result(name=f"{name} (no case)", error=float("nan"), limit=float("nan"), verdict="FAIL")
         return
-    golden = read_golden(path)
     with torch.inference_mode():
         computed = family.compute(golden)
-    for name, expected in golden.tensors.items():
-        if not _matches(name, family.inputs):
-            yield compare(f"{path.stem}.{name}", computed.get(name), expected, _limit(name, family))
+    for output, expected in golden.tensors.items():
+        if not _matches(output, family.inputs):
+            yield compare(f"{name}.{output}", computed.get(output), expected, _limit(output, family))
 
 
 def compare(name: str, computed: Tensor | None, expected: Tensor, limit: float) -> Result:

@@ -28,9 +28,7 @@ def document(project: Path) -> schema.Schema:
         ("note=", "note", ""),
     ],
 )
-def test_values_take_the_type_of_the_schema(
-    document: schema.Schema, token: str, name: str, value: Any
-) -> None:
+def test_values_take_the_type_of_the_schema(document: schema.Schema, token: str, name: str, value: Any) -> None:
     inputs = read_inputs(["picture=https://example.org/a.png", token], document)
     assert inputs[name] == value
     assert type(inputs[name]) is type(value)

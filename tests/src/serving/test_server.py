@@ -76,9 +76,7 @@ def test_a_failure_is_an_answer_and_the_next_request_works(server: Server) -> No
 def test_cancel_stops_the_work_and_leaves_the_next_request_alone(server: Server) -> None:
     answers: list[dict[str, Any]] = []
     request = {"picture": FILE, "steps": 1000}
-    thread = threading.Thread(
-        target=lambda: answers.append(server.predict(request, prediction_id="long-one"))
-    )
+    thread = threading.Thread(target=lambda: answers.append(server.predict(request, prediction_id="long-one")))
     thread.start()
     wait_for(lambda: server.health()["status"] == "BUSY")
     started = time.monotonic()

@@ -1,0 +1,24 @@
+"""What several tests need."""
+
+from pathlib import Path
+
+import pytest
+
+from training.random_weights import write_model
+from wan.configs import WAN_CONFIGS, ModelConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def puppet() -> ModelConfig:
+    """The small model's configuration."""
+    return WAN_CONFIGS["multitalk-puppet"]
+
+
+@pytest.fixture(scope="session")
+def puppet_folder(puppet: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with random weights, in the published file formats."""
+    folder = tmp_path_factory.mktemp("puppet")
+    write_model(puppet, folder, seed=0)
+    return folder
