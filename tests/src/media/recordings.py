@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
@@ -42,6 +43,7 @@ def encoded(
     with av.open(str(path), "w", format=form, options=options or {}) as container:
         video = _video_stream(container) if pictures else None
         stream = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, AudioStream)
         if video is not None:
             _black(container, video, samples_CN.shape[1] / rate)
         for first in range(0, samples_CN.shape[1], 1024):

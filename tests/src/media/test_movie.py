@@ -113,10 +113,12 @@ def test_surround_keeps_its_order(tmp_path: Path, channels: int) -> None:
 
 def test_sound_and_pictures_come_in_turn(tmp_path: Path) -> None:
     """Otherwise a player has to hold a whole stream to show the other."""
-    sound = Sound(samples_CN=tones(48000, 2, 12.0), rate=48000)
-    path = write(tmp_path / "a.mp4", frames_of(300), sound)
+    sound = Sound(samples_CN=tones(48000, 2, 16.0), rate=48000)
+    path = write(tmp_path / "a.mp4", frames_of(400), sound)
     with av.open(str(path)) as container:
-        times = [(packet.stream.type, packet.dts * packet.time_base) for packet in container.demux() if packet.size]
+        times = [
+            (packet.stream.type, (packet.dts or 0) * packet.time_base) for packet in container.demux() if packet.size
+        ]
     latest = {"video": 0.0, "audio": 0.0}
     for kind, time in times:
         latest[kind] = float(time)
