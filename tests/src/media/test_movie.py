@@ -113,16 +113,29 @@ def test_surround_keeps_its_order(tmp_path: Path, channels: int) -> None:
 
 def test_sound_and_pictures_come_in_turn(tmp_path: Path) -> None:
     """Otherwise a player has to hold a whole stream to show the other."""
-    sound = Sound(samples_CN=tones(48000, 2, 16.0), rate=48000)
-    path = write(tmp_path / "a.mp4", frames_of(400), sound)
-    with av.open(str(path)) as container:
-        times = [
-            (packet.stream.type, (packet.dts or 0) * packet.time_base) for packet in container.demux() if packet.size
+    sound = Sound(samples_CN=tones(48000, 2, 6.0), rate=48000)
+    with av.open(str(write(tmp_path / "a.mp4", frames_of(150), sound))) as container:
+        places = [
+            (packet.pos or 0, packet.stream.type, (packet.dts or 0) * packet.time_base)
+            for packet in container.demux()
+            if packet.size
         ]
     latest = {"video": 0.0, "audio": 0.0}
-    for kind, time in times:
+    for _, kind, time in sorted(places):
         latest[kind] = float(time)
         assert abs(latest["video"] - latest["audio"]) < 1.1
+
+
+def test_what_is_encoded_goes_to_the_disk_at_once(tmp_path: Path) -> None:
+    """Memory holds what the encoder looks ahead, not the movie."""
+    noise_FHWC = np.random.default_rng(0).integers(0, 256, (200, HEIGHT, WIDTH, 3), np.uint8)
+    sound = Sound(samples_CN=tones(48000, 2, 8.0), rate=48000)
+    path = tmp_path / "a.mp4"
+    with MovieWriter(path, width=WIDTH, height=HEIGHT, frames=200, soundtrack=sound) as movie:
+        movie.write(noise_FHWC)
+        (draft,) = tmp_path.iterdir()
+        written = draft.stat().st_size
+    assert written > 0.6 * path.stat().st_size
 
 
 @pytest.mark.parametrize("written", [0, 3, 5])
