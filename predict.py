@@ -1,17 +1,120 @@
 """Cog's entry point: a picture, one or two voices and a sentence become an MP4 of people talking."""
 # ruff: noqa: B008, E501, UP045 - Cog reads the inputs as text: Input(...) calls, one string each, Optional[...].
 
+import logging
+import os
+import secrets
+import shutil
 import sys
-from typing import Optional
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Optional, cast
 
+import numpy as np
+import torch
 from cog import BasePredictor, Input, Path
+from PIL import Image
+
+import weights
+from src.audio_analysis.timeline import TRACK_RATE, Mode, Timeline, arrange, fit
+from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from src.media.boxes import parse_person_boxes
+from src.media.errors import InputError
+from src.media.movie import MovieWriter
+from src.media.picture import read_picture
+from src.media.sound import read_sound, silence_like
+from src.media.upload import local_path
+from src.serving.stages import Stages
+from wan import MultiTalkPipeline
+from wan.chunks import fit_chunk
+from wan.conditioning.framing import frame_picture
+from wan.conditioning.picture import nearest_bucket
+from wan.conditioning.request import Request
+from wan.conditioning.speakers import Box, SpeakerError
+from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.multitalk import Progress
+from wan.sampling.options import Options, resolve_options
+from wan.types import FPS
+
+logger = logging.getLogger("multitalk")
+
+MAX_PROMPT = 5000
+DEFAULT_MODEL = "multitalk-14B"
+DEFAULT_FOLDER = "weights"
+DEFAULT_MAX_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator chooses, from the environment."""
+
+    config: ModelConfig
+    folder: Path
+    max_seconds: float
+    local_files: bool
+
+    @property
+    def max_frames(self) -> int:
+        """The longest video, in frames."""
+        return int(self.max_seconds * FPS)
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """MULTITALK_MODEL, MODEL_PATH, MAX_SECONDS and MULTITALK_LOCAL_FILES; ValueError for a value they cannot have."""
+    name = environ.get("MULTITALK_MODEL", DEFAULT_MODEL)
+    if name not in WAN_CONFIGS:
+        raise ValueError(f"MULTITALK_MODEL is {name!r}; allowed are {', '.join(WAN_CONFIGS)}")
+    seconds = environ.get("MAX_SECONDS", str(DEFAULT_MAX_SECONDS))
+    try:
+        max_seconds = float(seconds)
+    except ValueError:
+        max_seconds = 0.0
+    if not 0 < max_seconds < float("inf"):
+        raise ValueError(f"MAX_SECONDS is {seconds!r}; a number of seconds above 0 is needed")
+    return Settings(
+        config=WAN_CONFIGS[name],
+        folder=Path(environ.get("MODEL_PATH", DEFAULT_FOLDER)),
+        max_seconds=max_seconds,
+        local_files=environ.get("MULTITALK_LOCAL_FILES", "0") == "1",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A request whose every value has been checked; no network has run yet."""
+
+    picture: Image.Image
+    timeline: Timeline
+    boxes: tuple[Box, Box] | None
+    prompt: str
+    options: Options
+    frames: int
 
 
 class Predictor(BasePredictor):
     """Loads the model once and answers one request after another."""
 
     def setup(self) -> None:
-        """Load the model and warm it up."""
+        """Fetch what is missing, load the model and warm it up."""
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        start = time.perf_counter()
+        self.settings = read_settings(os.environ)
+        config, folder = self.settings.config, self.settings.folder
+        require_device(config)
+        fetched = [
+            name for name in (config.files.base, config.files.audio, config.files.speech) if name in weights.BUNDLES
+        ]
+        weights.ensure(folder, fetched)
+        self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+        speech_folder = folder / config.files.speech
+        self.speech = Wav2Vec2Model.from_pretrained(speech_folder, local_files_only=True)
+        self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
+        self.output: Path | None = None
+        logger.info("%s loaded on %s in %.1f s", config.name, self.pipeline.device, time.perf_counter() - start)
+        self.warm_up()
+        logger.info("ready after %.1f s", time.perf_counter() - start)
 
     # Cog reads this signature as text: literals only, one plain string for each description. Its order is
     # an interface: append new inputs at the end (see CONTRIBUTING.md).
@@ -110,7 +213,213 @@ class Predictor(BasePredictor):
         ),
     ) -> Path:
         """Make one video."""
-        raise NotImplementedError
+        self.remove_last_output()
+        start = time.perf_counter()
+        with torch.inference_mode():
+            try:
+                job = self.check(
+                    files={"image": image, "first_audio": first_audio, "second_audio": second_audio},
+                    prompt=prompt,
+                    negative_prompt=negative_prompt,
+                    num_frames=num_frames,
+                    person_boxes=person_boxes,
+                    audio_mode=audio_mode,
+                    audio_start=float(audio_start),
+                    audio_duration=None if audio_duration is None else float(audio_duration),
+                    resolution=resolution,
+                    turbo=turbo,
+                    sampling_steps=int(sampling_steps),
+                    seed=secrets.randbelow(2**31) if seed is None else int(seed),
+                    text_guide_scale=text_guidance,
+                    audio_guide_scale=audio_guidance,
+                    shift=shift,
+                    color_correction_strength=color_correction,
+                    use_apg=use_apg,
+                )
+                stages = Stages()
+                path = self.make_movie(job, stages)
+            except InputError:
+                raise
+            except torch.OutOfMemoryError as error:
+                raise RuntimeError(f"the GPU's memory is not enough for this request: {error}") from error
+            except Exception:
+                logger.exception("the prediction failed")
+                raise
+        self.record(job, stages, time.perf_counter() - start)
+        return path
+
+    def check(
+        self,
+        *,
+        files: Mapping[str, Path | str | None],
+        prompt: str,
+        negative_prompt: str | None,
+        num_frames: int | None,
+        person_boxes: str | None,
+        audio_mode: str,
+        audio_start: float,
+        audio_duration: float | None,
+        resolution: str,
+        **sampling: Any,
+    ) -> Job:
+        """Read and check every input; InputError names the input, its value and what is allowed."""
+        settings = self.settings
+        paths = {
+            name: local_path(value, name=name, allowed=settings.local_files)
+            for name, value in files.items()
+            if value is not None
+        }
+        check_prompt("prompt", prompt)
+        if negative_prompt:
+            check_prompt("negative_prompt", negative_prompt)
+        picture = read_picture(paths.pop("image"))
+        boxes = read_boxes(person_boxes, picture, voices=len(paths))
+        voices = [
+            read_sound(path, name=name, start=audio_start, duration=audio_duration, max_seconds=settings.max_seconds)
+            for name, path in paths.items()
+        ]
+        if boxes is not None and len(voices) == 1:
+            voices, audio_mode = [*voices, silence_like(voices[0])], "para"
+        timeline = arrange(voices, cast(Mode, audio_mode))
+        frames = timeline.frames if num_frames is None else int(num_frames)
+        check_length(frames, num_frames, timeline, settings)
+        frame_num, motion_frame = fit_chunk(frames, settings.config.frame_num, settings.config.motion_frame)
+        options = resolve_options(
+            settings.config,
+            size_class=resolution.removesuffix("p"),
+            negative_prompt=negative_prompt,
+            frame_num=frame_num,
+            motion_frame=motion_frame,
+            **sampling,
+        )
+        check_speakers(picture, boxes, person_boxes, len(voices), settings.config.buckets[options.size_class])
+        return Job(
+            picture=picture,
+            timeline=fit(timeline, frames),
+            boxes=boxes,
+            prompt=prompt,
+            options=options,
+            frames=frames,
+        )
+
+    def make_movie(self, job: Job, stages: Stages) -> Path:
+        """Run the networks, and hand every chunk to the encoder as it comes. Returns the MP4's path."""
+        logger.info("seed %d, %d frames", job.options.seed, job.frames)
+        tracks = tuple(self.embed(track) for track in job.timeline.tracks)
+        stages.done("speech")
+        request = Request(picture=job.picture, tracks=tracks, prompt=job.prompt, boxes=job.boxes, num_frames=job.frames)
+        self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
+        path = self.output / "output.mp4"
+        height, width = frame_size(job, self.settings.config)
+        with MovieWriter(
+            path, width=width, height=height, fps=FPS, soundtrack=job.timeline.soundtrack, frames=job.frames
+        ) as movie:
+            for video in self.pipeline.stream(request, job.options, lambda done: report(done, stages)):
+                movie.write(to_pixels(video))
+                stages.done("encode")
+        return path
+
+    def embed(self, track_N: np.ndarray) -> torch.Tensor:
+        """Speech states of a 16 kHz track, frames x layers x width."""
+        return self.speech.get_embeddings(self.speech.extract_features(track_N, TRACK_RATE)).cpu()
+
+    def record(self, job: Job, stages: Stages, seconds: float) -> None:
+        """Tell Cog what was done."""
+        height, width = frame_size(job, self.settings.config)
+        self.record_metric("model", self.settings.config.name)
+        self.record_metric("seed", job.options.seed)
+        self.record_metric("frames", job.frames)
+        self.record_metric("width", width)
+        self.record_metric("height", height)
+        self.record_metric("seconds_per_step", stages.mean("denoise"))
+        self.record_metric("seconds.total", seconds)
+        for stage, spent in stages.seconds.items():
+            self.record_metric(f"seconds.{stage}", spent)
+
+    def warm_up(self) -> None:
+        """One step of a short clip with two persons, so that the first request meets no cold start."""
+        config = self.settings.config
+        second = np.zeros(TRACK_RATE, dtype=np.float32)
+        with torch.inference_mode():
+            request = Request(
+                picture=Image.new("RGB", (512, 256), "grey"), tracks=(self.embed(second),) * 2, prompt="warm-up"
+            )
+            size_class = next(iter(config.buckets))
+            options = resolve_options(config, size_class=size_class, turbo=True, sampling_steps=1, seed=0)
+            for _ in self.pipeline.stream(request, options):
+                pass
+
+    def remove_last_output(self) -> None:
+        """Cog deletes a request's inputs, never its outputs: the last one's goes when the next begins."""
+        if self.output is not None:
+            shutil.rmtree(self.output, ignore_errors=True)
+            self.output = None
+
+
+def require_device(config: ModelConfig) -> None:
+    """Fail at once where the model cannot run."""
+    if config.needs_gpu and not torch.cuda.is_available():
+        small = next(name for name, other in WAN_CONFIGS.items() if not other.needs_gpu)
+        raise RuntimeError(
+            f"{config.name} needs an NVIDIA GPU and this machine has none that PyTorch can use; "
+            f"set MULTITALK_MODEL={small} for the small model that runs on a processor"
+        )
+
+
+def check_prompt(name: str, text: str) -> None:
+    """InputError for blank text, and for more than MAX_PROMPT characters."""
+    if not text.strip():
+        raise InputError(f"{name} is {text[:20]!r}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank")
+    if len(text) > MAX_PROMPT:
+        raise InputError(f"{name} has {len(text):,} characters; at most {MAX_PROMPT:,} are allowed")
+
+
+def read_boxes(text: str | None, picture: Image.Image, voices: int) -> tuple[Box, Box] | None:
+    """Boxes of two persons in the network's terms."""
+    rectangles = parse_person_boxes(text, width=picture.width, height=picture.height, voices=voices)
+    if rectangles is None:
+        return None
+    first, second = (Box(top=r.top, left=r.left, bottom=r.bottom, right=r.right) for r in rectangles)
+    return first, second
+
+
+def check_length(frames: int, num_frames: int | None, timeline: Timeline, settings: Settings) -> None:
+    """InputError with both numbers when the video would be longer than the operator allows, or has no frame."""
+    if 1 <= frames <= settings.max_frames:
+        return
+    limit = f"{settings.max_frames:,} frames ({settings.max_seconds:g} s, MAX_SECONDS)"
+    if num_frames is None:
+        raise InputError(
+            f"first_audio and second_audio together last {timeline.soundtrack.seconds:.2f} s; at most {limit} are allowed"
+        )
+    raise InputError(f"num_frames is {num_frames:,}; 1 to {limit} are allowed")
+
+
+def check_speakers(
+    picture: Image.Image, boxes: tuple[Box, Box] | None, text: str | None, persons: int, buckets: Any
+) -> None:
+    """InputError when the crop leaves a person, or the background, no place."""
+    try:
+        frame_picture(picture.height, picture.width, buckets, persons, boxes)
+    except SpeakerError as error:
+        raise InputError(f"person_boxes is {text!r}: {error}") from error
+
+
+def frame_size(job: Job, config: ModelConfig) -> tuple[int, int]:
+    """Height and width of the video in pixels."""
+    return nearest_bucket(job.picture.height, job.picture.width, config.buckets[job.options.size_class])
+
+
+def report(done: Progress, stages: Stages) -> None:
+    """Pass a report of the pipeline on."""
+    step = f", step {done.step} of {done.steps}" if done.steps > 1 else ""
+    stages.done(done.stage, f"chunk {done.chunk} of {done.chunks}{step}")
+
+
+def to_pixels(video_CFHW: torch.Tensor) -> np.ndarray:
+    """[-1, 1] to uint8 F x H x W x C, rounded on the device."""
+    pixels = ((video_CFHW + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from transformers import AutoTokenizer
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPVisionModel
 
 from wan import naming
-from wan.configs.schema import ModelConfig, TransformerConfig
+from wan.configs.schema import ImageEncoderConfig, ModelConfig, TransformerConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.transformer import FLOAT32_NAMES, MultiTalkTransformer
@@ -25,7 +25,7 @@ from wan.modules.vae import VideoVAE, build_vae
 
 logger = logging.getLogger(__name__)
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound=Any)
 _LISTED = 20
 _SHARDS = "diffusion_pytorch_model*.safetensors"
 
@@ -42,6 +42,17 @@ class Models:
     vae: VideoVAE
     text_encoder: TextEncoder
     image_encoder: ImageEncoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a network's parameters go, and as what."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+CPU = Placement(device=torch.device("cpu"), dtype=torch.float32)
 
 
 def load_models(config: ModelConfig, folder: Path, device: torch.device) -> Models:
@@ -93,33 +104,44 @@ def load_transformer(
 
 def load_vae(config: ModelConfig, path: Path, device: torch.device) -> VideoVAE:
     """The VAE from its published `.pth`."""
-    module = load_library_module(lambda: build_vae(config.vae), naming.vae_name(config.vae.num_res_blocks), read_pth(path))
-    return VideoVAE(module.to(device, getattr(torch, config.vae_dtype)))
+    place = Placement(device=device, dtype=getattr(torch, config.vae_dtype))
+    name = naming.vae_name(config.vae.num_res_blocks)
+    return VideoVAE(load_library_module(lambda: build_vae(config.vae), name, read_pth(path), place=place))
 
 
 def load_text_encoder(config: ModelConfig, base: Path, device: torch.device) -> TextEncoder:
     """The UMT5 encoder and its tokenizer from the base bundle."""
-    tensors = read_pth(base / config.files.text_encoder)
-    module = load_library_module(lambda: build_text_encoder(config.text_encoder), naming.text_encoder_name, tensors)
-    tokenizer_folder = base / config.files.tokenizer
-    if not tokenizer_folder.is_dir():
-        raise CheckpointError(f"no tokenizer folder {tokenizer_folder}")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-    return TextEncoder(module.to(device, getattr(torch, config.dtype)), tokenizer, config.transformer.text_len)
+    folder = base / config.files.tokenizer
+    if not folder.is_dir():
+        raise CheckpointError(f"no tokenizer folder {folder}")
+    module = load_library_module(
+        lambda: build_text_encoder(config.text_encoder),
+        naming.text_encoder_name,
+        read_pth(base / config.files.text_encoder),
+        place=Placement(device=device, dtype=getattr(torch, config.dtype)),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return TextEncoder(module, tokenizer, config.transformer.text_len)
 
 
 def load_image_encoder(config: ModelConfig, path: Path, device: torch.device) -> ImageEncoder:
     """CLIP's vision tower from the published file of both towers."""
-    module = load_image_module(config, naming.split_qkv(read_pth(path)))
-    return ImageEncoder(module.to(device, getattr(torch, config.image_encoder_dtype)))
+    place = Placement(device=device, dtype=getattr(torch, config.image_encoder_dtype))
+    return ImageEncoder(load_image_module(config.image_encoder, read_pth(path), place))
 
 
-def load_image_module(config: ModelConfig, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The vision tower without its last block from tensors whose q, k and v are split."""
-    unused = (*naming.IMAGE_UNUSED, f"visual.transformer.{config.image_encoder.num_layers - 1}.")
-    module = load_library_module(lambda: build_image_encoder(config.image_encoder), naming.image_encoder_name, tensors, unused)
+def load_image_module(config: ImageEncoderConfig, tensors: Mapping[str, Tensor], place: Placement) -> CLIPVisionModel:
+    """The vision tower, less its last block, from the tensors of the published file."""
+    module = load_library_module(
+        lambda: build_image_encoder(config),
+        naming.image_encoder_name,
+        naming.split_qkv(tensors),
+        (*naming.IMAGE_UNUSED, f"visual.transformer.{config.num_layers - 1}."),
+        place,
+    )
     embeddings = module.embeddings
-    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
+    # Not in any file, and still on the meta device.
+    embeddings.register_buffer("position_ids", torch.arange(embeddings.num_positions, device=place.device)[None], False)
     return module
 
 
@@ -193,13 +215,20 @@ def assign(module: M, tensors: Mapping[str, Tensor]) -> M:
 
 
 def load_library_module(
-    build: Callable[[], M], name: naming.Naming, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
+    build: Callable[[], M],
+    name: naming.Naming,
+    tensors: Mapping[str, Tensor],
+    unused: tuple[str, ...] = (),
+    place: Placement = CPU,
 ) -> M:
+    """A library's module from tensors in their published naming; `unused` are beginnings of names to leave out."""
     with torch.device("meta"):
         module = build()
     names = {ours: name(ours) for ours in module.state_dict()}
-    check_names(names.values(), tensors, type(module).__name__, unused)
-    return assign(module, {ours: tensors[published] for ours, published in names.items()})
+    what = type(module).__name__
+    check_names(names.values(), tensors, what, unused)
+    placed = {published: tensors[published].to(place.device, place.dtype) for published in set(names.values())}
+    return assign(module, {ours: placed[published] for ours, published in names.items()})
 
 
 def _base_folder(config: ModelConfig, folder: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from wan.types import TEMPORAL_STRIDE, whole_latents
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
@@ -24,8 +26,13 @@ def plan_chunks(length: int, frame_num: int, motion_frame: int) -> list[Chunk]:
         overlap = motion_frame if chunks else 0
         start = covered - overlap
         fresh = min(frame_num - overlap, length - covered)
-        chunks.append(
-            Chunk(index=len(chunks), start=start, stop=start + frame_num, overlap=overlap, fresh=fresh)
-        )
+        chunks.append(Chunk(index=len(chunks), start=start, stop=start + frame_num, overlap=overlap, fresh=fresh))
         covered += fresh
     return chunks
+
+
+def fit_chunk(length: int, frame_num: int, motion_frame: int) -> tuple[int, int]:
+    """(frame_num, motion_frame) for a video of `length` frames: one that is shorter than a chunk is made in the
+    smallest chunk of 4n + 1 frames that holds it, at least two latent frames."""
+    frame_num = min(frame_num, max(whole_latents(length), TEMPORAL_STRIDE + 1))
+    return frame_num, min(motion_frame, frame_num - TEMPORAL_STRIDE)

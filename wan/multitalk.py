@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ from torch import Tensor
 from wan.checkpoint import Models, load_models
 from wan.chunks import Chunk, plan_chunks
 from wan.color import match_color
+from wan.conditioning.framing import frame_picture
 from wan.conditioning.latent import condition_latent
-from wan.conditioning.picture import crop_picture, nearest_bucket, plan_crop
+from wan.conditioning.picture import crop_picture
 from wan.conditioning.request import EmbedSpeech, Request, parse_request
-from wan.conditioning.speakers import latent_masks
 from wan.conditioning.speech import speech_windows
 from wan.configs.schema import ModelConfig
 from wan.modules.labels import token_masks
@@ -36,13 +36,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What has just been done; `step` of `steps` counts within a stage, `chunk` of `chunks` from 1."""
+    """What has just been done; counts are from 1.
+
+    Stages: "prepare" once, then for every chunk "condition", "denoise" (once a step) and "decode".
+    """
 
     stage: str
     chunk: int
     chunks: int
     step: int = 1
     steps: int = 1
+
+
+class Report(Protocol):
+    """Says that a stage, or a step of it, is done."""
+
+    def __call__(self, stage: str, step: int = 1, steps: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +158,9 @@ class MultiTalkPipeline:
         generator = torch.Generator(self.device).manual_seed(options.seed)
         known = scene.frame_CHW[:, None]
         for chunk in scene.chunks:
-
-            def report(stage: str, step: int = 1, steps: int = 1, number: int = chunk.index + 1) -> None:
-                if progress is not None:
-                    self._synchronize()
-                    progress(
-                        Progress(stage=stage, chunk=number, chunks=len(scene.chunks), step=step, steps=steps)
-                    )
-
+            report = self._reporter(progress, chunk.index + 1, len(scene.chunks))
+            if chunk.index == 0:
+                report("prepare")
             video = self.make_chunk(request, options, scene, chunk, known, generator, report)
             known = video[:, -options.motion_frame :]
             yield video[:, chunk.overlap : chunk.overlap + chunk.fresh]
@@ -164,16 +168,10 @@ class MultiTalkPipeline:
     @torch.inference_mode()
     def prepare(self, request: Request, options: Options) -> Scene:
         """Check the request against the model's grid, then compute what all chunks share."""
-        picture = request.picture
-        bucket = nearest_bucket(picture.height, picture.width, self.config.buckets[options.size_class])
-        crop = plan_crop(picture.height, picture.width, bucket)
-        size = VideoSize(frames=options.frame_num, height=bucket[0], width=bucket[1])
-        two = len(request.tracks) == 2
-        masks = (
-            latent_masks(picture.height, picture.width, request.boxes, crop)
-            if two
-            else torch.ones(3, *size.latent[1:])
-        )
+        picture, buckets = request.picture, self.config.buckets[options.size_class]
+        framing = frame_picture(picture.height, picture.width, buckets, len(request.tracks), request.boxes)
+        height, width = framing.crop.size
+        size = VideoSize(frames=options.frame_num, height=height, width=width)
         length = request.num_frames or min(max(map(len, request.tracks)), options.max_frames_num)
 
         transformer = self.models.transformer
@@ -184,8 +182,8 @@ class MultiTalkPipeline:
         return Scene(
             size=size,
             chunks=plan_chunks(length, options.frame_num, options.motion_frame),
-            frame_CHW=crop_picture(picture, crop).to(self.device),
-            masks_3HW=masks,
+            frame_CHW=crop_picture(picture, framing.crop).to(self.device),
+            masks_3HW=framing.masks,
             texts={key: transformer.embed_text(self.models.text_encoder(texts[key])) for key in prompts},
             silence=transformer.embed_speech(self._silence(size)),
             times=times.tolist(),
@@ -207,7 +205,7 @@ class MultiTalkPipeline:
         chunk: Chunk,
         known_CFHW: Tensor,
         generator: torch.Generator,
-        report: Callable[..., None],
+        report: Report,
     ) -> Tensor:
         """One chunk, float32 3 x F x H x W in [-1, 1], continuing from `known_CFHW`, the picture or last frames."""
         condition = condition_latent(self.models.vae, known_CFHW, scene.size)
@@ -268,6 +266,14 @@ class MultiTalkPipeline:
             1, 1, size.frames, sizes.audio_window, sizes.audio_layers, sizes.audio_dim, device=self.device
         )
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _reporter(self, progress: Callable[[Progress], None] | None, chunk: int, chunks: int) -> Report:
+        """What tells the caller that a stage, or a step of it, is done; waits for the device, so that it is true."""
+
+        def report(stage: str, step: int = 1, steps: int = 1) -> None:
+            if progress is None:
+                return
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=steps))
+
+        return report

@@ -4,8 +4,9 @@ The tables go from our side to the file's, so that one direction both loads (loo
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 Naming = Callable[[str], str]
@@ -13,7 +14,10 @@ Naming = Callable[[str], str]
 _TEXT = (
     (r"^(shared|encoder\.embed_tokens)\.", "token_embedding."),
     (r"^encoder\.final_layer_norm\.", "norm."),
-    (r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.", r"blocks.\1.pos_embedding.embedding."),
+    (
+        r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.",
+        r"blocks.\1.pos_embedding.embedding.",
+    ),
     (r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.", r"blocks.\1.attn."),
     (r"^encoder\.block\.(\d+)\.layer\.0\.layer_norm\.", r"blocks.\1.norm1."),
     (r"^encoder\.block\.(\d+)\.layer\.1\.layer_norm\.", r"blocks.\1.norm2."),
@@ -82,7 +86,7 @@ def vae_name(num_res_blocks: int) -> Naming:
     return name
 
 
-def split_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """CLIP's `to_qkv` as q, k and v, the thirds of its rows, and its embeddings in the library's shapes."""
     split = {}
     for name, tensor in tensors.items():
@@ -96,6 +100,22 @@ def split_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             split[name] = tensor
     return split
+
+
+def merge_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `split_qkv`."""
+    merged = {}
+    for name, tensor in tensors.items():
+        if ".attn.q." in name:
+            parts = [tensors[name.replace(".attn.q.", f".attn.{letter}.")] for letter in "qkv"]
+            merged[name.replace(".attn.q.", ".attn.to_qkv.")] = torch.cat(parts)
+        elif name == "visual.cls_embedding":
+            merged[name] = tensor[None, None]
+        elif name == "visual.pos_embedding":
+            merged[name] = tensor[None]
+        elif ".attn.k." not in name and ".attn.v." not in name:
+            merged[name] = tensor
+    return merged
 
 
 def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:

@@ -119,6 +119,11 @@ def _too_short(part: _Part, *, used: float, seen: float, name: str) -> str:
     return f"{left}; at least {MIN_SECONDS} s (one frame of video) are needed"
 
 
+def silence_like(sound: Sound) -> Sound:
+    """One silent channel, as long as another sound."""
+    return Sound(samples_CN=np.zeros_like(sound.samples_CN[:1]), rate=sound.rate)
+
+
 def mono(sound: Sound, rate: int) -> np.ndarray:
     """The mean of the channels at `rate` Hz: (N,) float32."""
     return _resample(sound.samples_CN.mean(axis=0, dtype=np.float32, keepdims=True), sound.rate, rate)[0]

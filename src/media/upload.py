@@ -34,6 +34,19 @@ SIGNATURES = (
 )
 
 
+def local_path(value: Path | str, *, name: str, allowed: bool) -> Path:
+    """Where an input file lies. Cog turns uploads, URLs and data URIs into paths; any other text stays text.
+
+    Raises InputError for text unless the operator allows paths on this machine.
+    """
+    if isinstance(value, str) and not allowed:
+        raise InputError(
+            f"{name} is {value[:100]!r}; an upload, an http or https URL or a data URI is needed "
+            "(MULTITALK_LOCAL_FILES=1 lets the operator allow paths on the server)"
+        )
+    return Path(value)
+
+
 def require_file(path: Path, *, name: str) -> None:
     """Raises InputError when `path` is no file that can be read, or an empty one."""
     if path.is_dir():

@@ -172,14 +172,14 @@ class Server:
         if status == 422:
             raise InputRefusedError(refusal(answer))
         if status != 200 or not isinstance(answer, dict):
-            raise ServerError(f"the server answered {status}: {str(answer)[:300]}")
+            raise ServerError(f"the server answered {status}: {shortened(str(answer))}")
         return answer
 
     def cancel(self, prediction_id: str) -> None:
         """Ask the server to stop a prediction; its own request then ends as canceled."""
         status, answer = self.request("POST", f"/predictions/{prediction_id}/cancel")
         if status != 200:
-            raise ServerError(f"cancel of {prediction_id} was answered {status}: {str(answer)[:300]}")
+            raise ServerError(f"cancel of {prediction_id} was answered {status}: {shortened(str(answer))}")
 
     def request(
         self, method: str, path: str, body: bytes | None = None, timeout: float | None = None
@@ -197,14 +197,15 @@ class Server:
 
     def stop(self) -> None:
         """End the server and its worker: asked first, forced after a while. Harmless when repeated."""
-        if self.process.poll() is None:
+        try:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_WAIT_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.reader.join(1.0)
+        finally:  # also when a second Ctrl-C ends the waiting
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.reader.join(1.0)
 
 
 def readable(line: str) -> str | None:
@@ -225,9 +226,14 @@ def readable(line: str) -> str | None:
 def refusal(answer: Any) -> str:
     """Which input a 422 refused and why, short: the server repeats the value, which may be a file."""
     try:
-        return "; ".join(f"{problem['loc'][-1]}: {problem['msg'][:200]}" for problem in answer["detail"])
+        return "; ".join(f"{problem['loc'][-1]}: {shortened(problem['msg'])}" for problem in answer["detail"])
     except (KeyError, IndexError, TypeError):
-        return f"the server refused the inputs: {str(answer)[:200]}"
+        return f"the server refused the inputs: {shortened(str(answer))}"
+
+
+def shortened(text: str) -> str:
+    """Both ends of a long text: the value comes first and what is allowed comes last."""
+    return text if len(text) <= 200 else f"{text[:80]} ... {text[-110:]}"
 
 
 def serve() -> None:

@@ -31,4 +31,5 @@ def read_golden(path: Path) -> GoldenFile:
     """Read every tensor of a golden file."""
     with safe_open(path, framework="pt") as handle:
         config = json.loads((handle.metadata() or {}).get("config", "{}"))
-        return GoldenFile(path=path, config=config, tensors={name: handle.get_tensor(name) for name in handle.keys()})
+        names = list(handle.keys())
+        return GoldenFile(path=path, config=config, tensors={name: handle.get_tensor(name) for name in names})

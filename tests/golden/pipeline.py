@@ -151,9 +151,7 @@ def model_config(golden: GoldenFile) -> ModelConfig:
     """The published model's rules on the sizes and buckets of the file."""
     size_class = golden.config["size_buckget"].rpartition("-")[2]
     buckets = {ratio: (size[0], size[1]) for ratio, (size, _) in golden.config["buckets"].items()}
-    return replace(
-        WAN_CONFIGS["multitalk-14B"], transformer=transformer_config(golden), buckets={size_class: buckets}
-    )
+    return replace(WAN_CONFIGS["multitalk-14B"], transformer=transformer_config(golden), buckets={size_class: buckets})
 
 
 def speech_tracks(options: dict[str, Any]) -> dict[str, Tensor]:

@@ -15,6 +15,10 @@ from wan.types import PATCH, SPATIAL_STRIDE
 _MARGIN = 0.05
 
 
+class SpeakerError(ValueError):
+    """A person, or the background, has no place left on the model's grid."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
     """A person's rectangle in pixels of the picture, half open: rows [top, bottom), columns [left, right)."""
@@ -47,7 +51,7 @@ def picture_masks(height: int, width: int, boxes: tuple[Box, Box] | None) -> Ten
 def latent_masks(height: int, width: int, boxes: tuple[Box, Box] | None, crop: Crop) -> Tensor:
     """The same masks, cropped as the picture and resized with nearest to the latent grid: 3 x H/8 x W/8.
 
-    Raises ValueError when a person or the background has no token left: nothing could then be bound to it.
+    Raises `SpeakerError` when a person or the background has no token left: nothing could then be bound to it.
     """
     cropped = crop_masks(picture_masks(height, width, boxes), crop)
     rows, columns = (side // SPATIAL_STRIDE for side in crop.size)
@@ -55,7 +59,7 @@ def latent_masks(height: int, width: int, boxes: tuple[Box, Box] | None, crop: C
     tokens = F.interpolate(masks[None], (rows // PATCH, columns // PATCH), mode="nearest")[0].sum((1, 2))
     for owner, count in zip(("person 1", "person 2", "the background"), tokens.tolist(), strict=True):
         if count == 0:
-            raise ValueError(
+            raise SpeakerError(
                 f"{_describe(boxes)}: nothing of {owner} is left on the model's grid of {columns // PATCH} x "
                 f"{rows // PATCH} tokens after the picture of {width} x {height} pixels is scaled and cropped; "
                 "every person, and the background, needs at least one token"

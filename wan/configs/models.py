@@ -19,15 +19,13 @@ NEGATIVE_PROMPT = (
 )
 
 # Polynomials fitted by TeaCache (Liu et al. 2024) for Wan2.1-I2V at each size class, highest power first.
-TEACACHE = {
+TEACACHE: dict[str, tuple[float, ...]] = {
     "480": (2.57151496e5, -3.54229917e4, 1.40286849e3, -1.35890334e1, 1.32517977e-1),
     "720": (8.10705460e3, 2.13393892e3, -3.72934672e2, 1.66203073e1, -4.17769401e-2),
 }
 
 TURBO = Preset(text_guide_scale=3.0, audio_guide_scale=3.0, teacache_thresh=0.8, shift={"480": 5.0, "720": 8.0})
-QUALITY = Preset(
-    text_guide_scale=5.0, audio_guide_scale=4.0, teacache_thresh=0.3, shift={"480": 7.0, "720": 11.0}
-)
+QUALITY = Preset(text_guide_scale=5.0, audio_guide_scale=4.0, teacache_thresh=0.3, shift={"480": 7.0, "720": 11.0})
 
 MULTITALK_14B = ModelConfig(
     name="multitalk-14B",
@@ -90,10 +88,8 @@ MULTITALK_PUPPET = ModelConfig(
     text_encoder=TextEncoderConfig(
         vocab_size=384, dim=64, head_dim=16, ffn_dim=128, num_layers=2, num_heads=4, num_buckets=32
     ),
-    image_encoder=ImageEncoderConfig(
-        image_size=56, patch_size=14, dim=64, mlp_dim=256, num_layers=3, num_heads=4
-    ),
-    vae=VideoVAEConfig(dim=16),
+    image_encoder=ImageEncoderConfig(image_size=56, patch_size=14, dim=64, mlp_dim=256, num_layers=3, num_heads=4),
+    vae=VideoVAEConfig(dim=8),
     files=Files(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
     buckets={"480": PUPPET_480, "720": PUPPET_720},
     teacache_coefficients=TEACACHE,

@@ -14,13 +14,13 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def build_image_encoder(config: ImageEncoderConfig) -> CLIPVisionModel:
+def build_image_encoder(config: ImageEncoderConfig, drop_last: bool = True) -> CLIPVisionModel:
     """The library's module without the last block, whose input is what the video model was trained on."""
     return CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=config.dim,
             intermediate_size=config.mlp_dim,
-            num_hidden_layers=config.num_layers - 1,
+            num_hidden_layers=config.num_layers - drop_last,
             num_attention_heads=config.num_heads,
             image_size=config.image_size,
             patch_size=config.patch_size,
@@ -35,9 +35,8 @@ class ImageEncoder:
 
     def __init__(self, model: CLIPVisionModel) -> None:
         self.model = model
-        self._mean, self._std = (
-            torch.tensor(values, device=model.device)[:, None, None] for values in (_MEAN, _STD)
-        )
+        self.side = int(model.config.image_size)  # type: ignore[arg-type]
+        self._mean, self._std = (torch.tensor(values, device=model.device)[:, None, None] for values in (_MEAN, _STD))
 
     def __call__(self, frame_CHW: Tensor) -> Tensor:
         """A frame 3 x H x W in [-1, 1] to 1 x S x C."""
@@ -46,6 +45,6 @@ class ImageEncoder:
 
     def preprocess(self, frame_CHW: Tensor) -> Tensor:
         """Bicubic to the tower's size, [0, 1], CLIP's mean and deviation: float32 1 x 3 x size x size."""
-        side = self.model.config.image_size
+        side = self.side
         small = F.interpolate(frame_CHW[None].float(), (side, side), mode="bicubic", align_corners=False)
         return (small * 0.5 + 0.5 - self._mean) / self._std

@@ -8,7 +8,7 @@ methods and passed in; a forward computes only what the noisy latent and the tim
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -179,8 +179,12 @@ class MultiTalkTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.img_emb = ImageProjection(config.image_dim, dim)
         self.audio_proj = AudioProjection(config)
-        self.blocks: nn.ModuleList = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
         self.head = Head(dim, config.out_dim, config.eps)
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,12 +213,12 @@ class MultiTalkTransformer(nn.Module):
         if missing < 0:
             raise ValueError(f"text of {states_BSC.shape[1]} tokens; at most {self.config.text_len} are allowed")
         text_BSD = self.text_embedding(F.pad(states_BSC.to(self.dtype), (0, 0, 0, missing)))
-        return tuple(block.cross_attn.text_keys_values(text_BSD) for block in self.blocks)
+        return tuple(block.cross_attn.text_keys_values(text_BSD) for block in self._blocks)
 
     def embed_image(self, tokens_BSC: Tensor) -> BlockConstants:
         """CLIP hidden states, B x image_tokens x image_dim."""
         image_BSD = self.img_emb(tokens_BSC.to(self.dtype))
-        return tuple(block.cross_attn.image_keys_values(image_BSD) for block in self.blocks)
+        return tuple(block.cross_attn.image_keys_values(image_BSD) for block in self._blocks)
 
     def embed_speech(self, windows_BNFWYC: Tensor) -> BlockConstants:
         """Windows of speech states, B x N x F x audio_window x audio_layers x audio_dim; N is 1 or 2.
@@ -225,7 +229,7 @@ class MultiTalkTransformer(nn.Module):
         if persons not in (1, 2):
             raise ValueError(f"{persons} speaking persons; the published weights tell 1 or 2 apart")
         tokens = self.audio_proj(windows_BNFWYC.to(self.dtype))
-        return tuple(block.audio_cross_attn.keys_values(tokens, persons) for block in self.blocks)
+        return tuple(block.audio_cross_attn.keys_values(tokens, persons) for block in self._blocks)
 
     def patchify(self, latent_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         """Noisy latent (16 channels) and mask + condition latent (4 + 16) to tokens, B x L x D."""
@@ -235,7 +239,7 @@ class MultiTalkTransformer(nn.Module):
     def run_blocks(self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, context: Context) -> Tensor:
         """The stack of blocks on tokens of any size."""
         constants = zip(context.text, context.image, context.speech, strict=True)
-        for block, block_constants in zip(self.blocks, constants, strict=True):
+        for block, block_constants in zip(self._blocks, constants, strict=True):
             x_BLD = block(x_BLD, time.e0, rotation, block_constants, context.masks)
         return x_BLD
 

@@ -29,8 +29,7 @@ class VideoVAE:
         self.model = model
         statistics = (model.config["latents_mean"], model.config["latents_std"])
         self._mean, self._std = (
-            torch.tensor(values, device=model.device, dtype=torch.float32)[:, None, None, None]
-            for values in statistics
+            torch.tensor(values, device=model.device, dtype=torch.float32)[:, None, None, None] for values in statistics
         )
 
     def encode(self, video_CFHW: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Shapes: C latent channels, T latent frames, H x W, D model width.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -83,7 +84,7 @@ def denoise(
     `on_step` is called with the number of steps done.
     """
     x = motion.impose(x, times[0])
-    for step, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for step, (t, t_next) in enumerate(itertools.pairwise(times)):
         prediction = guider({name: velocity(x, step, name) for name in guider.passes})
         x = motion.impose(euler_step(x, prediction, t, t_next), t_next)
         on_step(step + 1)

@@ -1,0 +1,61 @@
+# `make demo` and `make test` need only Python 3.11 or later and make; everything else goes into .venv.
+# TORCH_INDEX names where PyTorch's CPU build comes from on a machine without an NVIDIA GPU;
+# unset, pip's own configuration decides.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+TORCH := $(shell sed -n '/^torch==/p' requirements.txt)
+GPU := $(shell command -v nvidia-smi 2>/dev/null)
+PUPPET := weights/multitalk-puppet
+DEMO := outputs/demo.mp4
+
+.PHONY: demo test check serve soak clean
+.DEFAULT_GOAL := demo
+
+$(READY): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one with PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+ifeq ($(GPU),)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+endif
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(PUPPET): | $(READY)
+	rm -rf $@.partial
+	$(BIN)/python -m training.random_weights $@.partial
+	mv $@.partial $@
+
+demo: $(READY) | $(PUPPET)
+	@mkdir -p $(dir $(DEMO))
+	MULTITALK_MODEL=multitalk-puppet MODEL_PATH=$(PUPPET) $(BIN)/python predict.py \
+	    -i image=@examples/two_people.png \
+	    -i first_audio=@examples/voice_anna.flac -i second_audio=@examples/voice_ben.flac \
+	    -i sampling_steps=4 -i seed=1 -o $(DEMO)
+	@echo
+	@echo "The video: $(CURDIR)/$(DEMO)"
+	@echo "Its picture is noise: this small model has random weights until trained ones are there."
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not soak" --timeout 300
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layering.py
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak
+
+# The small model, unless MULTITALK_MODEL (and with it MODEL_PATH) names another.
+ifndef MULTITALK_MODEL
+serve: export MULTITALK_MODEL := multitalk-puppet
+serve: export MODEL_PATH := $(PUPPET)
+serve: $(PUPPET)
+endif
+serve: $(READY)
+	@exec $(BIN)/python -m src.serving.server
+
+clean:
+	rm -rf .venv .cog .mypy_cache .pytest_cache .ruff_cache outputs $(PUPPET).partial
