@@ -19,7 +19,7 @@ from wan.conditioning.framing import frame_picture
 from wan.conditioning.latent import condition_latent
 from wan.conditioning.picture import crop_picture
 from wan.conditioning.request import EmbedSpeech, Request, parse_request
-from wan.conditioning.speech import speech_windows
+from wan.conditioning.speech import check_tracks, speech_windows
 from wan.configs.schema import ModelConfig
 from wan.modules.labels import token_masks
 from wan.modules.rope import Rotation, video_rotation
@@ -168,6 +168,8 @@ class MultiTalkPipeline:
     @torch.inference_mode()
     def prepare(self, request: Request, options: Options) -> Scene:
         """Check the request against the model's grid, then compute what all chunks share."""
+        sizes = self.config.transformer
+        check_tracks(request.tracks, sizes.audio_layers, sizes.audio_dim)
         picture, buckets = request.picture, self.config.buckets[options.size_class]
         framing = frame_picture(picture.height, picture.width, buckets, len(request.tracks), request.boxes)
         height, width = framing.crop.size

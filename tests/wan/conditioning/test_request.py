@@ -1,0 +1,86 @@
+"""Both known forms of `input_data`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from wan.conditioning.request import parse_request
+from wan.conditioning.speakers import Box
+
+TRACK = torch.randn(30, 4, 64)
+PICTURE = Image.new("RGB", (200, 100))
+CLASSIC: dict[str, Any] = {"prompt": "hello", "cond_image": PICTURE, "cond_audio": {"person1": TRACK}}
+
+
+def test_classic_form() -> None:
+    boxes = {"person1": [10, 5, 90, 95], "person2": [10, 105, 90, 195]}
+    two = {"person1": TRACK, "person2": TRACK}
+    request = parse_request({**CLASSIC, "cond_audio": two, "audio_type": "para", "bbox": boxes})
+    assert request.boxes == (
+        Box(top=10, left=5, bottom=90, right=95),
+        Box(top=10, left=105, bottom=90, right=195),
+    )
+    assert len(request.tracks) == 2
+
+
+@pytest.mark.parametrize("speech", [TRACK, [TRACK], {"person1": TRACK}, TRACK.numpy()])
+def test_plain_form(speech: Any) -> None:
+    data = {"prompt": "hello", "image": PICTURE, "audio_embeddings": speech, "num_frames": 21, "motion_frame": 5}
+    request = parse_request(data)
+    assert torch.equal(request.tracks[0], TRACK)
+    assert (request.num_frames, request.motion_frame) == (21, 5)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])
+def test_saved_embeddings_and_picture_paths(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"track{suffix}"
+    {
+        ".pt": lambda: torch.save(TRACK, path),
+        ".npy": lambda: np.save(path, TRACK.numpy()),
+        ".safetensors": lambda: save_file({"track": TRACK}, path),
+    }[suffix]()
+    PICTURE.save(tmp_path / "picture.png")
+    request = parse_request(
+        {**CLASSIC, "cond_image": str(tmp_path / "picture.png"), "cond_audio": {"person1": str(path)}}
+    )
+    assert torch.equal(request.tracks[0], TRACK)
+    assert request.picture.size == (200, 100)
+
+
+def test_sound_files_go_through_the_callers_function() -> None:
+    def embed(paths: Sequence[Path], mode: str) -> list[torch.Tensor]:
+        assert ([path.name for path in paths], mode) == (["a.wav", "b.wav"], "para")
+        return [TRACK, TRACK]
+
+    sounds = {"person1": "a.wav", "person2": "b.wav"}
+    request = parse_request({**CLASSIC, "cond_audio": sounds, "audio_type": "para"}, embed)
+    assert len(request.tracks) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt": "  "}, "prompt is '  '"),
+        ({"prompt": None}, "lacks 'prompt'"),
+        ({"cond_audio": None}, "lacks 'cond_audio'"),
+        ({"cond_audio": {"person3": TRACK}}, "person3"),
+        ({"cond_audio": {"person1": "voice.wav"}}, "voice.wav"),
+        ({"cond_audio": {"person1": torch.zeros(0, 4, 64)}}, r"\(0, 4, 64\)"),
+        ({"cond_audio": [TRACK, TRACK, TRACK]}, "3 speech tracks"),
+        ({"audio_type": "both"}, "'both'; allowed are 'add' and 'para'"),
+        ({"seed": 3}, "seed"),
+        ({"bbox": {"person1": [0, 0, 1, 1]}}, "bbox"),
+        ({"bbox": {"person1": [0, 0, 50, 50], "person2": [50, 0, 10, 50]}}, r"person2 is \[50, 0, 10, 50\].*100.*200"),
+        ({"bbox": {"person1": [0, 0, 50, 50], "person2": [0, 0, 101, 50]}}, "101"),
+        ({"bbox": {"person1": [0, 0, 50, 50], "person2": [0, 60, 50, 90]}}, "1 speech track"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_request({**CLASSIC, **change})

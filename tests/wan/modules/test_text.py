@@ -1,0 +1,50 @@
+"""The prompt's way to the encoder."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from wan.checkpoint import load_text_encoder
+from wan.configs import ModelConfig
+from wan.modules.text import TextEncoder, clean
+
+
+@pytest.fixture(scope="module")
+def encoder(puppet: ModelConfig, puppet_folder: Path) -> TextEncoder:
+    return load_text_encoder(puppet, puppet_folder / puppet.files.base, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("  two\n\tpeople  talk ", "two people talk"),
+        ("Tom &amp;amp; Anna", "Tom & Anna"),
+        ("schÃ¶n", "schön"),
+        ("你好", "你好"),
+    ],
+)
+def test_cleaning(raw: str, cleaned: str) -> None:
+    assert clean(raw) == cleaned
+
+
+def test_states_of_the_real_tokens_and_eos(encoder: TextEncoder) -> None:
+    states = encoder("hello")
+    assert states.shape == (1, len("hello") + 1, 64)
+
+
+def test_a_long_prompt_is_cut_and_said_so(encoder: TextEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        states = encoder("word " * 200)
+    assert states.shape[1] == 512
+    assert "1000 tokens; the first 512 are used" in caplog.text
+
+
+def test_an_unpadded_text_is_a_masked_padded_one(encoder: TextEncoder) -> None:
+    ids = torch.tensor([encoder.tokenizer("people talk")["input_ids"]])
+    padded = torch.nn.functional.pad(ids, (0, 9))
+    mask = (torch.arange(padded.shape[1]) < ids.shape[1])[None]
+    with torch.inference_mode():
+        theirs = encoder.model(input_ids=padded, attention_mask=mask).last_hidden_state[:, : ids.shape[1]]
+        torch.testing.assert_close(encoder.encode_ids(ids), theirs, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,41 @@
+"""Guidance as a table."""
+
+import pytest
+import torch
+
+from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, ProjectedDifference
+
+CALLS = {name: torch.randn(16, 2, 4, 4) for name in ("cond", "no_text", "no_audio", "neither")}
+
+
+def test_three_passes() -> None:
+    guider = ClassifierFreeGuidance(5.0, 4.0)
+    assert guider.passes == ("cond", "no_text", "neither")
+    cond, no_text, neither = (CALLS[name] for name in guider.passes)
+    torch.testing.assert_close(guider(CALLS), neither + 5 * (cond - no_text) + 4 * (no_text - neither))
+
+
+def test_two_passes_when_the_text_scale_is_one() -> None:
+    guider = ClassifierFreeGuidance(1.0, 4.0)
+    assert guider.passes == ("cond", "no_audio")
+    torch.testing.assert_close(guider(CALLS), CALLS["no_audio"] + 4 * (CALLS["cond"] - CALLS["no_audio"]))
+
+
+@pytest.mark.parametrize("kind", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)])
+def test_scales_of_one_give_the_conditional_pass(kind: type[ClassifierFreeGuidance]) -> None:
+    torch.testing.assert_close(kind(1.0, 1.0)(CALLS), CALLS["cond"])
+
+
+def test_a_projected_difference_is_orthogonal_and_clipped() -> None:
+    project = ProjectedDifference(momentum=-0.75, norm_threshold=3.0)
+    for _ in range(3):
+        part = project(torch.randn(16, 2, 4, 4), CALLS["cond"])
+        assert abs((part.double() * CALLS["cond"].double()).sum()) < 1e-4
+        assert part.norm() <= 3.0 + 1e-4
+
+
+def test_chunks_do_not_share_averages() -> None:
+    first, second = (AdaptiveProjectedGuidance(5.0, 4.0, -0.75, 55.0) for _ in range(2))
+    first(CALLS)
+    torch.testing.assert_close(second(CALLS), AdaptiveProjectedGuidance(5.0, 4.0, -0.75, 55.0)(CALLS))
+    assert not torch.equal(first(CALLS), second.projections[0].average)  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""Presets, and explicit values in their place."""
+
+from typing import Any
+
+import pytest
+
+from wan.configs import WAN_CONFIGS
+from wan.sampling.options import MAX_SEED, resolve_options
+
+CONFIG = WAN_CONFIGS["multitalk-14B"]
+
+
+@pytest.mark.parametrize(
+    ("turbo", "size_class", "text", "audio", "shift", "teacache"),
+    [
+        (True, "480", 3.0, 3.0, 5.0, 0.8),
+        (True, "720", 3.0, 3.0, 8.0, 0.8),
+        (False, "480", 5.0, 4.0, 7.0, 0.3),
+        (False, "720", 5.0, 4.0, 11.0, 0.3),
+    ],
+)
+def test_presets(turbo: bool, size_class: str, text: float, audio: float, shift: float, teacache: float) -> None:
+    options = resolve_options(CONFIG, size_class=size_class, turbo=turbo)
+    values = (options.text_guide_scale, options.audio_guide_scale, options.shift, options.teacache_thresh)
+    assert values == (text, audio, shift, teacache)
+    assert (options.frame_num, options.motion_frame, options.sampling_steps) == (81, 25, 40)
+
+
+def test_explicit_values_win_and_none_does_not() -> None:
+    options = resolve_options(
+        CONFIG, size_class="480", turbo=True, text_guide_scale=1.5, shift=None, teacache_thresh=0.0
+    )
+    assert (options.text_guide_scale, options.shift, options.teacache_thresh) == (1.5, 5.0, 0.0)
+
+
+def test_seeds_are_drawn_only_when_negative() -> None:
+    assert resolve_options(CONFIG, size_class="480", turbo=True, seed=0).seed == 0
+    drawn = {resolve_options(CONFIG, size_class="480", turbo=True, seed=-1).seed for _ in range(5)}
+    assert len(drawn) > 1
+    assert all(0 <= seed <= MAX_SEED for seed in drawn)
+
+
+def test_an_empty_negative_prompt_is_the_published_one() -> None:
+    assert resolve_options(CONFIG, size_class="480", turbo=True, negative_prompt="").negative_prompt.startswith(
+        "bright"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("frame_num", 80, "frame_num is 80; it must be 4n"),
+        ("motion_frame", 24, "motion_frame is 24"),
+        ("motion_frame", 81, "below frame_num, 81"),
+        ("sampling_steps", 0, "sampling_steps is 0; allowed are 1 to 1000"),
+        ("shift", 0.0, "shift is 0.0; it must be above 0"),
+        ("shift", float("nan"), "shift is nan"),
+        ("max_frames_num", 0, "max_frames_num is 0"),
+        ("color_correction_strength", 1.5, "color_correction_strength is 1.5; allowed are 0 to 1"),
+        ("color_correction_strength", float("nan"), "color_correction_strength is nan"),
+        ("seed", 2**31, f"allowed are 0 to {MAX_SEED}"),
+    ],
+)
+def test_values_out_of_range_are_named(name: str, value: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        resolve_options(CONFIG, size_class="480", turbo=True, **{name: value})
+
+
+def test_unknown_names_are_errors() -> None:
+    with pytest.raises(ValueError, match="size class is '1080'; multitalk-14B has 480 and 720"):
+        resolve_options(CONFIG, size_class="1080", turbo=True)
+    with pytest.raises(TypeError, match="size_bucket"):
+        resolve_options(CONFIG, size_class="480", turbo=True, size_bucket="x")

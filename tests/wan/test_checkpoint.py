@@ -1,0 +1,131 @@
+"""Folders of weights: what loads, and what is said of those that do not."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wan.checkpoint import CheckpointError, load_models, read_pth, transformer_files
+from wan.configs import ModelConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(puppet_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the small model's folder that a test may damage."""
+    return Path(shutil.copytree(puppet_folder, tmp_path / "weights"))
+
+
+def shard(folder: Path, config: ModelConfig) -> Path:
+    return sorted((folder / config.files.base).glob("diffusion_pytorch_model-*.safetensors"))[0]
+
+
+def test_what_was_written_is_loaded(puppet: ModelConfig, puppet_folder: Path) -> None:
+    models = load_models(puppet, puppet_folder, CPU)
+    state = models.transformer.state_dict()
+    files = {
+        name: tensor for path in transformer_files(puppet, puppet_folder) for name, tensor in load_file(path).items()
+    }
+    assert state.keys() == files.keys()
+    assert all(torch.equal(state[name], files[name]) for name in files)
+    modules = (models.transformer, models.text_encoder.model, models.image_encoder.model, models.vae.model)
+    for module in modules:
+        assert not module.training
+        assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+
+
+def test_the_base_folder_alone_with_linked_audio_layers(puppet: ModelConfig, folder: Path) -> None:
+    base = folder / puppet.files.base
+    (folder / puppet.files.audio / puppet.files.audio_weights).rename(base / puppet.files.audio_weights)
+    assert load_models(puppet, base, CPU).transformer.config == puppet.transformer
+
+
+def test_the_base_folder_finds_its_neighbour(puppet: ModelConfig, folder: Path) -> None:
+    base = folder / puppet.files.base
+    assert [path.parent.name for path in transformer_files(puppet, base)][-1] == puppet.files.audio
+
+
+def test_audio_file_overlays_the_base(puppet: ModelConfig, folder: Path) -> None:
+    path = folder / puppet.files.audio / puppet.files.audio_weights
+    tensors = load_file(path)
+    save_file({**tensors, "head.head.bias": torch.full((64,), 7.0)}, path)
+    assert (load_models(puppet, folder, CPU).transformer.head.head.bias == 7).all()
+
+
+def test_weights_are_cast_and_islands_kept(puppet: ModelConfig, folder: Path) -> None:
+    from dataclasses import replace
+
+    transformer = load_models(replace(puppet, dtype="bfloat16"), folder, CPU).transformer
+    assert transformer.dtype == torch.bfloat16
+    assert transformer.blocks[0].modulation.dtype == transformer.head.head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "meta"])
+def test_tensors_that_do_not_fit_are_listed(puppet: ModelConfig, folder: Path, change: str) -> None:
+    path = shard(folder, puppet)
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    if change == "missing":
+        del tensors[name]
+    elif change == "unknown":
+        name = "blocks.99.surprise"
+        tensors[name] = torch.zeros(1)
+    elif change == "shape":
+        tensors[name] = torch.zeros(3)
+    save_file(tensors, path) if change != "meta" else path.write_bytes(b"not a tensor file")
+    with pytest.raises(CheckpointError, match=path.name if change == "meta" else name.replace(".", r"\.")):
+        load_models(puppet, folder, CPU)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "image_encoder", "tokenizer"])
+def test_absent_parts_are_named(puppet: ModelConfig, folder: Path, part: str) -> None:
+    path = folder / puppet.files.base / getattr(puppet.files, part)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(CheckpointError, match=path.name):
+        load_models(puppet, folder, CPU)
+
+
+def test_an_empty_folder_is_named(puppet: ModelConfig, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no weights of multitalk-puppet"):
+        load_models(puppet, tmp_path, CPU)
+
+
+def test_another_head_count_is_refused(puppet: ModelConfig, folder: Path) -> None:
+    path = folder / puppet.files.base / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_heads": 3}))
+    with pytest.raises(CheckpointError, match="num_heads is 3, not 6"):
+        load_models(puppet, folder, CPU)
+
+
+class Bomb:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_pickle_with_code_is_refused(tmp_path: Path, how: str) -> None:
+    path, proof = tmp_path / "evil.pth", tmp_path / "proof"
+    if how == "torch":
+        torch.save({"x": Bomb(proof)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"x": Bomb(proof)}))
+    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+        read_pth(path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_both_kinds_of_pth_are_read(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"x": torch.arange(3)}, path, _use_new_zipfile_serialization=not legacy)
+    assert torch.equal(read_pth(path)["x"], torch.arange(3))

@@ -1,0 +1,31 @@
+"""Every frame is made once."""
+
+import pytest
+
+from wan.chunks import fit_chunk, plan_chunks
+
+
+@pytest.mark.parametrize(("frame_num", "motion_frame"), [(81, 25), (33, 9), (9, 5), (5, 1)])
+@pytest.mark.parametrize("length", [1, 2, 5, 9, 10, 80, 81, 82, 137, 138, 200, 1000])
+def test_fresh_frames_cover_each_frame_once(length: int, frame_num: int, motion_frame: int) -> None:
+    covered = []
+    for number, chunk in enumerate(plan_chunks(length, frame_num, motion_frame)):
+        assert chunk.index == number
+        assert chunk.stop - chunk.start == frame_num
+        assert chunk.overlap == (motion_frame if number else 0)
+        assert chunk.overlap + chunk.fresh <= frame_num
+        assert chunk.fresh > 0
+        first = chunk.start + chunk.overlap
+        covered += range(first, first + chunk.fresh)
+    assert covered == list(range(length))
+
+
+def test_chunks_begin_where_the_paper_says() -> None:
+    assert [chunk.start for chunk in plan_chunks(200, 81, 25)] == [0, 56, 112, 168]
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(1, (5, 1)), (5, (5, 1)), (6, (9, 5)), (49, (49, 25)), (81, (81, 25)), (500, (81, 25))]
+)
+def test_a_short_video_has_a_short_chunk(length: int, expected: tuple[int, int]) -> None:
+    assert fit_chunk(length, 81, 25) == expected

@@ -1,0 +1,35 @@
+"""Colour drift and its correction."""
+
+import torch
+
+from wan.color import lab_to_rgb, match_color, rgb_to_lab
+
+REFERENCE = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_lab_and_back() -> None:
+    rgb = torch.rand(3, 2, 8, 8)
+    torch.testing.assert_close(lab_to_rgb(rgb_to_lab(rgb)), rgb, atol=1e-4, rtol=0)
+
+
+def test_lab_of_known_colours() -> None:
+    white, red = torch.ones(3, 1, 1, 1), torch.tensor([1.0, 0, 0]).view(3, 1, 1, 1)
+    torch.testing.assert_close(rgb_to_lab(white).flatten(), torch.tensor([100.0, 0, 0]), atol=1e-2, rtol=0)
+    torch.testing.assert_close(rgb_to_lab(red).flatten(), torch.tensor([53.24, 80.09, 67.20]), atol=2e-2, rtol=0)
+
+
+def test_the_reference_itself_does_not_change() -> None:
+    torch.testing.assert_close(match_color(REFERENCE[:, None], REFERENCE, 1.0), REFERENCE[:, None], atol=1e-4, rtol=0)
+
+
+def test_drift_is_undone() -> None:
+    drifted = (REFERENCE[:, None] * 0.7 + 0.1).expand(-1, 3, -1, -1)
+    before = (rgb_to_lab(drifted / 2 + 0.5).mean((2, 3)) - rgb_to_lab(REFERENCE[:, None] / 2 + 0.5).mean((2, 3))).abs()
+    matched = match_color(drifted, REFERENCE, 1.0)
+    after = (rgb_to_lab(matched / 2 + 0.5).mean((2, 3)) - rgb_to_lab(REFERENCE[:, None] / 2 + 0.5).mean((2, 3))).abs()
+    assert after.max() < 0.5 < before.max()
+
+
+def test_flat_frames_stay_finite() -> None:
+    assert match_color(torch.zeros(3, 2, 8, 8), REFERENCE, 0.5).isfinite().all()
+    assert match_color(-torch.ones(3, 2, 8, 8), torch.zeros(3, 8, 8), 1.0).isfinite().all()

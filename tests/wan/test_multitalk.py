@@ -1,0 +1,206 @@
+"""The pipeline: frozen signatures, exact lengths, nothing computed that is not needed."""
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from wan import MultiTalkPipeline
+from wan.conditioning.request import Request
+from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.modules import transformer as transformer_module
+from wan.multitalk import Progress
+from wan.sampling.options import Options, resolve_options
+
+SMALL = {"frame_num": 9, "motion_frame": 5, "sampling_steps": 2, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def pipeline(puppet: ModelConfig, puppet_folder: Path) -> MultiTalkPipeline:
+    return MultiTalkPipeline(config=puppet, checkpoint_dir=puppet_folder, device_id=0)
+
+
+def track(frames: int, seed: int = 0) -> Tensor:
+    return torch.randn(frames, 4, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def picture() -> Image.Image:
+    gradient = Image.linear_gradient("L").resize((256, 128))
+    return Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.FLIP_LEFT_RIGHT), gradient))
+
+
+def data(*frames: int) -> dict[str, Any]:
+    speech = {f"person{i + 1}": track(n, i) for i, n in enumerate(frames)}
+    return {"prompt": "hello", "cond_image": picture(), "cond_audio": speech}
+
+
+def request_of(*frames: int) -> Request:
+    return Request(picture=picture(), tracks=tuple(track(n, i) for i, n in enumerate(frames)), prompt="hello")
+
+
+def options_of(config: ModelConfig, **changes: Any) -> Options:
+    return resolve_options(config, size_class="480", turbo=True, **{**SMALL, **changes})
+
+
+def test_generate_has_the_signature_that_users_know() -> None:
+    parameters = list(inspect.signature(MultiTalkPipeline.generate).parameters.values())[1:]
+    assert [(p.name, p.default) for p in parameters][:13] == [
+        ("input_data", inspect.Parameter.empty),
+        ("size_buckget", "multitalk-480"),
+        ("motion_frame", 25),
+        ("frame_num", 81),
+        ("shift", None),
+        ("sampling_steps", 40),
+        ("text_guide_scale", None),
+        ("audio_guide_scale", None),
+        ("n_prompt", ""),
+        ("seed", -1),
+        ("max_frames_num", 1000),
+        ("color_correction_strength", 0.0),
+        ("turbo", True),
+    ]
+    assert all(p.default is not inspect.Parameter.empty for p in parameters[1:])
+
+
+def test_other_names_that_users_know() -> None:
+    assert list(inspect.signature(MultiTalkPipeline).parameters) == ["config", "checkpoint_dir", "device_id"]
+    assert inspect.signature(MultiTalkPipeline).parameters["device_id"].default == 0
+    assert set(WAN_CONFIGS) >= {"multitalk-14B", "multitalk-puppet"}
+    assert list(inspect.signature(Wav2Vec2Model.extract_features).parameters)[1:] == ["audio", "sr"]
+    assert len(inspect.signature(Wav2Vec2Model.get_embeddings).parameters) == 2
+
+
+def test_configurations_refuse_unknown_keys() -> None:
+    with pytest.raises(TypeError, match="surprise"):
+        replace(WAN_CONFIGS["multitalk-14B"], surprise=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("frames", "limit", "expected"),
+    [((1,), 1000, 1), ((7,), 1000, 7), ((9,), 1000, 9), ((10,), 1000, 10), ((30,), 11, 11), ((6, 12), 1000, 12)],
+)
+def test_the_length_is_that_of_the_longest_track(
+    pipeline: MultiTalkPipeline, frames: tuple[int, ...], limit: int, expected: int
+) -> None:
+    video = pipeline.generate(data(*frames), max_frames_num=limit, **{**SMALL, "sampling_steps": 1})
+    assert video.shape == (3, expected, 64, 128)
+    assert video.dtype == torch.float32
+    assert video.abs().max() <= 1
+
+
+def test_plain_form_sets_length_and_overlap(pipeline: MultiTalkPipeline) -> None:
+    plain = {"prompt": "x", "image": picture(), "audio_embeddings": track(40), "num_frames": 10, "motion_frame": 1}
+    progress: list[Progress] = []
+    video = pipeline.generate(plain, progress=progress.append, frame_num=9, sampling_steps=1)
+    assert video.shape[1] == 10
+    assert progress[-1].chunks == 2
+
+
+def test_a_seed_decides_the_video(pipeline: MultiTalkPipeline) -> None:
+    first, again, other = (pipeline.generate(data(14), **{**SMALL, "seed": seed}) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_process_is_not_seeded(pipeline: MultiTalkPipeline) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    pipeline.generate(data(5), **SMALL)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_streamed_is_whole(pipeline: MultiTalkPipeline) -> None:
+    parts = list(pipeline.stream(request_of(18, 18), options_of(pipeline.config)))
+    assert [part.shape[1] for part in parts] == [9, 4, 4, 1]
+    whole = pipeline.generate(data(18, 18), **SMALL)
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_requests_do_not_meet(pipeline: MultiTalkPipeline) -> None:
+    alone = pipeline.generate(data(14), **SMALL)
+    started = pipeline.stream(request_of(18, 18), options_of(pipeline.config, seed=9))
+    next(started)
+    assert torch.equal(pipeline.generate(data(14), **SMALL), alone)
+
+
+def test_a_stopped_request_leaves_nothing(pipeline: MultiTalkPipeline) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "denoise":
+            raise StopError
+
+    alone = pipeline.generate(data(14), **SMALL)
+    with pytest.raises(StopError):
+        pipeline.generate(data(9), **SMALL, progress=stop)
+    assert torch.equal(pipeline.generate(data(14), **SMALL), alone)
+
+
+def test_progress_tells_stage_chunk_and_step(pipeline: MultiTalkPipeline) -> None:
+    told: list[tuple[str, int, int, int, int]] = []
+    pipeline.generate(data(12), **SMALL, progress=lambda p: told.append((p.stage, p.chunk, p.chunks, p.step, p.steps)))
+    chunk = [("condition", 1, 1), ("denoise", 1, 2), ("denoise", 2, 2), ("decode", 1, 1)]
+    expected = [("prepare", 1, 2, 1, 1)]
+    expected += [(stage, k, 2, step, steps) for k in (1, 2) for stage, step, steps in chunk]
+    assert told == expected
+
+
+def test_speech_text_and_picture_all_count(pipeline: MultiTalkPipeline) -> None:
+    base = pipeline.generate(data(9), **SMALL)
+    other_speech = {**data(9), "cond_audio": {"person1": track(9, seed=5)}}
+    other_picture = {**data(9), "cond_image": picture().rotate(180)}
+    for changed in (other_speech, other_picture, {**data(9), "prompt": "goodbye"}):
+        assert not torch.allclose(pipeline.generate(changed, **SMALL), base, atol=1e-4)
+
+
+def test_labels_are_computed_for_two_persons_only(pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = transformer_module.speaker_labels
+
+    def counted(*arguments: Any) -> Tensor:
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(transformer_module, "speaker_labels", counted)
+    pipeline.generate(data(9), **SMALL)
+    assert calls == []
+    pipeline.generate(data(9, 9), **SMALL)
+    # In every block, of the two passes that hear the speakers, of every step; not in the silent pass.
+    assert len(calls) == pipeline.config.transformer.num_layers * 2 * SMALL["sampling_steps"]
+
+
+def test_constants_are_computed_once(pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def count(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: calls.append(name) or original(*a, **k))
+
+    for name in ("embed_text", "embed_image", "embed_speech", "embed_time"):
+        count(pipeline.models.transformer, name)
+    pipeline.generate(data(12), **SMALL)  # two chunks of two steps, three passes each
+    counts = {name: calls.count(name) for name in set(calls)}
+    assert counts == {"embed_text": 2, "embed_image": 2, "embed_speech": 3, "embed_time": 2}
+
+
+def test_wrong_arguments_are_named(pipeline: MultiTalkPipeline) -> None:
+    with pytest.raises(ValueError, match="'portrait-480'"):
+        pipeline.generate(data(9), size_buckget="portrait-480")
+    with pytest.raises(ValueError, match="size class is '1080'"):
+        pipeline.generate(data(9), size_buckget="multitalk-1080")
+    with pytest.raises(ValueError, match="frame_num is 10"):
+        pipeline.generate(data(9), frame_num=10)
+
+
+def test_a_track_of_another_width_is_named(pipeline: MultiTalkPipeline) -> None:
+    wrong = {**data(9), "cond_audio": {"person1": torch.randn(9, 12, 768)}}
+    with pytest.raises(ValueError, match=r"\(9, 12, 768\).*4 x 64"):
+        pipeline.generate(wrong, **SMALL)
