@@ -8,7 +8,7 @@ from wan.chunks import fit_chunk, plan_chunks
 @pytest.mark.parametrize(("frame_num", "motion_frame"), [(81, 25), (33, 9), (9, 5), (5, 1)])
 @pytest.mark.parametrize("length", [1, 2, 5, 9, 10, 80, 81, 82, 137, 138, 200, 1000])
 def test_fresh_frames_cover_each_frame_once(length: int, frame_num: int, motion_frame: int) -> None:
-    covered = []
+    covered: list[int] = []
     for number, chunk in enumerate(plan_chunks(length, frame_num, motion_frame)):
         assert chunk.index == number
         assert chunk.stop - chunk.start == frame_num

@@ -18,7 +18,7 @@ from wan.modules import transformer as transformer_module
 from wan.multitalk import Progress
 from wan.sampling.options import Options, resolve_options
 
-SMALL = {"frame_num": 9, "motion_frame": 5, "sampling_steps": 2, "seed": 3}
+SMALL: dict[str, Any] = {"frame_num": 9, "motion_frame": 5, "sampling_steps": 2, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,12 @@ def test_constants_are_computed_once(pipeline: MultiTalkPipeline, monkeypatch: p
 
     def count(owner: Any, name: str) -> None:
         original = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **k: calls.append(name) or original(*a, **k))
+
+        def counted(*arguments: Any) -> Any:
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
 
     for name in ("embed_text", "embed_image", "embed_speech", "embed_time"):
         count(pipeline.models.transformer, name)

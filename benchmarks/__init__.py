@@ -1,0 +1,1 @@
+"""Figures with the machine, the versions and the command that gave them."""

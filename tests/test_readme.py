@@ -1,0 +1,96 @@
+"""What the README says is so. `python -m tests.test_readme` rewrites its table of inputs."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.serving.inputs import read_inputs
+from src.serving.schema import openapi
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line for kind, block in BLOCKS if kind == "" for line in block.replace("\\\n", " ").splitlines() if line.strip()
+]
+TABLE = re.compile(r"^\| input \|.*?(?=\n\n)", re.MULTILINE | re.DOTALL)
+
+
+def input_table() -> str:
+    """The predictor's inputs as a Markdown table, from its schema."""
+    schemas = openapi((ROOT / "predict.py").read_text(encoding="utf-8"))["components"]["schemas"]
+    required = schemas["Input"].get("required", [])
+    rows = ["| input | what | allowed | default |", "|---|---|---|---|"]
+    for name, field in schemas["Input"]["properties"].items():
+        default = "**required**" if name in required else default_text(field.get("default"))
+        rows.append(f"| `{name}` | {field['description']} | {allowed_text(field, schemas)} | {default} |")
+    return "\n".join(rows)
+
+
+def allowed_text(field: dict[str, Any], schemas: dict[str, Any]) -> str:
+    if "allOf" in field:
+        return ", ".join(f"`{choice}`" for choice in schemas[field["allOf"][0]["$ref"].rpartition("/")[2]]["enum"])
+    if field.get("format") == "uri":
+        return "file"
+    low, high = field.get("minimum"), field.get("maximum")
+    bounds = f" {low} to {high}" if high is not None else f" from {low}" if low is not None else ""
+    return {"string": "text", "boolean": "true, false"}.get(field["type"], field["type"]) + bounds
+
+
+def default_text(value: Any) -> str:
+    return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_the_table_of_inputs_is_the_predictors() -> None:
+    found = TABLE.search(TEXT)
+    assert found is not None
+    assert found[0] == input_table(), "run `python -m tests.test_readme`"
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if " -i " in line])
+def test_predictions_have_inputs_that_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command)
+    tokens = [value for option, value in zip(words, words[1:], strict=False) if option == "-i"]
+    assert read_inputs(tokens, openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
+
+
+def test_there_are_commands_to_test() -> None:
+    assert {"make demo", "make test", "make serve"} <= set(COMMANDS)
+    assert sum(" -i " in line for line in COMMANDS) >= 2
+
+
+def test_the_python_example_runs(puppet_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = [block for kind, block in BLOCKS if kind == "python"]
+    monkeypatch.chdir(ROOT)
+    scope: dict[str, Any] = {}
+    exec(example.replace("weights/multitalk-puppet", str(puppet_folder)), scope)
+    video = scope["video"]
+    assert video.shape[:2] == (3, 33)
+    assert torch.isfinite(video).all()
+
+
+def test_environment_variables_are_read_somewhere() -> None:
+    sources = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "predict.py", ROOT / "weights.py", ROOT / "src/serving/server.py")
+    )
+    names = re.findall(r"^\| `([A-Z][A-Z_]+)` \|", TEXT, re.MULTILINE)
+    assert len(names) >= 5
+    assert [name for name in names if f'"{name}"' not in sources] == []
+
+
+if __name__ == "__main__":
+    README.write_text(TABLE.sub(lambda _: input_table(), TEXT), encoding="utf-8")
