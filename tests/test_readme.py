@@ -1,5 +1,6 @@
 """What the README says is so. `python -m tests.test_readme` rewrites its table of inputs."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -63,7 +64,7 @@ def test_make_targets_exist(command: str) -> None:
 def test_predictions_have_inputs_that_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)
-    tokens = [value for option, value in zip(words, words[1:], strict=False) if option == "-i"]
+    tokens = [value for option, value in itertools.pairwise(words) if option == "-i"]
     assert read_inputs(tokens, openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
 
 

@@ -43,9 +43,9 @@ def video_rotation(grid: tuple[int, int, int], head_dim: int, device: torch.devi
 
 def label_rotation(labels_BL: Tensor, head_dim: int) -> Rotation:
     """Angles label * 10000^(-2i / head_dim), shape B x L x 1 x P, in float32 (MultiTalk's L-RoPE)."""
-    angles = labels_BL.float()[..., None, None] * _frequencies(head_dim).float().to(labels_BL.device)
+    angles = labels_BL.float()[..., None, None] * _frequencies(head_dim, labels_BL.device).float()
     return Rotation(angles.cos(), angles.sin())
 
 
-def _frequencies(width: int) -> Tensor:
-    return _BASE ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+def _frequencies(width: int, device: torch.device | str = "cpu") -> Tensor:
+    return _BASE ** -(torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)

@@ -38,7 +38,7 @@ def test_a_long_prompt_is_cut_and_said_so(encoder: TextEncoder, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         states = encoder("word " * 200)
     assert states.shape[1] == 512
-    assert "1000 tokens; the first 512 are used" in caplog.text
+    assert "has 1000 tokens; the first 512 are used" in caplog.text
 
 
 def test_an_unpadded_text_is_a_masked_padded_one(encoder: TextEncoder) -> None:

@@ -1,0 +1,75 @@
+"""The transformer at the puppet's size."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from wan.checkpoint import stays_float32
+from wan.configs import WAN_CONFIGS
+from wan.modules.labels import token_masks
+from wan.modules.rope import video_rotation
+from wan.modules.transformer import Context, MultiTalkTransformer
+
+CONFIG = WAN_CONFIGS["multitalk-puppet"].transformer
+GRID = (2, 4, 6)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiTalkTransformer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MultiTalkTransformer(CONFIG).eval().requires_grad_(False)
+
+
+def run(model: MultiTalkTransformer, persons: int, batch: int = 1) -> Tensor:
+    """A forward on fixed inputs; every item of a batch is another one."""
+
+    def items(*shape: int) -> Tensor:
+        return torch.stack([draw(*shape, seed=i) for i in range(batch)])
+
+    masks = torch.zeros(batch, 3, 8, 12)
+    masks[:, 0, :, :4], masks[:, 1, :, 8:], masks[:, 2, :, 4:8] = 1, 1, 1
+    context = Context(
+        text=model.embed_text(items(7, CONFIG.text_dim)),
+        image=model.embed_image(items(CONFIG.image_tokens, CONFIG.image_dim)),
+        speech=model.embed_speech(items(persons, 5, CONFIG.audio_window, CONFIG.audio_layers, CONFIG.audio_dim)),
+        masks=token_masks(masks, *GRID[1:]) if persons == 2 else None,
+    )
+    time = model.embed_time(torch.tensor([700.0, 300.0, 100.0])[:batch])
+    rotation = video_rotation(GRID, CONFIG.head_dim, "cpu")
+    return model(items(16, 2, 8, 12), items(20, 2, 8, 12), time, rotation, context)
+
+
+@pytest.mark.parametrize("persons", [1, 2])
+def test_a_batch_is_its_items(model: MultiTalkTransformer, persons: int) -> None:
+    together = run(model, persons, batch=3)
+    assert together.shape == (3, 16, 2, 8, 12)
+    torch.testing.assert_close(together[:1], run(model, persons), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("persons", [1, 2])
+def test_bfloat16_with_float32_islands_stays_near(model: MultiTalkTransformer, persons: int) -> None:
+    low = MultiTalkTransformer(CONFIG).eval().requires_grad_(False)
+    state = {name: tensor if stays_float32(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    low.load_state_dict(state, assign=True)
+    expected, rough = run(model, persons), run(low, persons)
+    assert rough.dtype == torch.float32
+    assert (rough - expected).norm() / expected.norm() < 2e-2
+
+
+def test_gradients_reach_every_parameter(model: MultiTalkTransformer) -> None:
+    learner = MultiTalkTransformer(CONFIG)
+    run(learner, 2).square().mean().backward()
+    without = [name for name, parameter in learner.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+def test_limits_are_named(model: MultiTalkTransformer) -> None:
+    with pytest.raises(ValueError, match="3 speaking persons"):
+        model.embed_speech(torch.zeros(1, 3, 5, 5, 4, 64))
+    with pytest.raises(ValueError, match="513 tokens; at most 512"):
+        model.embed_text(torch.zeros(1, 513, 64))
