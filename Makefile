@@ -22,12 +22,13 @@ endif
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-$(PUPPET): | $(READY)
-	rm -rf $@.partial
+$(PUPPET): wan/configs/models.py training/random_weights.py | $(READY)
+	rm -rf $@ $@.partial
 	$(BIN)/python -m training.random_weights $@.partial
 	mv $@.partial $@
+	@touch $@
 
-demo: $(READY) | $(PUPPET)
+demo: $(READY) $(PUPPET)
 	@mkdir -p $(dir $(DEMO))
 	MULTITALK_MODEL=multitalk-puppet MODEL_PATH=$(PUPPET) $(BIN)/python predict.py \
 	    -i image=@examples/two_people.png \

@@ -7,6 +7,7 @@ methods and passed in; a forward computes only what the noisy latent and the tim
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -183,8 +184,9 @@ class MultiTalkTransformer(nn.Module):
         self.head = Head(dim, config.out_dim, config.eps)
 
     @property
-    def _blocks(self) -> list[Block]:
-        return cast(list[Block], list(self.blocks))
+    def _blocks(self) -> Iterable[Block]:
+        """The blocks in order; each may be used only until the next one is asked for (see `StreamedBlocks`)."""
+        return cast(Iterable[Block], self.blocks)
 
     @property
     def dtype(self) -> torch.dtype:
