@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 
+_ALIGNMENT = 256
+"""Bytes; every tensor begins where any dtype may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """One tensor of a block: who holds it, and its bytes within the block's buffer."""
@@ -59,43 +63,44 @@ class StreamedBlocks(nn.ModuleList):
         self._visitors = [HostBlock(block, pin=cuda) for block in list(blocks)[resident:]]
         for block in list(blocks)[:resident]:
             block.to(device)
-        largest = max((len(visitor.buffer) for visitor in self._visitors), default=0)
-        self._slots = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(2)]
         self._copies = torch.cuda.Stream(device) if cuda else None
 
     def __iter__(self) -> Iterator[nn.Module]:
         blocks = list(super().__iter__())
         yield from blocks[: self.resident]
-        arrived = self._fetch(0)
+        largest = max((len(visitor.buffer) for visitor in self._visitors), default=0)
+        slots = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in range(2)]
+        arrived = self._fetch(0, slots)
         for number, block in enumerate(blocks[self.resident :]):
-            following = self._fetch(number + 1)
-            self._enter(number, arrived)
+            following = self._fetch(number + 1, slots)
+            self._enter(number, slots, arrived)
             try:
                 yield block
             finally:
                 self._visitors[number].move_to(self._visitors[number].buffer)
             arrived = following
 
-    def _fetch(self, number: int) -> "torch.cuda.Event | None":
+    def settled(self) -> nn.ModuleList:
+        """The same blocks as a plain list, wherever they are."""
+        return nn.ModuleList(list(super().__iter__()))
+
+    def _fetch(self, number: int, slots: list[Tensor]) -> "torch.cuda.Event | None":
         """Begin to copy a block into its slot, after the work that the slot's last tenant did there."""
         if number >= len(self._visitors):
             return None
         buffer = self._visitors[number].buffer
-        slot = self._slots[number % 2][: len(buffer)]
+        slot = slots[number % 2][: len(buffer)]
         if self._copies is None:
             slot.copy_(buffer)
             return None
         self._copies.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._copies):
             slot.copy_(buffer, non_blocking=True)
+            slot.record_stream(self._copies)  # a request that is stopped frees its slots while a copy may be under way
             return self._copies.record_event()
 
-    def _enter(self, number: int, arrived: "torch.cuda.Event | None") -> None:
+    def _enter(self, number: int, slots: list[Tensor], arrived: "torch.cuda.Event | None") -> None:
         """Point the block at its slot once the copy is there."""
         if arrived is not None:
             torch.cuda.current_stream(self.device).wait_event(arrived)
-        self._visitors[number].move_to(self._slots[number % 2])
-
-
-_ALIGNMENT = 256
-"""Bytes; every tensor begins where any dtype may."""
+        self._visitors[number].move_to(slots[number % 2])
