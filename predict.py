@@ -28,7 +28,7 @@ import weights
 from src.audio_analysis.timeline import TRACK_RATE, Mode, Timeline, arrange, fit
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.boxes import parse_person_boxes
-from src.media.errors import InputError
+from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
 from src.media.picture import read_picture
 from src.media.sound import read_sound, silence_like
@@ -409,7 +409,7 @@ def check_speakers(
     try:
         frame_picture(picture.height, picture.width, buckets, persons, boxes)
     except SpeakerError as error:
-        raise InputError(f"person_boxes is {text!r}: {error}") from error
+        raise InputError(f"person_boxes is {quoted(text or '')}: {error}") from error
 
 
 def frame_size(job: Job, config: ModelConfig) -> tuple[int, int]:
