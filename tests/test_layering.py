@@ -13,10 +13,8 @@ ROOT = Path(__file__).parents[1]
 WAN = [
     {"wan.configs"},
     {"wan.types"},
-    {"wan.modules"},
-    {"wan.checkpoint"},
-    {"wan.conditioning", "wan.sampling"},
-    {"wan.chunks", "wan.color", "wan.memory"},
+    {"wan.chunks", "wan.color", "wan.modules", "wan.naming"},
+    {"wan.checkpoint", "wan.conditioning", "wan.sampling"},
     {"wan.multitalk"},
     {"wan"},
 ]

@@ -17,7 +17,7 @@ from src.media.sound import Sound, conform, lasting, mono
 FPS = 25
 TRACK_RATE = 16_000
 TRACK_SAMPLES_PER_FRAME = TRACK_RATE // FPS
-# -80 dBFS, below the dither of a 16-bit recording's quiet parts.
+# -80 dBFS, three steps of 16 bits: above the dither of a silent recording, below any voice.
 SILENT_PEAK = 1e-4
 
 Mode = Literal["add", "para"]

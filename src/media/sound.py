@@ -68,8 +68,8 @@ def read_sound(
 
     `start` and `duration` (seconds; the inputs `audio_start` and `audio_duration`) select a part; a
     duration beyond the end means up to the end. Reading stops, with an error, after `max_seconds`.
-    Raises InputError for what is no sound, damaged, cut off, silent by NaN, shorter than MIN_SECONDS or
-    longer than allowed, and for a part that is not in the file.
+    Raises InputError for what is no sound, damaged or cut off, for samples that are no finite numbers, for
+    less than MIN_SECONDS, for more than is allowed, and for a part that is not in the file.
     """
     part = _Part(start=start, duration=duration)
     require_file(path, name=name)

@@ -48,6 +48,7 @@ FAMILIES = {
             "clip_input_*": LATENT,
             "ref_target_masks_*": EXACT,
             "audio_*": EXACT,
+            "*": EXACT,
         },
     ),
 }
@@ -57,53 +58,65 @@ TODO = ("infinite_*", "lora", "quanto_*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One output tensor: its relative L2 error, the limit, and ok, FAIL or todo."""
+    """One output tensor of a file: its relative L2 error, the limit, and ok, FAIL or todo."""
 
-    name: str
-    error: float
-    limit: float
+    file: str
+    output: str = ""
+    error: float = float("nan")
+    limit: float = float("nan")
     verdict: str
+    remark: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name:<48} {self.error:9.2e} {self.limit:9.2e}  {self.verdict}"
+        name = f"{self.file}.{self.output}".rstrip(".") + self.remark
+        return f"{name:<48} {self.error:9.2e} {self.limit:9.2e}  {self.verdict}"
 
 
 def run_folder(folder: Path) -> Iterator[Result]:
-    """Results of every golden file of a folder, in order of name."""
+    """Results of every golden file of a folder, in order of name; a file of no known family is a FAIL."""
     for path in golden_paths(folder):
-        if stem(path) not in WITHOUT_CASE:
-            yield from run_file(read_golden(path))
+        name = stem(path)
+        if name in WITHOUT_CASE:
+            continue
+        if _matches(name, TODO):
+            yield Result(file=name, verdict="todo")
+        elif find_family(name) is None:
+            yield Result(file=name, verdict="FAIL", remark=" (no case)")
+        else:
+            golden = read_golden(path)
+            yield from compare_file(golden, compute_file(golden))
 
 
-def run_file(golden: GoldenFile) -> Iterator[Result]:
-    """Results of one file; a file of no known family is a FAIL."""
-    name = stem(golden.path)
-    if _matches(name, TODO):
-        yield Result(name=name, error=float("nan"), limit=float("nan"), verdict="todo")
-        return
-    family = next((family for pattern, family in FAMILIES.items() if fnmatch.fnmatch(name, pattern)), None)
-    if family is None:
-        yield Result(name=f"{name} (no case)", error=float("nan"), limit=float("nan"), verdict="FAIL")
-        return
+def find_family(name: str) -> Family | None:
+    """The family of a file, by its name without suffix."""
+    return next((family for pattern, family in FAMILIES.items() if fnmatch.fnmatch(name, pattern)), None)
+
+
+def compute_file(golden: GoldenFile) -> dict[str, Tensor]:
+    """Our value for every output of a file."""
+    family = find_family(stem(golden.path))
+    assert family is not None, golden.path
     with torch.inference_mode():
-        computed = family.compute(golden)
+        return family.compute(golden)
+
+
+def compare_file(golden: GoldenFile, computed: dict[str, Tensor]) -> Iterator[Result]:
+    """A result for every tensor of the file that is no input; a missing value, another shape or a NaN is a FAIL."""
+    name = stem(golden.path)
+    family = find_family(name)
+    assert family is not None, golden.path
     for output, expected in golden.tensors.items():
-        if not _matches(output, family.inputs):
-            yield compare(f"{name}.{output}", computed.get(output), expected, _limit(output, family))
-
-
-def compare(name: str, computed: Tensor | None, expected: Tensor, limit: float) -> Result:
-    """A missing value, another shape or a NaN is a FAIL."""
-    if computed is None or computed.shape != expected.shape:
-        shape = None if computed is None else tuple(computed.shape)
-        return Result(
-            name=f"{name} (shape {shape}, not {tuple(expected.shape)})",
-            error=float("nan"),
-            limit=limit,
-            verdict="FAIL",
-        )
-    error = relative_error(computed, expected)
-    return Result(name=name, error=error, limit=limit, verdict="ok" if error <= limit else "FAIL")
+        if _matches(output, family.inputs):
+            continue
+        limit = next(limit for pattern, limit in family.limits.items() if fnmatch.fnmatch(output, pattern))
+        ours = computed.get(output)
+        if ours is None or ours.shape != expected.shape:
+            remark = f" ({None if ours is None else tuple(ours.shape)}, not {tuple(expected.shape)})"
+            yield Result(file=name, output=output, limit=limit, verdict="FAIL", remark=remark)
+            continue
+        error = relative_error(ours, expected)
+        verdict = "ok" if error <= limit else "FAIL"
+        yield Result(file=name, output=output, error=error, limit=limit, verdict=verdict)
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:
@@ -114,7 +127,3 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-
-
-def _limit(name: str, family: Family) -> float:
-    return next((limit for pattern, limit in family.limits.items() if fnmatch.fnmatch(name, pattern)), EXACT)

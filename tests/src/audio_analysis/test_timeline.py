@@ -1,0 +1,151 @@
+"""Who is heard when, and for how long.
+
+N samples, C channels.
+"""
+
+import numpy as np
+import pytest
+
+from src.audio_analysis.loudness import normalise
+from src.audio_analysis.timeline import SILENT_PEAK, Mode, arrange, fit
+from src.media.errors import InputError
+from src.media.sound import Sound, mono
+
+
+def voice(seconds: float, rate: int = 48000, channels: int = 1, seed: int = 0, level: float = 0.1) -> Sound:
+    noise_CN = np.random.default_rng(seed).standard_normal((channels, round(seconds * rate)))
+    return Sound(samples_CN=(level * noise_CN).clip(-1, 1).astype(np.float32), rate=rate)
+
+
+def track(sound: Sound) -> np.ndarray:
+    """The voice as a person's track is made of it."""
+    return normalise(mono(sound, 16000), 16000).astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", ["add", "para"])
+def test_one_voice_is_left_as_it_is(mode: Mode) -> None:
+    alone = voice(1.5, rate=44100, channels=2)
+    timeline = arrange([alone], mode)
+    assert timeline.soundtrack is alone
+    assert len(timeline.tracks) == 1
+    np.testing.assert_array_equal(timeline.tracks[0], track(alone))
+    assert timeline.tracks[0].dtype == np.float32
+
+
+def test_in_turn_one_is_silent_while_the_other_speaks() -> None:
+    first, second = voice(1.0), voice(1.5, seed=1)
+    timeline = arrange([first, second], "add")
+    np.testing.assert_array_equal(timeline.tracks[0], np.concatenate([track(first), np.zeros(24000)]))
+    np.testing.assert_array_equal(timeline.tracks[1], np.concatenate([np.zeros(16000), track(second)]))
+    both_CN = np.concatenate([first.samples_CN, second.samples_CN], axis=1)
+    np.testing.assert_array_equal(timeline.soundtrack.samples_CN, both_CN)
+    assert timeline.frames == 62  # 62.5, rounded to even
+
+
+@pytest.mark.parametrize("lengths", [(1.0, 1.5), (1.5, 1.0), (1.2, 1.2)])
+def test_together_the_shorter_is_silent_at_its_end(lengths: tuple[float, float]) -> None:
+    voices = [voice(seconds, seed=seed) for seed, seconds in enumerate(lengths)]
+    timeline = arrange(voices, "para")
+    longest = round(max(lengths) * 16000)
+    for person, sound in enumerate(voices):
+        alone_N = track(sound)
+        np.testing.assert_array_equal(timeline.tracks[person], np.pad(alone_N, (0, longest - len(alone_N))))
+    shorter, longer = sorted((sound.samples_CN for sound in voices), key=lambda samples_CN: samples_CN.shape[1])
+    sum_CN = longer.copy()
+    sum_CN[:, : shorter.shape[1]] += shorter
+    np.testing.assert_allclose(timeline.soundtrack.samples_CN, sum_CN, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["add", "para"])
+def test_the_soundtrack_has_the_better_quality_of_both(mode: Mode) -> None:
+    low, high = voice(1.0, rate=8000), voice(0.5, rate=44100, channels=2, seed=1)
+    for voices in ([low, high], [high, low]):
+        mixed = arrange(voices, mode).soundtrack
+        assert (mixed.rate, mixed.channels) == (44100, 2)
+        assert mixed.seconds == pytest.approx(1.5 if mode == "add" else 1.0, abs=1e-4)
+        assert mixed.samples_CN.dtype == np.float32
+
+
+def test_a_mono_voice_is_heard_on_both_sides() -> None:
+    mixed = arrange([voice(0.5), voice(0.5, channels=2, seed=1)], "add").soundtrack
+    half = mixed.samples_CN[:, :24000]
+    assert half.any()
+    np.testing.assert_array_equal(half[0], half[1])
+
+
+def test_a_sum_beyond_full_scale_is_scaled_as_a_whole() -> None:
+    loud = voice(1.0, level=0.5)
+    mixed_CN = arrange([loud, loud], "para").soundtrack.samples_CN
+    assert np.abs(mixed_CN).max() == pytest.approx(1.0)
+    np.testing.assert_allclose(mixed_CN, loud.samples_CN / np.abs(loud.samples_CN).max(), atol=1e-6)
+
+
+def test_loudness_is_measured_before_silence_is_added() -> None:
+    """A short answer in a long talk is as loud as the talk."""
+    talk, answer = voice(3.0, level=0.3), voice(0.5, level=0.01, seed=1)
+    tracks = arrange([talk, answer], "para").tracks
+    spoken = [np.sqrt(np.mean(tracks[0] ** 2)), np.sqrt(np.mean(tracks[1][:8000] ** 2))]
+    assert spoken[0] == pytest.approx(spoken[1], rel=0.1)
+
+
+@pytest.mark.parametrize("silence", [voice(1.0, level=0), voice(0), voice(1.0, level=SILENT_PEAK / 10)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_silent_person_listens(silence: Sound, first: bool) -> None:
+    speaker = voice(2.0)
+    voices = [silence, speaker] if first else [speaker, silence]
+    timeline = arrange(voices, "para")
+    assert [len(track_N) for track_N in timeline.tracks] == [32000, 32000]
+    assert np.abs(timeline.tracks[0 if first else 1]).max() < 1e-3
+    assert timeline.soundtrack.seconds == 2.0
+
+
+@pytest.mark.parametrize(
+    ("voices", "named"),
+    [
+        ([voice(1.0, level=0)], "first_audio: "),
+        ([voice(0)], "first_audio: "),
+        ([voice(1.0, level=0), voice(2.0, level=0)], "first_audio and second_audio: "),
+        ([voice(1.0, level=SILENT_PEAK / 10), voice(0)], "first_audio and second_audio: "),
+    ],
+)
+def test_somebody_must_be_heard(voices: list[Sound], named: str) -> None:
+    with pytest.raises(InputError, match=f"^{named}nothing can be heard.*at least 0.0001"):
+        arrange(voices, "para")
+
+
+@pytest.mark.parametrize("mode", ["together", "", "ADD"])
+def test_another_mode(mode: str) -> None:
+    with pytest.raises(InputError, match=f"audio_mode is '{mode}'; it must be one of add, para"):
+        arrange([voice(1.0)], mode)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_another_number_of_people(count: int) -> None:
+    with pytest.raises(InputError, match=f"{count} voices are given; the model knows one or two"):
+        arrange([voice(1.0)] * count, "add")
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "frames"),
+    [(16000, 16000, 25), (8000, 16000, 12), (44100, 44100, 25), (641, 16000, 1), (1, 16000, 1), (471_000, 44100, 267)],
+)
+def test_frames_are_seconds_times_25_rounded(samples: int, rate: int, frames: int) -> None:
+    sound = Sound(samples_CN=np.full((1, samples), 0.1, np.float32), rate=rate)
+    assert arrange([sound], "add").frames == frames
+    assert frames == max(1, round(25 * samples / rate))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
+@pytest.mark.parametrize("frames", [1, 10, 24, 25, 26, 81, 200])
+def test_fit_gives_the_soundtrack_exactly_the_length_of_the_video(rate: int, frames: int) -> None:
+    timeline = arrange([voice(1.0, rate=rate, channels=2), voice(0.7, rate=rate, seed=1)], "para")
+    fitted = fit(timeline, frames)
+    samples = round(frames * rate / 25)
+    assert fitted.soundtrack.samples_CN.shape == (2, samples)
+    kept = min(samples, rate)
+    np.testing.assert_array_equal(fitted.soundtrack.samples_CN[:, :kept], timeline.soundtrack.samples_CN[:, :kept])
+    assert not fitted.soundtrack.samples_CN[:, kept:].any()
+    for before_N, after_N in zip(timeline.tracks, fitted.tracks, strict=True):
+        assert len(after_N) == max(len(before_N), 640 * frames)
+        np.testing.assert_array_equal(after_N[: len(before_N)], before_N)
+        assert not after_N[len(before_N) :].any()
