@@ -31,7 +31,7 @@ from src.media.boxes import parse_person_boxes
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
 from src.media.picture import read_picture
-from src.media.sound import read_sound, silence_like
+from src.media.sound import Sound, read_sound, silence_like
 from src.media.upload import local_path
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
@@ -346,10 +346,14 @@ class Predictor(BasePredictor):
     def warm_up(self) -> None:
         """One step of a short clip with two persons, so that the first request meets no cold start."""
         config = self.settings.config
-        second = np.zeros(TRACK_RATE, dtype=np.float32)
+        rate = 48_000
+        second = Sound(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
+        tracks_N = arrange((second, second), "para").tracks
         with torch.inference_mode():
             request = Request(
-                picture=Image.new("RGB", (512, 256), "grey"), tracks=(self.embed(second),) * 2, prompt="warm-up"
+                picture=Image.new("RGB", (512, 256), "grey"),
+                tracks=tuple(self.embed(track_N) for track_N in tracks_N),
+                prompt="warm-up",
             )
             size_class = next(iter(config.buckets))
             options = resolve_options(config, size_class=size_class, turbo=True, sampling_steps=1, seed=0)
