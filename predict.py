@@ -35,6 +35,7 @@ from src.media.sound import Sound, read_sound, silence_like
 from src.media.upload import local_path
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
+from wan.checkpoint import CheckpointError
 from wan.chunks import fit_chunk
 from wan.conditioning.framing import frame_picture
 from wan.conditioning.picture import nearest_bucket
@@ -114,7 +115,10 @@ class Predictor(BasePredictor):
             name for name in (config.files.base, config.files.audio, config.files.speech) if name in weights.BUNDLES
         ]
         weights.ensure(folder, fetched)
-        self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+        try:
+            self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+        except CheckpointError as error:
+            raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}") from error
         speech_folder = folder / config.files.speech
         self.speech = Wav2Vec2Model.from_pretrained(speech_folder, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]

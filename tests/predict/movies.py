@@ -48,7 +48,7 @@ def movie_of(answer: dict[str, Any]) -> Movie:
     kind, _, encoded = answer["output"].partition(";base64,")
     assert kind == "data:video/mp4"
     data = base64.b64decode(encoded)
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert video.duration is not None
         assert audio.duration is not None
