@@ -22,6 +22,7 @@ from tests.predict.uploads import plain, recorded, saved, tones, two_people, uri
 
 STEPS = 100
 SOON = 2.0
+RESAMPLED = recorded(tones(0.4, 44_100), 44_100)
 
 
 @dataclass
@@ -195,7 +196,7 @@ def test_settings_that_cannot_be(name: str, value: str, words: list[str]) -> Non
 def command_line(folder: Path, tmp_path: Path, *inputs: str) -> subprocess.CompletedProcess[str]:
     """`python predict.py`, as a user runs it, on files in `tmp_path`."""
     (tmp_path / "picture.png").write_bytes(plain())
-    (tmp_path / "voice.wav").write_bytes(voice())
+    (tmp_path / "voice.wav").write_bytes(RESAMPLED)
     return subprocess.run(
         [
             *(sys.executable, "predict.py", "-o", str(tmp_path / "out.mp4")),
@@ -216,7 +217,9 @@ def test_the_command_line(service: Service, puppet_folder: Path, tmp_path: Path)
     done = command_line(puppet_folder, tmp_path, "num_frames=5")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "out.mp4")
-    assert (tmp_path / "out.mp4").read_bytes() == movie_of(service.succeed(num_frames=5)).data
+    assert (tmp_path / "out.mp4").read_bytes() == movie_of(
+        service.succeed(num_frames=5, first_audio=uri(RESAMPLED))
+    ).data
     lines = done.stderr.splitlines()
     assert "seed 1, 5 frames" in lines
     assert "denoise: chunk 1 of 1, step 2 of 2" in lines
