@@ -28,13 +28,14 @@ import weights
 from src.audio_analysis.timeline import TRACK_RATE, Mode, Timeline, arrange, fit
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.boxes import parse_person_boxes
-from src.media.errors import InputError
+from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
 from src.media.picture import read_picture
-from src.media.sound import read_sound, silence_like
+from src.media.sound import Sound, read_sound, silence_like
 from src.media.upload import local_path
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
+from wan.checkpoint import CheckpointError
 from wan.chunks import fit_chunk
 from wan.conditioning.framing import frame_picture
 from wan.conditioning.picture import nearest_bucket
@@ -114,7 +115,10 @@ class Predictor(BasePredictor):
             name for name in (config.files.base, config.files.audio, config.files.speech) if name in weights.BUNDLES
         ]
         weights.ensure(folder, fetched)
-        self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+        try:
+            self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+        except CheckpointError as error:
+            raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}") from error
         speech_folder = folder / config.files.speech
         self.speech = Wav2Vec2Model.from_pretrained(speech_folder, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
@@ -346,10 +350,14 @@ class Predictor(BasePredictor):
     def warm_up(self) -> None:
         """One step of a short clip with two persons, so that the first request meets no cold start."""
         config = self.settings.config
-        second = np.zeros(TRACK_RATE, dtype=np.float32)
+        rate = 48_000
+        second = Sound(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
+        tracks_N = arrange((second, second), "para").tracks
         with torch.inference_mode():
             request = Request(
-                picture=Image.new("RGB", (512, 256), "grey"), tracks=(self.embed(second),) * 2, prompt="warm-up"
+                picture=Image.new("RGB", (512, 256), "grey"),
+                tracks=tuple(self.embed(track_N) for track_N in tracks_N),
+                prompt="warm-up",
             )
             size_class = next(iter(config.buckets))
             options = resolve_options(config, size_class=size_class, turbo=True, sampling_steps=1, seed=0)
@@ -409,7 +417,7 @@ def check_speakers(
     try:
         frame_picture(picture.height, picture.width, buckets, persons, boxes)
     except SpeakerError as error:
-        raise InputError(f"person_boxes is {text!r}: {error}") from error
+        raise InputError(f"person_boxes is {quoted(text or '')}: {error}") from error
 
 
 def frame_size(job: Job, config: ModelConfig) -> tuple[int, int]:
