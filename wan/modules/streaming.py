@@ -7,7 +7,6 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-
 _ALIGNMENT = 256
 """Bytes; every tensor begins where any dtype may."""
 
