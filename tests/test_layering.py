@@ -15,6 +15,7 @@ WAN = [
     {"wan.types"},
     {"wan.chunks", "wan.color", "wan.modules", "wan.naming"},
     {"wan.checkpoint", "wan.conditioning", "wan.sampling"},
+    {"wan.memory"},
     {"wan.multitalk"},
     {"wan"},
 ]
