@@ -38,8 +38,9 @@ demo: $(READY) $(PUPPET)
 	@echo "The video: $(CURDIR)/$(DEMO)"
 	@echo "Its picture is noise: this small model has random weights until trained ones are there."
 
+# Two tests at a time, each on one core: threads that wait for each other on busy cores take far longer.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not soak" --timeout 300
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" --timeout 300 -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

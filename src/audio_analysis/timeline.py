@@ -12,7 +12,7 @@ import numpy as np
 
 from src.audio_analysis.loudness import normalise
 from src.media.errors import InputError
-from src.media.sound import Sound, conform, lasting, mono
+from src.media.sound import MAX_VALUES, Sound, conform, lasting, mono
 
 FPS = 25
 TRACK_RATE = 16_000
@@ -103,10 +103,21 @@ def _padded(signal: np.ndarray, *, before: int = 0, after: int = 0) -> np.ndarra
     return np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(before, after)])
 
 
+def _check_mix(voices: Sequence[Sound], rate: int, channels: int) -> None:
+    """InputError when a long sound of low quality beside a short one of high quality would fill the memory."""
+    values = round(sum(voice.seconds for voice in voices) * rate) * channels
+    if values > MAX_VALUES:
+        raise InputError(
+            f"first_audio and second_audio are mixed at {rate:,} Hz in {channels} channels, which makes {values:,} "
+            f"samples; at most {MAX_VALUES:,} are allowed, so convert both to a lower rate or to stereo"
+        )
+
+
 def _mixed(voices: Sequence[Sound], place: Placement) -> Sound:
     """The sum of the voices where `place` puts them, scaled down to full scale where it exceeds it."""
     rate = max(voice.rate for voice in voices)
     channels = max(voice.channels for voice in voices)
+    _check_mix(voices, rate, channels)
     parts = [conform(voice, rate=rate, channels=channels).samples_CN for voice in voices]
     sum_CN = np.sum(place(parts), axis=0)
     return Sound(samples_CN=sum_CN / max(1.0, float(np.abs(sum_CN).max())), rate=rate)
