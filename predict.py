@@ -25,12 +25,13 @@ from cog import BasePredictor, Input, Path
 from PIL import Image
 
 import weights
-from src.audio_analysis.timeline import TRACK_RATE, arrange
+from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.material import Limits, Material, Uploads, gather
 from src.media.boxes import Rectangle
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
+from src.media.rates import SPEECH_RATE
 from src.media.sound import Sound
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
@@ -304,7 +305,7 @@ class Predictor(BasePredictor):
 
     def embed(self, track_N: np.ndarray) -> torch.Tensor:
         """Speech states of a 16 kHz track, frames x layers x width."""
-        return self.speech.get_embeddings(self.speech.extract_features(track_N, TRACK_RATE)).cpu()
+        return self.speech.get_embeddings(self.speech.extract_features(track_N, SPEECH_RATE)).cpu()
 
     def record(self, job: Job, stages: Stages, seconds: float) -> None:
         """Tell Cog what was done."""

@@ -24,7 +24,7 @@ TIMEOUT_S = 3 * 3600.0
 PGET_RELEASES = "https://github.com/replicate/pget/releases"
 REPLICATE_PGET = re.compile(r"^pget version \S", re.IGNORECASE)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class WeightsError(RuntimeError):
@@ -102,7 +102,7 @@ def fetch(folder: Path, name: str, timeout_s: float) -> None:
     partial = folder / f".{name}.partial"
     if partial.exists():
         shutil.rmtree(partial)  # what a killed run left; pget cannot resume
-    log.info("downloading %s (%g GB) from %s", name, BUNDLES[name].gigabytes, url)
+    logger.info("downloading %s (%g GB) from %s", name, BUNDLES[name].gigabytes, url)
     try:
         run([find_pget(name), "-xf", url, str(partial)], timeout_s)
         unpacked = partial / name if (partial / name).is_dir() else partial

@@ -10,10 +10,11 @@ from typing import cast
 
 from PIL import Image
 
-from src.audio_analysis.timeline import FPS, Mode, Timeline, arrange, fit
+from src.audio_analysis.timeline import Mode, Timeline, arrange, fit
 from src.media.boxes import Rectangle, parse_person_boxes
 from src.media.errors import InputError
 from src.media.picture import read_picture
+from src.media.rates import FPS
 from src.media.sound import Sound, read_sound, silence_like
 from src.media.upload import local_path
 

@@ -44,6 +44,11 @@ class KeyValue(NamedTuple):
     v: Tensor
 
 
+def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
+    """B x L x D to B x L x A x E."""
+    return x_BLD.unflatten(-1, (num_heads, -1))
+
+
 def attention(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(E)) v, without a mask (Vaswani et al. 2017, eq. 1).
 
