@@ -65,7 +65,7 @@ class Material:
 def gather(uploads: Uploads, limits: Limits) -> Material:
     """Read everything, cheap checks first. InputError names the input, its value and what is allowed."""
     if uploads.num_frames is not None and not 1 <= uploads.num_frames <= limits.max_frames:
-        raise InputError(f"num_frames is {uploads.num_frames:,}; 1 to {limits} are allowed")
+        raise InputError(f"num_frames is {uploads.num_frames:,.12g}; 1 to {limits} are allowed")
     voices = read_voices(uploads, limits)
     picture = read_picture(local_path(uploads.image, name="image", allowed=limits.local_files))
     rectangles = parse_person_boxes(

@@ -147,7 +147,7 @@ SOUND_FILES = (
     sound(
         "longer than allowed with the other",
         voice("FLAC", 20.0),
-        *("second_audio", "together last 40.00 s", MOST_FRAMES),
+        *("second_audio", "last 40.00 s", MOST_FRAMES),
         second_audio=uri(voice("FLAC", 20.0)),
         num_frames=ABSENT,
     ),

@@ -181,10 +181,11 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     [
         ("MULTITALK_MODEL", "multitalk-15B", ["'multitalk-15B'", "multitalk-14B, multitalk-puppet"]),
         ("MULTITALK_MODEL", "", ["''", "multitalk-14B, multitalk-puppet"]),
-        ("MAX_SECONDS", "abc", ["'abc'", "above 0"]),
-        ("MAX_SECONDS", "0", ["'0'", "above 0"]),
-        ("MAX_SECONDS", "nan", ["'nan'", "above 0"]),
-        ("MAX_SECONDS", "inf", ["'inf'", "above 0"]),
+        ("MAX_SECONDS", "abc", ["'abc'", "from 0.04"]),
+        ("MAX_SECONDS", "0", ["'0'", "from 0.04"]),
+        ("MAX_SECONDS", "0.03", ["'0.03'", "from 0.04"]),
+        ("MAX_SECONDS", "nan", ["'nan'", "from 0.04"]),
+        ("MAX_SECONDS", "inf", ["'inf'", "from 0.04"]),
     ],
 )
 def test_settings_that_cannot_be(name: str, value: str, words: list[str]) -> None:
