@@ -16,6 +16,7 @@ WAN = [
     {"wan.chunks", "wan.color", "wan.modules", "wan.naming"},
     {"wan.checkpoint", "wan.conditioning", "wan.sampling"},
     {"wan.memory"},
+    {"wan.residence"},
     {"wan.multitalk"},
     {"wan"},
 ]

@@ -3,11 +3,12 @@
 Shapes: C channels, F video frames, T latent frames, H x W.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from wan.checkpoint import Models, load_models
 from wan.chunks import Chunk, plan_chunks
 from wan.color import match_color
-from wan.conditioning.framing import frame_picture
+from wan.conditioning.framing import Framing, frame_picture
 from wan.conditioning.latent import MASK_CHANNELS, condition_latent
 from wan.conditioning.picture import crop_picture
 from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
@@ -25,6 +26,7 @@ from wan.configs.schema import ModelConfig
 from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
+from wan.residence import Residence
 from wan.sampling.cache import teacache_plan
 from wan.sampling.denoise import Motion, TransformerVelocity, denoise, draw_noise
 from wan.sampling.guidance import PASSES
@@ -33,6 +35,8 @@ from wan.sampling.schedule import timesteps
 from wan.types import VideoSize, latent_frames
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +101,14 @@ class MultiTalkPipeline:
         self.config = config
         self.device = choose_device(config, device_id)
         self.models = load_models(config, Path(checkpoint_dir), self.device)
+        self.residence = Residence(config, self.models, self.device)
 
     @classmethod
-    def from_models(cls, config: ModelConfig, models: Models) -> "MultiTalkPipeline":
-        """A pipeline of networks that are there already."""
+    def from_models(cls, config: ModelConfig, models: Models, memory_limit: int | None = None) -> "MultiTalkPipeline":
+        """A pipeline of networks that are there already; `memory_limit` in bytes of the device's memory."""
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
+        pipeline.residence = Residence(config, models, pipeline.device, memory_limit)
         return pipeline
 
     def generate(
@@ -167,26 +173,34 @@ class MultiTalkPipeline:
 
         Only the frames that the next chunk continues from are kept.
         """
-        scene = self.prepare(request, options)
         generator = torch.Generator(self.device).manual_seed(options.seed)
+        persons = len(request.tracks)
+        size = self.frame(request, options)[0]
+        self.residence.prepare_for(size, persons)
+        scene = self._within_memory(lambda: self.prepare(request, options), generator, size, persons)
         known = scene.frame_CHW[:, None]
         for chunk in scene.chunks:
             report = self._reporter(progress, chunk.index + 1, len(scene.chunks))
             if chunk.index == 0:
                 report("prepare")
-            video = self.make_chunk(request, options, scene, chunk, known, generator, report)
+            make = functools.partial(self.make_chunk, request, options, scene, chunk, known, generator, report)
+            video = self._within_memory(make, generator, size, persons)
             known = video[:, -options.motion_frame :]
             yield video[:, chunk.overlap : chunk.overlap + chunk.fresh]
 
-    @torch.inference_mode()
-    def prepare(self, request: Request, options: Options) -> Scene:
-        """Check the request against the model's grid, then compute what all chunks share."""
+    def frame(self, request: Request, options: Options) -> tuple[VideoSize, Framing]:
+        """Size of a chunk, and the picture on the model's grid. Raises ValueError for what does not fit there."""
         sizes = self.config.transformer
         check_tracks(request.tracks, sizes.audio_layers, sizes.audio_dim)
         picture, buckets = request.picture, self.config.buckets[options.size_class]
         framing = frame_picture(picture.height, picture.width, buckets, len(request.tracks), request.boxes)
         height, width = framing.crop.size
-        size = VideoSize(frames=options.frame_num, height=height, width=width)
+        return VideoSize(frames=options.frame_num, height=height, width=width), framing
+
+    @torch.inference_mode()
+    def prepare(self, request: Request, options: Options) -> Scene:
+        """Check the request against the model's grid, then compute what all chunks share."""
+        size, framing = self.frame(request, options)
         length = min(max(map(len, request.tracks)), options.max_frames_num)
 
         transformer = self.models.transformer
@@ -197,7 +211,7 @@ class MultiTalkPipeline:
         return Scene(
             size=size,
             chunks=plan_chunks(length, options.frame_num, options.motion_frame),
-            frame_CHW=crop_picture(picture, framing.crop).to(self.device),
+            frame_CHW=crop_picture(request.picture, framing.crop).to(self.device),
             masks_3HW=masks,
             speakers=speakers,
             texts=self._texts(request, options),
@@ -224,7 +238,8 @@ class MultiTalkPipeline:
         report: Report,
     ) -> Tensor:
         """One chunk, float32 3 x F x H x W in [-1, 1], continuing from `known_CFHW`, the picture or last frames."""
-        condition = condition_latent(self.models.vae, known_CFHW, scene.size)
+        with self.residence.visit(self.models.vae) as vae:
+            condition = condition_latent(vae, known_CFHW, scene.size)
         contexts = self._contexts(request, scene, chunk, known_CFHW[:, -1])
         report("condition")
 
@@ -248,7 +263,8 @@ class MultiTalkPipeline:
             on_step=lambda step: report("denoise", step, options.sampling_steps),
         )
 
-        video = self.models.vae.decode(latent)
+        with self.residence.visit(self.models.vae) as vae:
+            video = vae.decode(latent)
         if options.color_correction_strength > 0:
             video = match_color(video, scene.frame_CHW, options.color_correction_strength)
         report("decode")
@@ -257,7 +273,8 @@ class MultiTalkPipeline:
     def _contexts(self, request: Request, scene: Scene, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
         """What each pass of a chunk is conditioned on."""
         transformer = self.models.transformer
-        image = transformer.embed_image(self.models.image_encoder(frame_CHW))
+        with self.residence.visit(self.models.image_encoder) as image_encoder:
+            image = transformer.embed_image(image_encoder(frame_CHW))
         windows = speech_windows(request.tracks, chunk, self.config.transformer.audio_window)
         heard = {True: transformer.embed_speech(windows[None].to(self.device)), False: scene.silence}
         return {
@@ -274,10 +291,9 @@ class MultiTalkPipeline:
         """What each pass of the guidance reads; the prompts are encoded once each, and only those that are read."""
         reads = {name: PASSES[name].prompt for name in options.guider().passes}
         prompts = {True: request.prompt, False: options.negative_prompt}
-        encoded = {
-            which: self.models.transformer.embed_text(self.models.text_encoder(prompts[which]))
-            for which in set(reads.values())
-        }
+        with self.residence.visit(self.models.text_encoder) as text_encoder:
+            states = {which: text_encoder(prompts[which]) for which in set(reads.values())}
+        encoded = {which: self.models.transformer.embed_text(tokens) for which, tokens in states.items()}
         return {name: encoded[which] for name, which in reads.items()}
 
     def _silence(self, size: VideoSize) -> Tensor:
@@ -286,6 +302,23 @@ class MultiTalkPipeline:
         return torch.zeros(
             1, 1, size.frames, sizes.audio_window, sizes.audio_layers, sizes.audio_dim, device=self.device
         )
+
+    def _within_memory(self, work: Callable[[], T], generator: torch.Generator, size: VideoSize, persons: int) -> T:
+        """Do the work; where the device runs out of memory, do it again under the next leaner plan.
+
+        The random draws are taken back, so that the video is the one that the seed stands for.
+        """
+        state = generator.get_state()
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                leaner = self.residence.leaner(size, persons)
+                if leaner is None:
+                    raise
+                logger.warning("memory ran out under plan %s (%s)", self.residence.plan, error)
+            generator.set_state(state)
+            self.residence.settle(leaner)
 
     def _reporter(self, progress: Callable[[Progress], None] | None, chunk: int, chunks: int) -> Report:
         """What tells the caller that a stage, or a step of it, is done; waits for the device, so that it is true."""

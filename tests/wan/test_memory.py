@@ -1,0 +1,125 @@
+"""What is counted on the meta device is what real work takes, and plans follow from it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.wan.test_multitalk import options_of, request_of
+from wan import MultiTalkPipeline
+from wan.checkpoint import load_models
+from wan.configs import ModelConfig
+from wan.memory import Demand, OutOfMemoryPlanError, Weights, choose_plan, measure_demand, peak_of, plans
+from wan.modules.streaming import StreamedBlocks
+from wan.types import VideoSize
+
+CPU = torch.device("cpu")
+WEIGHTS = Weights(transformer=50, blocks=(4,) * 10, text_encoder=30, image_encoder=3, vae=2)
+DEMAND = Demand(constants=5, forward=10, vae=12)
+
+
+def test_plans_grow_leaner() -> None:
+    candidates = plans(WEIGHTS, DEMAND)
+    assert [plan.name for plan in candidates] == ["resident", "encoders leave"] + ["streamed"] * 10
+    assert candidates[0].peak == 50 + 35 + 5 + 12
+    assert candidates[1].peak == 50 + 30
+    assert candidates[-1].peak == (50 - 40 + 2 * 4) + 30
+
+
+@pytest.mark.parametrize(
+    ("free", "name", "resident"), [(113, "resident", 10), (112, "encoders leave", 10), (60, "streamed", 1)]
+)
+def test_the_fastest_plan_that_fits_is_chosen(free: int, name: str, resident: int) -> None:
+    plan = choose_plan(WEIGHTS, DEMAND, free, margin=0.1)
+    assert (plan.name, plan.resident_blocks) == (name, resident)
+
+
+def test_too_little_is_an_error_with_both_numbers() -> None:
+    weights = replace(WEIGHTS, text_encoder=30 * 10**9)
+    with pytest.raises(OutOfMemoryPlanError, match=r"8\.0 GB of the device's memory are free.*needs 33\.0 GB"):
+        choose_plan(weights, DEMAND, 8 * 10**9, margin=0.1)
+
+
+@pytest.mark.parametrize("persons", [1, 2])
+def test_the_estimate_is_what_a_request_takes(puppet: ModelConfig, puppet_folder: Path, persons: int) -> None:
+    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+    request = request_of(*(9,) * persons)
+    options = options_of(puppet, teacache_thresh=0.0)
+    size, _ = pipeline.frame(request, options)
+    demand = measure_demand(puppet, size, persons)
+    estimate = demand.constants + max(demand.forward, demand.vae)
+    measured = peak_of(lambda: list(pipeline.stream(request, options)), CPU)
+    assert abs(estimate - measured) < 0.15 * measured
+
+
+def limited(puppet: ModelConfig, folder: Path, persons: int, share: float) -> MultiTalkPipeline:
+    """A pipeline that may use a share of what it would like to."""
+    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, folder, CPU))
+    size = VideoSize(frames=9, height=64, width=128)
+    candidates = plans(pipeline.residence.weights, pipeline.residence.demand(size, persons))
+    leanest, richest = candidates[-1].peak, candidates[0].peak
+    pipeline.residence.limit = int((leanest + share * (richest - leanest)) * 1.1) + 1
+    return pipeline
+
+
+def test_every_plan_gives_the_same_video(puppet: ModelConfig, puppet_folder: Path) -> None:
+    videos, names = [], []
+    for share in (1.0, 0.3, 0.0):
+        pipeline = limited(puppet, puppet_folder, 2, share)
+        videos.append(torch.cat(list(pipeline.stream(request_of(12, 12), options_of(puppet))), dim=1))
+        names.append((pipeline.residence.plan.name, pipeline.residence.plan.resident_blocks))
+    assert names[0] == ("resident", 6)
+    assert names[-1] == ("streamed", 0)
+    assert len(set(names)) == 3
+    assert torch.equal(videos[0], videos[1])
+    assert torch.equal(videos[0], videos[2])
+
+
+def test_a_request_for_which_no_plan_fits_runs_nothing(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = limited(puppet, puppet_folder, 2, -0.5)
+    ran: list[str] = []
+    monkeypatch.setattr(pipeline, "prepare", lambda *_: ran.append("prepare"))
+    with pytest.raises(OutOfMemoryPlanError, match="the leanest plan"):
+        next(pipeline.stream(request_of(12, 12), options_of(puppet)))
+    assert ran == []
+
+
+def test_running_out_of_memory_is_answered_with_a_leaner_plan(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+    request, options = request_of(12, 12), options_of(puppet)
+    undisturbed = torch.cat(list(pipeline.stream(request, options)), dim=1)
+    assert pipeline.residence.plan.name == "resident"
+    failures = [2, 5]
+    calls: list[int] = []
+    run_blocks = pipeline.models.transformer.run_blocks
+
+    def fails_at_times(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) in failures:
+            raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
+        return run_blocks(*arguments)
+
+    monkeypatch.setattr(pipeline.models.transformer, "run_blocks", fails_at_times)
+    again = torch.cat(list(pipeline.stream(request, options)), dim=1)
+    assert torch.equal(again, undisturbed)
+    assert pipeline.residence.plan.name == "streamed"
+    assert isinstance(pipeline.models.transformer.blocks, StreamedBlocks)
+
+
+def test_running_out_of_memory_for_good_is_an_error(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+
+    def fails(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
+
+    monkeypatch.setattr(pipeline.models.transformer, "run_blocks", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(pipeline.stream(request_of(12), options_of(puppet)))

@@ -1,0 +1,122 @@
+"""Keeps the networks where a memory plan wants them, and moves them when the plan changes."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from wan.checkpoint import Models
+from wan.configs.schema import ModelConfig
+from wan.memory import Demand, Plan, Weights, bytes_of, choose_plan, measure_demand, plans
+from wan.modules.image import ImageEncoder
+from wan.modules.streaming import StreamedBlocks
+from wan.modules.text import TextEncoder
+from wan.modules.vae import VideoVAE
+from wan.types import VideoSize
+
+logger = logging.getLogger(__name__)
+
+N = TypeVar("N", TextEncoder, ImageEncoder, VideoVAE)
+
+HOST = torch.device("cpu")
+MARGIN = 0.1
+"""Share of a plan's peak kept free on top of it, for what the counting does not see: workspaces, fragments."""
+NOTICEABLY_LEANER = 0.9
+"""A plan that is tried after memory ran out must need at most this share of the one before."""
+
+
+class Residence:
+    """The networks of a pipeline and the plan they follow.
+
+    On a CPU without a limit there is nothing to plan: host and device are the same memory.
+    """
+
+    def __init__(self, config: ModelConfig, models: Models, device: torch.device, limit: int | None = None) -> None:
+        """`limit`: bytes of the device's memory that may be used; None for all that is free."""
+        self.config = config
+        self.models = models
+        self.device = device
+        self.limit = limit
+        self.weights = weights_of(models)
+        self.plan = Plan(name="resident", resident_blocks=len(self.weights.blocks), encoders_stay=True, peak=0)
+        self._demands: dict[tuple[VideoSize, int], Demand] = {}
+
+    def prepare_for(self, size: VideoSize, persons: int) -> None:
+        """Choose the plan of a request and settle into it. Raises `OutOfMemoryPlanError` where none fits."""
+        budget = self.budget()
+        if budget is not None:
+            self.settle(choose_plan(self.weights, self.demand(size, persons), budget, MARGIN))
+
+    def demand(self, size: VideoSize, persons: int) -> Demand:
+        """What a request of this size needs; counted once per size."""
+        key = (size, persons)
+        if key not in self._demands:
+            self._demands[key] = measure_demand(self.config, size, persons)
+        return self._demands[key]
+
+    def budget(self) -> int | None:
+        """Bytes this process may use on the device, its weights included; None where there is nothing to plan."""
+        if self.device.type != "cuda":
+            return self.limit
+        available = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device)
+        return available if self.limit is None else min(available, self.limit)
+
+    def leaner(self, size: VideoSize, persons: int) -> Plan | None:
+        """The next plan that needs noticeably less than the present one."""
+        candidates = plans(self.weights, self.demand(size, persons))
+        present = next(plan for plan in candidates if same_places(plan, self.plan))
+        return next((plan for plan in candidates if plan.peak <= NOTICEABLY_LEANER * present.peak), None)
+
+    def settle(self, plan: Plan) -> None:
+        """Move the networks to where the plan wants them."""
+        moved = not same_places(plan, self.plan)
+        self.plan = plan
+        logger.info("memory plan: %s", plan)
+        if not moved:
+            return
+        for network in (self.models.text_encoder, self.models.image_encoder, self.models.vae):
+            move(network.model, self.device if plan.encoders_stay else HOST)
+        transformer = self.models.transformer
+        blocks = transformer.blocks
+        plain = blocks.settled() if isinstance(blocks, StreamedBlocks) else blocks
+        streams = plan.resident_blocks < len(plain)
+        transformer.blocks = StreamedBlocks(plain, plan.resident_blocks, self.device) if streams else plain
+        if not streams:
+            transformer.blocks.to(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def visit(self, network: N) -> Iterator[N]:
+        """Have an encoder or the VAE on the device for a while."""
+        move(network.model, self.device)
+        try:
+            yield network
+        finally:
+            if not self.plan.encoders_stay:
+                move(network.model, HOST)
+
+
+def move(module: nn.Module, device: torch.device) -> None:
+    """Bring a network's parameters and buffers to a device, in place."""
+    module.to(device)
+
+
+def same_places(one: Plan, other: Plan) -> bool:
+    """Whether two plans differ in their figures only."""
+    return (one.resident_blocks, one.encoders_stay) == (other.resident_blocks, other.encoders_stay)
+
+
+def weights_of(models: Models) -> Weights:
+    """Bytes of the networks as they are."""
+    modules: list[nn.Module] = list(models.transformer.blocks)
+    return Weights(
+        transformer=bytes_of(models.transformer),
+        blocks=tuple(bytes_of(block) for block in modules),
+        text_encoder=bytes_of(models.text_encoder.model),
+        image_encoder=bytes_of(models.image_encoder.model),
+        vae=bytes_of(models.vae.model),
+    )
