@@ -13,8 +13,11 @@ ROOT = Path(__file__).parents[1]
 WAN = [
     {"wan.configs"},
     {"wan.types"},
-    {"wan.chunks", "wan.color", "wan.modules", "wan.naming"},
-    {"wan.checkpoint", "wan.conditioning", "wan.sampling"},
+    {"wan.chunks", "wan.color", "wan.modules", "wan.stored"},
+    {"wan.conditioning", "wan.naming", "wan.reading", "wan.sampling"},
+    {"wan.quantised"},
+    {"wan.layout", "wan.part"},
+    {"wan.checkpoint", "wan.lora"},
     {"wan.multitalk"},
     {"wan"},
 ]
