@@ -18,6 +18,7 @@ WAN = [
     {"wan.quantised"},
     {"wan.layout", "wan.part"},
     {"wan.checkpoint", "wan.lora"},
+    {"wan.convert"},
     {"wan.multitalk"},
     {"wan"},
 ]

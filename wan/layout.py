@@ -34,7 +34,10 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything is that `wan` loads. `converted` is the dtype of our own form, None for the others."""
+    """Where everything is that `wan` loads, and the folders where it was looked for.
+
+    `converted` is the precision of our own form, None for every other layout.
+    """
 
     transformer: Stored
     text_encoder: Stored
@@ -42,6 +45,7 @@ class Layout:
     vae: Stored
     tokenizer: Path
     config_json: Path
+    places: tuple[Path, ...]
     converted: str | None = None
 
 
@@ -63,6 +67,7 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layo
         vae=Stored(files=(_find(files.vae, places),)),
         tokenizer=_find(files.tokenizer, places),
         config_json=_find("config.json", places),
+        places=tuple(places),
     )
 
 
@@ -106,6 +111,7 @@ def _converted_layout(config: ModelConfig, folder: Path, precision: Precision) -
         vae=part("vae"),
         tokenizer=folder / config.files.tokenizer,
         config_json=folder / "config.json",
+        places=(folder,),
         converted=manifest["dtype"],
     )
 
