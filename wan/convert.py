@@ -163,7 +163,7 @@ def _header(reads: Mapping[str, Read]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _bytes(read: Read) -> Iterator[memoryview]:
+def _bytes(read: Read) -> Iterator[bytes]:
     """The first tensor of a read piece by piece; the others, which are small, after it."""
     first, *others = read.forms
     kept: dict[str, list[Tensor]] = {end: [] for end in others}
@@ -175,8 +175,8 @@ def _bytes(read: Read) -> Iterator[memoryview]:
     yield from (_memory(torch.cat(tensors)) for tensors in kept.values())
 
 
-def _memory(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+def _memory(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _size(shape: Iterable[int], dtype: torch.dtype) -> int:

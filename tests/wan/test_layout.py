@@ -21,11 +21,12 @@ from wan.modules.quantised import QuantisedLinear, quantise_rows, quantised_laye
 from wan.quantised import map_content
 
 CPU = torch.device("cpu")
+Arrange = Callable[[ModelConfig, Path], None]
 
 
 @pytest.fixture
 def folder(puppet_folder: Path, tmp_path: Path) -> Path:
-    """The small model's folder, as copies of links: it may be rearranged."""
+    """The small model's folder as hard links: files may be moved and removed, but not written to."""
     return Path(shutil.copytree(puppet_folder, tmp_path / "weights", copy_function=os.link))
 
 
@@ -90,7 +91,7 @@ def test_layouts(
     puppet: ModelConfig,
     folder: Path,
     plain: dict[str, Tensor],
-    arrange: Callable[[ModelConfig, Path], None],
+    arrange: Arrange,
     given: str,
 ) -> None:
     arrange(puppet, folder)
@@ -149,7 +150,7 @@ def test_a_quantised_file_is_the_whole_network(puppet: ModelConfig, folder: Path
     assert find_layout(puppet, folder, "int8").transformer.layers is not None
     models = load_models(puppet, folder, CPU, "int8")
     assert same(state(models), expected)
-    assert not models.transformer.blocks[0].ffn[0].products
+    assert not any(getattr(layer, "products", False) for layer in models.transformer.modules())
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_linear_layers_of_blocks_are_quantised_on_reading(
         linears = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
         assert bool(layers) == (part in ("transformer", "text_encoder"))
         assert not [name for name in linears if name.startswith(("blocks.", "encoder.block."))]
-    first = models.transformer.blocks[0].ffn[0]
+    first = models.transformer.get_submodule("blocks.0.ffn.0")
     assert isinstance(first, QuantisedLinear)
     assert first.products == (precision == "fp8")
     before, after = plain["transformer.blocks.0.ffn.0.weight"], first.data.float() * first.scale
@@ -226,7 +227,7 @@ def test_converted_is_what_loading_makes(
         assert [getattr(layer, "products", None) for layer in module.modules()] == [
             getattr(layer, "products", None) for layer in theirs.modules()
         ]
-    assert models.transformer.blocks[0].modulation.dtype == torch.float32
+    assert models.transformer.state_dict()["blocks.0.modulation"].dtype == torch.float32
 
 
 def test_the_converted_form(puppet: ModelConfig, converted: tuple[Precision, Path]) -> None:
@@ -274,7 +275,9 @@ def test_a_pack_unpacks_to_the_same(converted: tuple[Precision, Path], tmp_path:
 
 def test_converting_leaves_nothing_unfinished(puppet: ModelConfig, folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    (folder / puppet.files.base / puppet.files.vae).write_bytes(b"no tensors")
+    vae = folder / puppet.files.base / puppet.files.vae
+    vae.unlink()
+    vae.write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="not a file of tensors"):
         convert(puppet, folder, target)
     assert not target.exists()
