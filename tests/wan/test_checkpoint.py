@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from wan.checkpoint import CheckpointError, load_models
 from wan.configs import ModelConfig
 from wan.layout import find_layout
-from wan.reading import Cast, read
+from wan.reading import Cast, read_all
 from wan.stored import open_pth
 
 CPU = torch.device("cpu")
@@ -130,4 +130,4 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path, how: str) -> None:
 def test_both_kinds_of_pth_are_read(tmp_path: Path, legacy: bool) -> None:
     path = tmp_path / "x.pth"
     torch.save({"x": torch.arange(3)}, path, _use_new_zipfile_serialization=not legacy)
-    assert torch.equal(read(Cast(open_pth(path)["x"], torch.int64), CPU)[""], torch.arange(3))
+    assert torch.equal(read_all({"x": Cast(open_pth(path)["x"], torch.int64)}, CPU)["x"], torch.arange(3))
