@@ -3,6 +3,8 @@
 Loading and converting share these, piece for piece, so that a converted file holds the bits that loading would make.
 """
 
+import math
+import mmap
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from wan.modules.quantised import quantise_rows
 from wan.stored import Source, StoredTensor, fetch, pieces, read_into
 
 THREADS = 4
+ALIGNMENT = 64
 DATA, SCALE = "._data", "._scale"
 """Ends of the two names of an eight-bit weight in optimum-quanto's files, and in ours."""
 
@@ -73,9 +76,32 @@ class Quantise:
         return {DATA: data, SCALE: scale}
 
 
-def allocate(wanted: Read, device: torch.device) -> dict[str, Tensor]:
-    """Room for all tensors of one read."""
-    return {end: torch.empty(form.shape, dtype=form.dtype, device=device) for end, form in wanted.forms.items()}
+def allocate(wanted: Mapping[str, Read], device: torch.device) -> dict[str, dict[str, Tensor]]:
+    """Room for all tensors of all reads.
+
+    On the CPU it is one region that asks for huge pages: a page fault for every 4 KB of fresh memory takes longer than
+    reading what goes there (benchmarks/results/load.json). The region lives as long as the last of its tensors.
+    """
+    if device.type != "cpu":
+        return {
+            name: {end: torch.empty(form.shape, dtype=form.dtype, device=device) for end, form in read.forms.items()}
+            for name, read in wanted.items()
+        }
+    places: dict[tuple[str, str], tuple[Form, int]] = {}
+    size = 0
+    for name, read in wanted.items():
+        for end, form in read.forms.items():
+            places[name, end] = form, size
+            size += -(-math.prod(form.shape) * form.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    region = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    results: dict[str, dict[str, Tensor]] = {name: {} for name in wanted}
+    for (name, end), (form, offset) in places.items():
+        count = math.prod(form.shape)
+        flat = torch.frombuffer(region, dtype=form.dtype, count=count, offset=offset)
+        results[name][end] = flat.view(form.shape)
+    return results
 
 
 def fill(results: Mapping[str, Tensor], wanted: Read) -> None:
@@ -94,8 +120,7 @@ def fill(results: Mapping[str, Tensor], wanted: Read) -> None:
 def read_all(wanted: Mapping[str, Read], device: torch.device) -> dict[str, Tensor]:
     """Every read under its name and ends, several at once, in the order in which the files hold them.
 
-    This thread allocates all that stays, and the others only what passes: mixed, they would leave the allocator with
-    half as much again in holes (measured).
+    Memory for what stays is taken beforehand: mixed with what passes, it would leave holes of half its size (measured).
     """
 
     def place(name: str) -> tuple[str, int]:
@@ -103,7 +128,7 @@ def read_all(wanted: Mapping[str, Read], device: torch.device) -> dict[str, Tens
         return (str(source.path), source.offset) if isinstance(source, StoredTensor) else ("", 0)
 
     names = sorted(wanted, key=place)
-    results = {name: allocate(wanted[name], device) for name in names}
+    results = allocate({name: wanted[name] for name in names}, device)
     with ThreadPoolExecutor(THREADS) as pool:
         deque(pool.map(lambda name: fill(results[name], wanted[name]), names), maxlen=0)
     return {name + end: tensor for name, result in results.items() for end, tensor in result.items()}
