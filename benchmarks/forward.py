@@ -7,18 +7,15 @@ noisy machine. The result is written as JSON into `benchmarks/results/`.
 import argparse
 import json
 import logging
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.provenance import RESULTS, provenance
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
 from wan.modules.labels import token_masks
@@ -27,8 +24,6 @@ from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.types import VideoSize
 
 logger = logging.getLogger(__name__)
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def forward_call(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Callable[[], Any]:
@@ -71,27 +66,6 @@ def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict
     }
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def provenance() -> dict[str, Any]:
-    """What is needed to measure the same again."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "command": " ".join(["python", "-m", "benchmarks.forward", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
@@ -108,7 +82,7 @@ def main() -> None:
         result = measure(calls, options.repeats)
     rows, columns = size.grid[1:]
     document = {
-        **provenance(),
+        **provenance("benchmarks.forward"),
         "model": config.name,
         "frames": size.frames,
         "tokens": size.grid[0] * rows * columns,

@@ -5,11 +5,15 @@ The tables go from our side to the file's, so that one direction both loads (loo
 
 import re
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from wan.stored import Source, StoredTensor
+
 Naming = Callable[[str], str]
+S = TypeVar("S", StoredTensor, Tensor, Source)
 
 _TEXT = (
     (r"^(shared|encoder\.embed_tokens)\.", "token_embedding."),
@@ -86,17 +90,21 @@ def vae_name(num_res_blocks: int) -> Naming:
     return name
 
 
-def split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CLIP's `to_qkv` as q, k and v, the thirds of its rows, and its embeddings in the library's shapes."""
-    split = {}
+def split_qkv(tensors: Mapping[str, S]) -> dict[str, S]:
+    """CLIP's `to_qkv` as q, k and v, the thirds of its rows, and its embeddings in the library's shapes.
+
+    What is split already stays as it is.
+    """
+    split: dict[str, S] = {}
     for name, tensor in tensors.items():
         if ".attn.to_qkv." in name:
-            for letter, third in zip("qkv", tensor.chunk(3), strict=True):
-                split[name.replace("to_qkv", letter)] = third
+            third = tensor.shape[0] // 3
+            for i, letter in enumerate("qkv"):
+                split[name.replace("to_qkv", letter)] = tensor[i * third : (i + 1) * third]
         elif name == "visual.cls_embedding":
-            split[name] = tensor.flatten()
+            split[name] = tensor.reshape(tensor.shape[-1])
         elif name == "visual.pos_embedding":
-            split[name] = tensor[0]
+            split[name] = tensor.reshape(*tensor.shape[-2:])
         else:
             split[name] = tensor
     return split

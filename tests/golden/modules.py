@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +18,16 @@ from wan import naming
 from wan.checkpoint import CPU, load_image_module, load_library_module
 from wan.color import match_color
 from wan.configs.schema import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VideoVAEConfig
+from wan.lora import Lora, Loras
 from wan.modules.image import ImageEncoder
 from wan.modules.labels import token_masks
+from wan.modules.quantised import quantised_layers
 from wan.modules.rope import video_rotation
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
+from wan.part import Part, load_part
+from wan.quantised import parse_map
 from wan.sampling.guidance import ProjectedDifference
 from wan.sampling.schedule import timesteps
 from wan.types import PATCH
@@ -47,13 +52,43 @@ def load_transformer(
 
 def dit_forward(golden: GoldenFile) -> Outputs:
     """One forward for every `out_<persons>_<timestep>` in the file."""
-    model = load_transformer(golden)
+    return forwards(load_transformer(golden), golden, golden.tensors)
+
+
+def quanto(golden: GoldenFile) -> Outputs:
+    """Forwards on the inputs of `dit_forward` with the quantised blocks of the file."""
+    stored = {name[3:]: tensor for name, tensor in golden.tensors.items() if name.startswith("sd.")}
+    layers = parse_map(golden.config["map"], "the map")
+    replaced = stored.keys() | {f"{layer}.weight" for layer in layers}
+    rest = {name: tensor for name, tensor in golden.sibling("dit_weights").tensors.items() if name not in replaced}
+    part = Part(
+        build=lambda: MultiTalkTransformer(transformer_config(golden)),
+        name=str,
+        tensors={**rest, **stored},
+        dtype=torch.float32,
+        stored=layers,
+    )
+    model = load_part(part, torch.device("cpu"))
+    assert len(quantised_layers(model)) == len(layers)
+    return forwards(model, golden.sibling("dit_forward"), golden.tensors)
+
+
+def lora(golden: GoldenFile) -> Outputs:
+    """The weights that the file's LoRA changes, merged."""
+    model = load_transformer(golden).requires_grad_(False)
+    tensors = {name[5:]: tensor for name, tensor in golden.tensors.items() if name.startswith("lora.")}
+    Loras().switch(model, [Lora(source=tensors, strength=golden.config["scale"])])
+    return {f"merged.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def forwards(model: MultiTalkTransformer, golden: GoldenFile, names: Iterable[str]) -> Outputs:
+    """`out_<persons>_<timestep>` of a model on the inputs of a `dit_forward` file."""
     inputs = {name: tensor.float() for name, tensor in golden.tensors.items()}
     frames, height, width = inputs["x"].shape[1:]
     grid = (frames, height // PATCH, width // PATCH)
     text, image = model.embed_text(inputs["context"][None]), model.embed_image(inputs["clip_fea"])
     outputs = {}
-    for name in (name for name in inputs if name.startswith("out_")):
+    for name in (name for name in names if name.startswith("out_")):
         persons, timestep = (int(part) for part in name.split("_")[1:])
         speech = model.embed_speech(inputs[f"audio_{persons}"][None])
         masks = token_masks(inputs["ref_target_masks"][None], *grid[1:]) if persons == 2 else None

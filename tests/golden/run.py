@@ -30,6 +30,8 @@ FAMILIES = {
         inputs=("x", "y", "context", "clip_fea", "ref_target_masks", "audio_*"),
         limits=MODULE_LIMITS,
     ),
+    "quanto_*": Family(compute=modules.quanto, inputs=("sd.*",), limits=MODULE_LIMITS),
+    "lora": Family(compute=modules.lora, inputs=("lora.*",), limits=MODULE_LIMITS),
     "t5_encoder": Family(compute=modules.t5_encoder, inputs=("sd.*", "ids", "mask"), limits=MODULE_LIMITS),
     "clip_visual": Family(compute=modules.clip_visual, inputs=("sd.*", "image"), limits=MODULE_LIMITS),
     "vae": Family(compute=modules.vae, inputs=("sd.*", "video", "z"), limits=MODULE_LIMITS),
@@ -53,7 +55,7 @@ FAMILIES = {
     ),
 }
 WITHOUT_CASE = ("dit_weights",)
-TODO = ("infinite_*", "lora", "quanto_*")
+TODO = ("infinite_*",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from wan import naming
-from wan.checkpoint import check_names, stays_float32
+from wan.checkpoint import stays_float32
 from wan.configs import WAN_CONFIGS
 from wan.modules.image import build_image_encoder
 from wan.modules.text import build_text_encoder
 from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import build_vae
+from wan.part import check_names
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "checkpoint_shapes.json").read_text())
 CONFIG = WAN_CONFIGS["multitalk-14B"]

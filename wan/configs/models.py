@@ -1,5 +1,7 @@
 """The published 14B network and the small one that follows the same architecture."""
 
+from dataclasses import replace
+
 from wan.configs.buckets import BUCKETS_480, BUCKETS_720, PUPPET_480, PUPPET_720
 from wan.configs.schema import (
     Files,
@@ -63,6 +65,26 @@ MULTITALK_14B = ModelConfig(
     dtype="bfloat16",
     image_encoder_dtype="float16",
 )
+
+
+def infinitetalk(config: ModelConfig, variant: str) -> ModelConfig:
+    """The same network with InfiniteTalk's weights, which come for one person (single) or for several (multi)."""
+    files = replace(
+        config.files,
+        audio="InfiniteTalk",
+        audio_weights=f"{variant}/infinitetalk.safetensors",
+        quantised=f"quant_models/infinitetalk_{variant}_{{precision}}.safetensors",
+    )
+    return replace(
+        config,
+        name=f"infinitetalk-{variant}-14B",
+        description=f"InfiniteTalk's audio layers ({variant}) on Wan2.1-I2V-14B-480P",
+        files=files,
+    )
+
+
+INFINITETALK_SINGLE_14B = infinitetalk(MULTITALK_14B, "single")
+INFINITETALK_MULTI_14B = infinitetalk(MULTITALK_14B, "multi")
 
 MULTITALK_PUPPET = ModelConfig(
     name="multitalk-puppet",

@@ -86,6 +86,8 @@ class Files:
     image_encoder: str = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
     vae: str = "Wan2.1_VAE.pth"
     tokenizer: str = "google/umt5-xxl"
+    quantised: str = "quant_models/dit_model_{precision}.safetensors"
+    text_encoder_quantised: str = "quant_models/t5_{precision}.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

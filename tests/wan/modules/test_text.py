@@ -8,12 +8,13 @@ import torch
 
 from wan.checkpoint import load_text_encoder
 from wan.configs import ModelConfig
+from wan.layout import find_layout
 from wan.modules.text import TextEncoder, clean
 
 
 @pytest.fixture(scope="module")
 def encoder(puppet: ModelConfig, puppet_folder: Path) -> TextEncoder:
-    return load_text_encoder(puppet, puppet_folder / puppet.files.base, torch.device("cpu"))
+    return load_text_encoder(puppet, find_layout(puppet, puppet_folder, "bf16"), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Linear layers whose weights are stored in eight bits, with a scale per output row.
+
+Shapes: O outputs, I inputs, D width, R rows of activations.
+"""
+
+import functools
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+"""The stored formats, and the largest value of each."""
+_FP8_CAPABILITY = (8, 9)
+_AGREEMENT = 6e-2
+
+
+class QuantisedLinear(nn.Module):
+    """x (data * scale)^T + bias; the product in fp8 where that is wanted and the device can, else dequantised."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype, products: bool) -> None:
+        """`products`: whether activations may be rounded to fp8 too, row by row, on a device that multiplies fp8."""
+        super().__init__()
+        assert dtype in LARGEST
+        self.products = products and dtype == torch.float8_e4m3fn
+        self.register_buffer("data", torch.empty(out_features, in_features, dtype=dtype))
+        self.register_buffer("scale", torch.empty(out_features, 1))
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+
+    data: Tensor
+    scale: Tensor
+
+    @property
+    def weight(self) -> None:
+        """None: transformers looks at `weight` to choose a dtype for activations, and must not find eight bits."""
+        return
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.products and x.dtype == torch.bfloat16 and multiplies_fp8(x.device):
+            return fp8_linear(x, self.data, self.scale, self.bias)
+        return F.linear(x, dequantise(self.data, self.scale, x.dtype), self.bias)
+
+
+def quantise_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Symmetric rounding to `dtype` with the largest value of a row at the end of the range.
+
+    Returns the data and its float32 scale, O x 1; a row of zeros has scale 1.
+    """
+    weight = weight_OI.float()
+    scale = weight.abs().amax(dim=-1, keepdim=True) / LARGEST[dtype]
+    scale = torch.where(scale == 0, 1.0, scale)
+    scaled = (weight / scale).clamp_(-LARGEST[dtype], LARGEST[dtype])
+    return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
+
+
+def dequantise(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
+    """data * scale in float32, rounded to `dtype`."""
+    return (data_OI.float() * scale_O1.float()).to(dtype)
+
+
+def fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
+    """A product of e4m3 matrices: activations get a scale per row, and both scales multiply the float32 sums."""
+    data_RI, scale_R1 = quantise_rows(x.flatten(0, -2), data_OI.dtype)
+    y = torch._scaled_mm(
+        data_RI, data_OI.t(), scale_a=scale_R1, scale_b=scale_O1.t(), out_dtype=x.dtype, use_fast_accum=True
+    )
+    return (y if bias is None else y + bias).unflatten(0, x.shape[:-1])
+
+
+@functools.cache
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether the device has fp8 products with row scales that agree with dequantising; tried once."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < _FP8_CAPABILITY:
+        return False
+    generator = torch.Generator(device).manual_seed(0)
+    x, weight = (torch.randn(256, 256, device=device, dtype=torch.bfloat16, generator=generator) for _ in range(2))
+    data, scale = quantise_rows(weight, torch.float8_e4m3fn)
+    expected = F.linear(x, dequantise(data, scale, x.dtype)).float()
+    try:
+        error = ((fp8_linear(x, data, scale, None).float() - expected).norm() / expected.norm()).item()
+    except RuntimeError as failure:
+        logger.warning("fp8: products fail on this device, weights are dequantised instead: %s", failure)
+        return False
+    logger.info("fp8: products on %s, relative error %.1e", torch.cuda.get_device_name(device), error)
+    return error < _AGREEMENT
+
+
+def quantise_linears(module: nn.Module, layers: dict[str, torch.dtype], products: bool) -> None:
+    """Put a `QuantisedLinear` in place of each named `nn.Linear`, under the same device context."""
+    for name, dtype in layers.items():
+        linear = module.get_submodule(name)
+        assert isinstance(linear, nn.Linear), name
+        bias = linear.bias is not None
+        module.set_submodule(name, QuantisedLinear(linear.in_features, linear.out_features, bias, dtype, products))
+
+
+def quantised_layers(module: nn.Module) -> list[str]:
+    """Names of the layers of a module that are stored in eight bits."""
+    return [name for name, layer in module.named_modules() if isinstance(layer, QuantisedLinear)]
