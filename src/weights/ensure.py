@@ -2,8 +2,10 @@
 
 import errno
 import logging
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 from src.weights.disk import remove, require_space, tree_bytes
@@ -39,7 +41,8 @@ def ensure(
     try:
         if all(is_settled(folder, bundle) for bundle in bundles):
             return
-        fetch_missing(folder, bundles, sources, patience or Patience(), progress or LoggedProgress())
+        patience = replace(patience or Patience(), stop=threading.Event())  # which ends this run, not the next
+        fetch_missing(folder, bundles, sources, patience, progress or LoggedProgress())
     except OSError as error:
         if error.errno in FULL:
             raise SpaceError(

@@ -141,7 +141,7 @@ def by_http(task: Task, url: str) -> Callable[[Path], Path]:
         with RemoteFile(url, task.patience) as remote:
             same_source(partial, {"url": url, "bytes": remote.size, "version": remote.version})
             expected = remote.size if task.whole else task.bytes
-            require_space(task.folder, expected - tree_bytes(partial), task.bundle.name)
+            require_space(task.folder, expected - tree_bytes(partial / "tree"), task.bundle.name)
             unpack(remote, partial / "tree", wanted)
         return root(partial / "tree", task.bundle)
 
@@ -157,7 +157,7 @@ def by_hub(task: Task) -> Callable[[Path], Path]:
     def fill(partial: Path) -> Path:
         remotes = hub.look_up(repository, files, task.patience)
         same_source(partial, {"repository": repository.repository, "commits": sorted({r.commit for r in remotes})})
-        require_space(task.folder, sum(r.bytes for r in remotes) - tree_bytes(partial), task.bundle.name)
+        require_space(task.folder, sum(r.bytes for r in remotes) - tree_bytes(partial / "tree"), task.bundle.name)
         hub.download(repository, remotes, partial / "tree", task.patience)
         return partial / "tree"
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import requests
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, IncompleteRead
 
 from src.weights.errors import CorruptError, SourceError
 from src.weights.patience import Patience, TransientError
@@ -104,7 +104,9 @@ class RemoteFile:
         try:
             block: bytes = self.response.raw.read1(BLOCK)
         except (HTTPError, OSError) as error:
-            raise self.fault(brief(error)) from error
+            if not isinstance(error.__cause__, IncompleteRead):
+                raise self.fault(brief(error)) from error
+            block = b""
         if not block:
             raise self.fault(f"the connection ended at byte {self.arrived:,} of {self.size:,}")
         self.watch(len(block))
