@@ -98,8 +98,9 @@ class Server:
 
     def refuse(self, request: BaseHTTPRequestHandler, status: int) -> None:
         request.send_response(status)
-        for name, value in self.headers.get("refused", {}).items():
-            request.send_header(name, value)
+        if status == 404:
+            for name, value in self.headers.get("refused", {}).items():
+                request.send_header(name, value)
         request.send_header("Content-Length", "0")
         request.end_headers()
 
