@@ -77,6 +77,19 @@ def test_without_hard_links(old_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert os.readlink(old_folder / BASE / CLIP) == f"../{CLIP}"
 
 
+def test_relative_links_and_linked_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "volume", BASE)
+    fill(tmp_path / "volume", WAV2VEC)
+    (tmp_path / "volume" / BASE / CLIP).rename(tmp_path / "volume" / "clip.pth")
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / BASE).symlink_to("../volume/" + BASE)
+    (folder / WAV2VEC).symlink_to("../volume/" + WAV2VEC)
+    (folder / CLIP).symlink_to("../volume/clip.pth")
+    ensure(folder, [BASE, WAV2VEC])
+    assert (folder / BASE / CLIP).read_bytes() == (folder / CLIP).read_bytes()
+
+
 def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system", "the folder")

@@ -96,8 +96,10 @@ def clean(folder: Path, bundle: Bundle) -> None:
 
 def plan(folder: Path, bundle: Bundle, sources: Sources, patience: Patience) -> Task:
     """What is to be done for a bundle."""
-    lacking = tuple(found for found in examine(folder, bundle) if found.lacking)
-    return Task(bundle=bundle, folder=folder, lacking=lacking, sources=sources, patience=patience)
+    findings = examine(folder, bundle)
+    lacking = tuple(found for found in findings if found.lacking)
+    absent = tuple(found for found in findings if found.state == "missing" and not found.lacking)
+    return Task(bundle=bundle, folder=folder, lacking=lacking, absent=absent, sources=sources, patience=patience)
 
 
 def fetch_all(tasks: list[Task], patience: Patience) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from src.weights import hub, pget
 from src.weights.disk import remove, require_space, tree_bytes
 from src.weights.errors import CorruptError, SourceError, StoppedError, WeightsError
-from src.weights.manifest import Bundle
+from src.weights.manifest import Bundle, File
 from src.weights.patience import Patience
-from src.weights.place import mark, put
+from src.weights.place import is_new, mark, put
 from src.weights.progress import partials
 from src.weights.remote import RemoteFile
 from src.weights.sources import BASE_URL_VARIABLE, Sources
@@ -24,18 +24,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A bundle that is missing, or incomplete, in `folder`; `lacking` are the files that it needs."""
+    """A bundle that is missing, or incomplete, in `folder`.
+
+    `lacking` are the files that it needs, `absent` the optional ones that are not there either.
+    """
 
     bundle: Bundle
     folder: Path
     lacking: tuple[Finding, ...]
+    absent: tuple[Finding, ...]
     sources: Sources
     patience: Patience
 
     @property
     def whole(self) -> bool:
         """Whether nothing of the bundle is there yet."""
-        return len(self.lacking) == len(self.bundle.needed) and not home(self.folder, self.bundle).exists()
+        return len(self.lacking) == len(self.bundle.needed) and is_new(home(self.folder, self.bundle))
+
+    @property
+    def wanted(self) -> tuple[File, ...]:
+        """The files that are worth fetching."""
+        return tuple(found.file for found in (*self.lacking, *self.absent))
 
     @property
     def bytes(self) -> int:
@@ -132,10 +141,10 @@ def by_pget(task: Task, program: str, url: str) -> Callable[[Path], Path]:
 
 def by_http(task: Task, url: str) -> Callable[[Path], Path]:
     """The tar read over HTTP: only the files that are lacking, from the byte where an earlier run ended."""
-    lacking = {path for found in task.lacking for path in found.file.paths}
+    paths = {path for file in task.wanted for path in file.paths}
 
     def wanted(name: str) -> bool:
-        return task.whole or name.removeprefix(f"{task.bundle.name}/") in lacking
+        return task.whole or name.removeprefix(f"{task.bundle.name}/") in paths
 
     def fill(partial: Path) -> Path:
         with RemoteFile(url, task.patience) as remote:
@@ -151,11 +160,9 @@ def by_http(task: Task, url: str) -> Callable[[Path], Path]:
 def by_hub(task: Task) -> Callable[[Path], Path]:
     """The hub's repository: only the files that are lacking."""
     repository = task.sources.hub(task.bundle)
-    optional = [file for file in task.bundle.files if file.optional]
-    files = [found.file for found in task.lacking] + (optional if task.whole else [])
 
     def fill(partial: Path) -> Path:
-        remotes = hub.look_up(repository, files, task.patience)
+        remotes = hub.look_up(repository, task.wanted, task.patience)
         same_source(partial, {"repository": repository.repository, "commits": sorted({r.commit for r in remotes})})
         require_space(task.folder, sum(r.bytes for r in remotes) - tree_bytes(partial / "tree"), task.bundle.name)
         hub.download(repository, remotes, partial / "tree", task.patience)
@@ -187,12 +194,11 @@ def settle(task: Task, tree: Path, source: str) -> None:
 
     Raises CorruptError if anything that was lacking still is.
     """
-    fetched = [examine_file(tree, file, depth="hash") for file in task.bundle.files]
-    asked = {found.file.path for found in task.lacking}
-    if wrong := [found for found in fetched if found.file.path in asked and found.state != "ok"]:
+    fetched = [examine_file(tree, file, depth="hash") for file in task.wanted]
+    if wrong := [found for found in fetched if found.lacking]:
         raise CorruptError("came without " + "; ".join(describe(found, tree) for found in wrong))
     place = home(task.folder, task.bundle)
-    put(tree, place, [found for found in fetched if found.file.path in asked])
+    put(tree, place, fetched)
     findings = examine(task.folder, task.bundle)
     if wrong := [found for found in findings if found.lacking]:
         raise WeightsError(f"{place} changed while it was completed: {'; '.join(map(str, wrong))}")

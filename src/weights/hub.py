@@ -35,6 +35,10 @@ class Remote:
 
 def look_up(hub: Hub, files: Iterable[File], patience: Patience) -> list[Remote]:
     """What the hub has of the files, or of their alternatives; SourceError for a needed file that it has not."""
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        raise SourceError("HF_HUB_OFFLINE keeps us from the hub")
     commits: dict[str, str] = {}
     found = []
     for file in files:

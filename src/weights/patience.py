@@ -34,8 +34,8 @@ class Patience:
     timeout_s: float = 3 * 3600.0
     stall_s: float = 300.0
     connect_s: float = 15.0
-    read_s: float = 60.0
-    attempts: int = 6
+    read_s: float = 30.0
+    attempts: int = 8
     backoff_s: float = 1.0
     longest_backoff_s: float = 60.0
     stop: threading.Event = field(default_factory=threading.Event)

@@ -1,6 +1,5 @@
 """Moving what was fetched to where it belongs, and saying so."""
 
-import errno
 import logging
 import os
 from collections.abc import Iterable
@@ -35,23 +34,27 @@ def adopt(folder: Path, bundle: Bundle, findings: Iterable[Finding]) -> None:
 
 def link(path: Path, target: Path) -> None:
     """A second name for a file: a hard link, or a symbolic one where those do not exist."""
+    source = path.resolve()  # a second name of a relative link would lead elsewhere
     try:
-        os.link(path, target)
+        os.link(source, target)
     except OSError:
-        target.symlink_to(os.path.relpath(path, target.parent))
+        target.symlink_to(os.path.relpath(source, target.parent.resolve()))
 
 
 def put(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
     """Put a whole new bundle in place in one rename; complete one that is there in part file by file."""
     flush_tree(tree)
     place.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    if is_new(place):
         tree.rename(place)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+    else:
         merge(tree, place, fetched)
     flush(place.parent)
+
+
+def is_new(place: Path) -> bool:
+    """Whether nothing is there that one rename could not replace."""
+    return not place.is_symlink() and not (place.is_dir() and any(place.iterdir()))
 
 
 def merge(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:

@@ -17,6 +17,7 @@ SAFE, TORCH = safetensors(5000), torch_file(5000)
         ("a.pth", TORCH, "directory of 2 entries"),
         ("old.bin", b"\x80\x02rest", "size"),
         ("a.json", b"{}", "JSON"),
+        ("large.json", b"[" + b"1," * 600_000 + b"1]\n", "end of JSON"),
         ("a.model", b"x", "size"),
     ],
 )
@@ -38,6 +39,7 @@ def test_whole_files(tmp_path: Path, name: str, data: bytes, checked: str) -> No
         ("a.pth", b"version https://git-lfs", "no whole zip directory"),
         ("a.json", b'{"a": ', "no JSON"),
         ("a.json", b"", "empty"),
+        ("large.json", b"[" + b"1," * 600_000, "does not end like one"),
         ("a.model", b"", "empty"),
     ],
 )
