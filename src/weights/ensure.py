@@ -14,7 +14,7 @@ from src.weights.fetch import Task, fetch
 from src.weights.lock import exclusive
 from src.weights.manifest import Bundle
 from src.weights.patience import Patience
-from src.weights.place import adopt
+from src.weights.place import adopt, mark
 from src.weights.progress import LoggedProgress, Progress, partials, reported
 from src.weights.sources import Sources
 from src.weights.verify import examine, home, is_complete
@@ -81,17 +81,23 @@ def prepared(folder: Path) -> bool:
 
 
 def is_settled(folder: Path, bundle: Bundle) -> bool:
-    """Whether a bundle is complete, and all of it in its own folder."""
+    """Whether a bundle is complete, all of it in its own folder, and nothing of a killed run is left."""
     place = home(folder, bundle)
     findings = examine(folder, bundle)
-    return not any(found.lacking or not found.path.is_relative_to(place) for found in findings)
+    away = any(found.lacking or not found.path.is_relative_to(place) for found in findings)
+    return not away and not partials(folder, bundle.name)
 
 
 def clean(folder: Path, bundle: Bundle) -> None:
-    """Remove what killed runs left that cannot be resumed."""
-    for left in partials(folder, bundle.name):
-        if left.name not in {f".{bundle.name}.http.partial", f".{bundle.name}.hub.partial"}:
-            remove(left)
+    """Remove what killed runs left, but for what can be resumed and is still needed."""
+    complete = is_complete(folder, bundle)
+    resumable = () if complete else (f".{bundle.name}.http.partial", f".{bundle.name}.hub.partial")
+    left = [path for path in partials(folder, bundle.name) if path.name not in resumable]
+    place = home(folder, bundle)
+    if complete and left and place.is_dir() and not (place / bundle.marker).exists():
+        mark(place, bundle, "a run that was killed at its very end", examine(folder, bundle))
+    for path in left:
+        remove(path)
 
 
 def plan(folder: Path, bundle: Bundle, sources: Sources, patience: Patience) -> Task:

@@ -312,3 +312,51 @@ def test_progress_is_told(tmp_path: Path, server: Server, patience: Patience, no
     )
     assert {name for name, _, _ in told} == {"tiny"}
     assert 0 < told[0][1] < told[-1][1] <= told[-1][2] + 1000
+
+
+def with_optional(path: str) -> Bundle:
+    return bundle(files=(*bundle().files, File(path=path, optional=True)))
+
+
+@pytest.mark.parametrize("state", ["absent", "empty", "half", "linked"])
+def test_all_of_the_tar_arrives_whatever_was_there(
+    tmp_path: Path, server: Server, run: Callable[..., None], way: str, state: str
+) -> None:
+    """What the manifest does not name as well, if the folder is new."""
+    files = FILES | {"extra.json": b"[]", "unnamed.txt": b"x"}
+    server.files["/tiny.tar"] = tar(files, "tiny")
+    place = tmp_path / "w" / "tiny"
+    if state == "linked":
+        place.parent.mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+        place = tmp_path / "elsewhere"
+    if state != "absent":
+        place.mkdir(parents=True)
+    if state in ("half", "linked"):
+        write(place / "config.json", FILES["config.json"])
+        del files["unnamed.txt"]
+    run(with_optional("extra.json"))
+    assert tree(place) == files
+
+
+def test_an_optional_file_alone_is_no_reason_to_fetch(
+    tmp_path: Path, server: Server, run: Callable[..., None], way: str
+) -> None:
+    run(with_optional("extra.json"))
+    before = len(server.asked)
+    run(with_optional("extra.json"))
+    assert len(server.asked) == before
+
+
+@pytest.mark.parametrize("left", ["http", "pget.0123abcd"])
+def test_a_run_that_was_killed_at_its_very_end(
+    tmp_path: Path, server: Server, run: Callable[..., None], no_pget: None, left: str
+) -> None:
+    """The files are in place; the marker is not written, the temporary folder not removed."""
+    run()
+    (tmp_path / "w" / "tiny" / MARKER).unlink()
+    write(tmp_path / "w" / f".tiny.{left}.partial" / "source.json", b"{}")
+    before = len(server.asked)
+    run()
+    assert_complete(tmp_path / "w")
+    assert len(server.asked) == before
