@@ -41,7 +41,7 @@ def start(request: pytest.FixtureRequest, server: Server, folder: Path, tmp_path
     serve_hub(server)
     if way == "pget":
         stand_in: StandIn = request.getfixturevalue("pget")
-        stand_in.write(pause_s=0.02)
+        stand_in.write(pause_s=0.05)
     else:
         request.getfixturevalue("no_pget")
     environment = os.environ | {
@@ -102,9 +102,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def test_killed_in_the_middle(start: Start, server: Server, folder: Path, request: pytest.FixtureRequest) -> None:
+    server.answer = lambda asked: Answer(rate=RATE / 4)
     process = start()
     wait_for(lambda: tree_bytes(folder) > SIZE / 2)
     kill(process)
+    server.answer = lambda asked: Answer(rate=RATE)
     wait_for(lambda: not orphans(folder), 2)
     assert WAV2VEC not in visible(folder)
     left, before = tree_bytes(folder), server.sent
@@ -112,6 +114,17 @@ def test_killed_in_the_middle(start: Start, server: Server, folder: Path, reques
     if "http" in request.node.name:
         assert left > SIZE / 2
         assert server.sent - before < 0.8 * len(TAR), "the rest should do"
+
+
+def test_interrupted_by_the_user(start: Start, server: Server, folder: Path) -> None:
+    server.answer = lambda asked: Answer(rate=RATE / 4)
+    process = start()
+    wait_for(lambda: server.sent > SIZE / 10)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert orphans(folder) == []
+    server.answer = lambda asked: Answer(rate=RATE)
+    assert_ends_well(start, folder)
 
 
 def test_killed_at_random_moments(start: Start, folder: Path) -> None:
