@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -25,23 +25,24 @@ from cog import BasePredictor, Input, Path
 from PIL import Image
 
 import weights
-from src.audio_analysis.timeline import TRACK_RATE, Mode, Timeline, arrange, fit
+from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from src.media.boxes import parse_person_boxes
-from src.media.errors import InputError
+from src.material import Limits, Material, Uploads, gather
+from src.media.boxes import Rectangle
+from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
-from src.media.picture import read_picture
-from src.media.sound import read_sound, silence_like
-from src.media.upload import local_path
+from src.media.rates import SPEECH_RATE
+from src.media.sound import Sound
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
+from wan.checkpoint import CheckpointError
 from wan.chunks import fit_chunk
 from wan.conditioning.framing import frame_picture
-from wan.conditioning.picture import nearest_bucket
 from wan.conditioning.request import Request
 from wan.conditioning.speakers import Box, SpeakerError
 from wan.configs import WAN_CONFIGS, ModelConfig
-from wan.multitalk import Progress
+from wan.modules.text import clean
+from wan.multitalk import Progress, choose_device
 from wan.sampling.options import Options, resolve_options
 from wan.types import FPS
 
@@ -59,13 +60,7 @@ class Settings:
 
     config: ModelConfig
     folder: Path
-    max_seconds: float
-    local_files: bool
-
-    @property
-    def max_frames(self) -> int:
-        """The longest video, in frames."""
-        return int(self.max_seconds * FPS)
+    limits: Limits
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -78,13 +73,13 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         max_seconds = float(seconds)
     except ValueError:
         max_seconds = 0.0
-    if not 0 < max_seconds < float("inf"):
-        raise ValueError(f"MAX_SECONDS is {seconds!r}; a number of seconds above 0 is needed")
+    if not 1 / FPS <= max_seconds < float("inf"):
+        raise ValueError(f"MAX_SECONDS is {seconds!r}; a number of seconds from {1 / FPS} is needed")
+    local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
     return Settings(
         config=WAN_CONFIGS[name],
         folder=Path(environ.get("MODEL_PATH", DEFAULT_FOLDER)),
-        max_seconds=max_seconds,
-        local_files=environ.get("MULTITALK_LOCAL_FILES", "0") == "1",
+        limits=Limits(max_seconds=max_seconds, local_files=local_files),
     )
 
 
@@ -92,12 +87,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 class Job:
     """A request whose every value has been checked; no network has run yet."""
 
-    picture: Image.Image
-    timeline: Timeline
+    material: Material
     boxes: tuple[Box, Box] | None
     prompt: str
     options: Options
-    frames: int
+    height: int
+    width: int
 
 
 class Predictor(BasePredictor):
@@ -109,12 +104,16 @@ class Predictor(BasePredictor):
         start = time.perf_counter()
         self.settings = read_settings(os.environ)
         config, folder = self.settings.config, self.settings.folder
-        require_device(config)
+        choose_device(config, device_id=0)  # before anything is downloaded
         fetched = [
             name for name in (config.files.base, config.files.audio, config.files.speech) if name in weights.BUNDLES
         ]
         weights.ensure(folder, fetched)
-        self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+        try:
+            self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+        except CheckpointError as error:
+            hint = f"; python -m training.random_weights {folder} writes the small one" * (not config.needs_gpu)
+            raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}{hint}") from error
         speech_folder = folder / config.files.speech
         self.speech = Wav2Vec2Model.from_pretrained(speech_folder, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
@@ -142,7 +141,7 @@ class Predictor(BasePredictor):
             default="People talk naturally, with lively faces and small gestures, while the camera stands still.",
         ),
         num_frames: Optional[int] = Input(
-            description="Length of the video in frames, 25 of them a second. Left empty, the video is as long as the sound.",
+            description="Length of the video in frames, 25 of them a second. Left empty, the video is as long as the sound. Ten minutes (15,000 frames) are allowed unless the operator chose another limit.",
             default=None,
             ge=1,
         ),
@@ -199,12 +198,12 @@ class Predictor(BasePredictor):
             default=None,
         ),
         audio_start: float = Input(
-            description="Seconds of sound to skip at the beginning.",
+            description="Seconds to skip at the beginning of each sound file.",
             default=0.0,
             ge=0,
         ),
         audio_duration: Optional[float] = Input(
-            description="Seconds of sound to use, counted from audio_start. Left empty, all of it.",
+            description="Seconds to use of each sound file, counted from audio_start. Left empty, all of it.",
             default=None,
             ge=0.04,
         ),
@@ -224,19 +223,28 @@ class Predictor(BasePredictor):
         start = time.perf_counter()
         with torch.inference_mode():
             try:
-                job = self.check(
-                    files={"image": image, "first_audio": first_audio, "second_audio": second_audio},
-                    prompt=prompt,
-                    negative_prompt=negative_prompt,
-                    num_frames=num_frames,
+                check_prompt("prompt", prompt)
+                if negative_prompt:
+                    check_prompt("negative_prompt", negative_prompt)
+                uploads = Uploads(
+                    image=image,
+                    first_audio=first_audio,
+                    second_audio=second_audio,
+                    num_frames=None if num_frames is None else int(num_frames),
                     person_boxes=person_boxes,
                     audio_mode=audio_mode,
                     audio_start=float(audio_start),
                     audio_duration=None if audio_duration is None else float(audio_duration),
-                    resolution=resolution,
+                )
+                job = self.plan(
+                    gather(uploads, self.settings.limits),
+                    uploads,
+                    prompt,
+                    size_class=resolution.removesuffix("p"),
                     turbo=turbo,
                     sampling_steps=int(sampling_steps),
                     seed=secrets.randbelow(2**31) if seed is None else int(seed),
+                    negative_prompt=negative_prompt,
                     text_guide_scale=text_guidance,
                     audio_guide_scale=audio_guidance,
                     shift=shift,
@@ -248,78 +256,47 @@ class Predictor(BasePredictor):
             except InputError:
                 raise
             except torch.OutOfMemoryError as error:
-                raise RuntimeError(f"the GPU's memory is not enough for this request: {error}") from error
+                logger.exception("the prediction ran out of memory")
+                advice = "resolution 480p and a second request on an idle GPU need less"
+                raise RuntimeError(f"the GPU's memory is not enough for this request ({error}); {advice}") from error
             except Exception:
                 logger.exception("the prediction failed")
                 raise
         self.record(job, stages, time.perf_counter() - start)
         return path
 
-    def check(
-        self,
-        *,
-        files: Mapping[str, Path | str | None],
-        prompt: str,
-        negative_prompt: str | None,
-        num_frames: int | None,
-        person_boxes: str | None,
-        audio_mode: str,
-        audio_start: float,
-        audio_duration: float | None,
-        resolution: str,
-        **sampling: Any,
-    ) -> Job:
-        """Read and check every input; InputError names the input, its value and what is allowed."""
-        settings = self.settings
-        paths = {
-            name: local_path(value, name=name, allowed=settings.local_files)
-            for name, value in files.items()
-            if value is not None
-        }
-        check_prompt("prompt", prompt)
-        if negative_prompt:
-            check_prompt("negative_prompt", negative_prompt)
-        picture = read_picture(paths.pop("image"))
-        boxes = read_boxes(person_boxes, picture, voices=len(paths))
-        voices = [
-            read_sound(path, name=name, start=audio_start, duration=audio_duration, max_seconds=settings.max_seconds)
-            for name, path in paths.items()
-        ]
-        if boxes is not None and len(voices) == 1:
-            voices, audio_mode = [*voices, silence_like(voices[0])], "para"
-        timeline = arrange(voices, cast(Mode, audio_mode))
-        frames = timeline.frames if num_frames is None else int(num_frames)
-        check_length(frames, num_frames, timeline, settings)
-        frame_num, motion_frame = fit_chunk(frames, settings.config.frame_num, settings.config.motion_frame)
+    def plan(self, material: Material, uploads: Uploads, prompt: str, **sampling: Any) -> Job:
+        """Find everybody on the model's grid, and the options; InputError when somebody has no place left there."""
+        config, picture = self.settings.config, material.picture
+        frame_num, motion_frame = fit_chunk(material.frames, config.frame_num, config.motion_frame)
         options = resolve_options(
-            settings.config,
-            size_class=resolution.removesuffix("p"),
-            negative_prompt=negative_prompt,
-            frame_num=frame_num,
-            motion_frame=motion_frame,
-            **sampling,
+            config, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames, **sampling
         )
-        check_speakers(picture, boxes, person_boxes, len(voices), settings.config.buckets[options.size_class])
-        return Job(
-            picture=picture,
-            timeline=fit(timeline, frames),
-            boxes=boxes,
-            prompt=prompt,
-            options=options,
-            frames=frames,
-        )
+        boxes = to_boxes(material.rectangles)
+        persons = len(material.timeline.tracks)
+        try:
+            framing = frame_picture(picture.height, picture.width, config.buckets[options.size_class], persons, boxes)
+        except SpeakerError as error:
+            raise InputError(f"person_boxes is {quoted(uploads.person_boxes or '')}: {error}") from error
+        height, width = framing.crop.size
+        return Job(material=material, boxes=boxes, prompt=prompt, options=options, height=height, width=width)
 
     def make_movie(self, job: Job, stages: Stages) -> Path:
         """Run the networks, and hand every chunk to the encoder as it comes. Returns the MP4's path."""
-        logger.info("seed %d, %d frames", job.options.seed, job.frames)
-        tracks = tuple(self.embed(track) for track in job.timeline.tracks)
+        material = job.material
+        logger.info("seed %d, %d frames", job.options.seed, material.frames)
+        tracks = tuple(self.embed(track_N) for track_N in material.timeline.tracks)
         stages.done("speech")
-        request = Request(picture=job.picture, tracks=tracks, prompt=job.prompt, boxes=job.boxes, num_frames=job.frames)
+        request = Request(picture=material.picture, tracks=tracks, prompt=job.prompt, boxes=job.boxes)
         self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
         path = self.output / "output.mp4"
-        height, width = frame_size(job, self.settings.config)
         with MovieWriter(
-            path, width=width, height=height, fps=FPS, soundtrack=job.timeline.soundtrack, frames=job.frames
+            path,
+            width=job.width,
+            height=job.height,
+            fps=FPS,
+            soundtrack=material.timeline.soundtrack,
+            frames=material.frames,
         ) as movie:
             for video in self.pipeline.stream(request, job.options, lambda done: report(done, stages)):
                 movie.write(to_pixels(video))
@@ -328,16 +305,15 @@ class Predictor(BasePredictor):
 
     def embed(self, track_N: np.ndarray) -> torch.Tensor:
         """Speech states of a 16 kHz track, frames x layers x width."""
-        return self.speech.get_embeddings(self.speech.extract_features(track_N, TRACK_RATE)).cpu()
+        return self.speech.get_embeddings(self.speech.extract_features(track_N, SPEECH_RATE)).cpu()
 
     def record(self, job: Job, stages: Stages, seconds: float) -> None:
         """Tell Cog what was done."""
-        height, width = frame_size(job, self.settings.config)
         self.record_metric("model", self.settings.config.name)
         self.record_metric("seed", job.options.seed)
-        self.record_metric("frames", job.frames)
-        self.record_metric("width", width)
-        self.record_metric("height", height)
+        self.record_metric("frames", job.material.frames)
+        self.record_metric("width", job.width)
+        self.record_metric("height", job.height)
         self.record_metric("seconds_per_step", stages.mean("denoise"))
         self.record_metric("seconds.total", seconds)
         for stage, spent in stages.seconds.items():
@@ -346,10 +322,14 @@ class Predictor(BasePredictor):
     def warm_up(self) -> None:
         """One step of a short clip with two persons, so that the first request meets no cold start."""
         config = self.settings.config
-        second = np.zeros(TRACK_RATE, dtype=np.float32)
+        rate = 48_000
+        second = Sound(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
+        tracks_N = arrange((second, second), "para").tracks
         with torch.inference_mode():
             request = Request(
-                picture=Image.new("RGB", (512, 256), "grey"), tracks=(self.embed(second),) * 2, prompt="warm-up"
+                picture=Image.new("RGB", (512, 256), "grey"),
+                tracks=tuple(self.embed(track_N) for track_N in tracks_N),
+                prompt="warm-up",
             )
             size_class = next(iter(config.buckets))
             options = resolve_options(config, size_class=size_class, turbo=True, sampling_steps=1, seed=0)
@@ -363,58 +343,20 @@ class Predictor(BasePredictor):
             self.output = None
 
 
-def require_device(config: ModelConfig) -> None:
-    """Fail at once where the model cannot run."""
-    if config.needs_gpu and not torch.cuda.is_available():
-        small = next(name for name, other in WAN_CONFIGS.items() if not other.needs_gpu)
-        raise RuntimeError(
-            f"{config.name} needs an NVIDIA GPU and this machine has none that PyTorch can use; "
-            f"set MULTITALK_MODEL={small} for the small model that runs on a processor"
-        )
-
-
 def check_prompt(name: str, text: str) -> None:
-    """InputError for blank text, and for more than MAX_PROMPT characters."""
-    if not text.strip():
-        raise InputError(f"{name} is {text[:20]!r}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank")
+    """InputError for more than MAX_PROMPT characters, and for text of which cleaning leaves nothing."""
     if len(text) > MAX_PROMPT:
         raise InputError(f"{name} has {len(text):,} characters; at most {MAX_PROMPT:,} are allowed")
+    if not clean(text):
+        raise InputError(f"{name} is {quoted(text)}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank")
 
 
-def read_boxes(text: str | None, picture: Image.Image, voices: int) -> tuple[Box, Box] | None:
-    """Boxes of two persons in the network's terms."""
-    rectangles = parse_person_boxes(text, width=picture.width, height=picture.height, voices=voices)
+def to_boxes(rectangles: tuple[Rectangle, Rectangle] | None) -> tuple[Box, Box] | None:
+    """Rectangles of the media side as boxes of the model's."""
     if rectangles is None:
         return None
     first, second = (Box(top=r.top, left=r.left, bottom=r.bottom, right=r.right) for r in rectangles)
     return first, second
-
-
-def check_length(frames: int, num_frames: int | None, timeline: Timeline, settings: Settings) -> None:
-    """InputError with both numbers when the video would be longer than the operator allows, or has no frame."""
-    if 1 <= frames <= settings.max_frames:
-        return
-    limit = f"{settings.max_frames:,} frames ({settings.max_seconds:g} s, MAX_SECONDS)"
-    if num_frames is None:
-        raise InputError(
-            f"first_audio and second_audio together last {timeline.soundtrack.seconds:.2f} s; at most {limit} are allowed"
-        )
-    raise InputError(f"num_frames is {num_frames:,}; 1 to {limit} are allowed")
-
-
-def check_speakers(
-    picture: Image.Image, boxes: tuple[Box, Box] | None, text: str | None, persons: int, buckets: Any
-) -> None:
-    """InputError when the crop leaves a person, or the background, no place."""
-    try:
-        frame_picture(picture.height, picture.width, buckets, persons, boxes)
-    except SpeakerError as error:
-        raise InputError(f"person_boxes is {text!r}: {error}") from error
-
-
-def frame_size(job: Job, config: ModelConfig) -> tuple[int, int]:
-    """Height and width of the video in pixels."""
-    return nearest_bucket(job.picture.height, job.picture.width, config.buckets[job.options.size_class])
 
 
 def report(done: Progress, stages: Stages) -> None:

@@ -25,7 +25,7 @@ __all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsEr
 DEFAULT_NAMES = tuple(name for name, bundle in BUNDLES.items() if bundle.default)
 DTYPES = ("bf16", "fp8")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def ensure(
@@ -175,13 +175,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except WeightsError as problem:
-        log.error(f"error: {problem}")
+        logger.error(f"error: {problem}")
         return 1
     except ValueError as problem:
-        log.error(f"error: {problem}")
+        logger.error(f"error: {problem}")
         return 2
     except KeyboardInterrupt:
-        log.error("stopped; what has arrived is kept for the next start")
+        logger.error("stopped; what has arrived is kept for the next start")
         return 130
 
 

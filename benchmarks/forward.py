@@ -71,6 +71,14 @@ def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict
     }
 
 
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def provenance() -> dict[str, Any]:
     """What is needed to measure the same again."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
@@ -78,7 +86,7 @@ def provenance() -> dict[str, Any]:
         "command": " ".join(["python", "-m", "benchmarks.forward", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

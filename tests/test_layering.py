@@ -15,10 +15,11 @@ WAN = [
     {"wan.types"},
     {"wan.chunks", "wan.color", "wan.modules", "wan.naming"},
     {"wan.checkpoint", "wan.conditioning", "wan.sampling"},
+    {"wan.memory"},
     {"wan.multitalk"},
     {"wan"},
 ]
-SRC = [{"src.media"}, {"src.audio_analysis"}, {"src"}]
+SRC = [{"src.media"}, {"src.audio_analysis"}, {"src.material"}, {"src"}]
 APART = {"src.serving", "src.weights"}  # nobody else in src imports these, nor they anybody else
 ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 # The one thing of wan that weights.py may import, and only when it is asked to convert: it brings torch.

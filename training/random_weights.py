@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from src.media.rates import SPEECH_RATE
 from wan import naming
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.image import build_image_encoder
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 AUDIO_NAMES = ("audio_proj.", ".audio_cross_attn.", ".norm_x.")
 """Parts of a name that mark a tensor as MultiTalk's rather than the base model's."""
 SHARD_SIZE = "8MB"
-SAMPLE_RATE = 16000
 
 
 def write_model(config: ModelConfig, folder: Path, seed: int) -> None:
@@ -108,7 +108,7 @@ def write_speech_encoder(config: ModelConfig, folder: Path) -> None:
             num_conv_pos_embedding_groups=4,
         )
     ).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, do_normalize=True).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=SPEECH_RATE, do_normalize=True).save_pretrained(folder)
 
 
 def main() -> None:

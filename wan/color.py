@@ -9,7 +9,10 @@ from torch import Tensor
 # sRGB primaries and the D65 white point (IEC 61966-2-1).
 _RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)
+_XYZ_TO_RGB = torch.linalg.inv(torch.tensor(_RGB_TO_XYZ, dtype=torch.float64)).tolist()
 _LAB_EPSILON = 0.008856
+_FLAT = 0.02
+"""Deviation of a channel, in Lab units, below which it is the same everywhere to the eye (rounding makes 0.005)."""
 
 
 def match_color(video_CFHW: Tensor, reference_CHW: Tensor, strength: float) -> Tensor:
@@ -22,7 +25,7 @@ def match_color(video_CFHW: Tensor, reference_CHW: Tensor, strength: float) -> T
     target = rgb_to_lab(((reference_CHW[:, None] + 1) / 2).clamp(0, 1))
     mean, deviation = _statistics(lab)
     target_mean, target_deviation = _statistics(target)
-    scale = torch.where(deviation > 0, target_deviation / deviation.clamp(min=1e-30), torch.zeros_like(deviation))
+    scale = torch.where(deviation > _FLAT, target_deviation / deviation.clamp(min=_FLAT), 0.0)
     matched = lab_to_rgb((lab - mean) * scale + target_mean).clamp(0, 1)
     return torch.lerp(source, matched, strength) * 2 - 1
 
@@ -30,7 +33,7 @@ def match_color(video_CFHW: Tensor, reference_CHW: Tensor, strength: float) -> T
 def rgb_to_lab(rgb_CFHW: Tensor) -> Tensor:
     """sRGB in [0, 1] to CIE Lab (L 0..100)."""
     linear = torch.where(rgb_CFHW > 0.04045, ((rgb_CFHW + 0.055) / 1.055).clamp(min=0) ** 2.4, rgb_CFHW / 12.92)
-    xyz = _mix(_matrix(linear), linear) / _white(linear)
+    xyz = _mix(linear.new_tensor(_RGB_TO_XYZ), linear) / _white(linear)
     f = torch.where(xyz > _LAB_EPSILON, xyz.clamp(min=0) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)))
@@ -42,7 +45,7 @@ def lab_to_rgb(lab_CFHW: Tensor) -> Tensor:
     y = (lightness + 16) / 116
     f = torch.stack((y + a / 500, y, (y - b / 200).clamp(min=0)))
     xyz = torch.where(f > _LAB_EPSILON ** (1 / 3), f**3, (f - 16 / 116) / 7.787) * _white(f)
-    linear = _mix(torch.linalg.inv(_matrix(f).double()).to(f.dtype), xyz)
+    linear = _mix(f.new_tensor(_XYZ_TO_RGB), xyz)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0) ** (1 / 2.4) - 0.055, linear * 12.92)
 
 
@@ -53,10 +56,6 @@ def _statistics(lab_CFHW: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mix(matrix: Tensor, image_CFHW: Tensor) -> Tensor:
     return torch.einsum("ij,jfhw->ifhw", matrix, image_CFHW)
-
-
-def _matrix(like: Tensor) -> Tensor:
-    return like.new_tensor(_RGB_TO_XYZ)
 
 
 def _white(like: Tensor) -> Tensor:

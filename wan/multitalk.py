@@ -16,12 +16,13 @@ from wan.checkpoint import Models, load_models
 from wan.chunks import Chunk, plan_chunks
 from wan.color import match_color
 from wan.conditioning.framing import frame_picture
-from wan.conditioning.latent import condition_latent
+from wan.conditioning.latent import MASK_CHANNELS, condition_latent
 from wan.conditioning.picture import crop_picture
-from wan.conditioning.request import EmbedSpeech, Request, parse_request
+from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
 from wan.conditioning.speech import check_tracks, speech_windows
+from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
-from wan.modules.labels import token_masks
+from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
 from wan.sampling.cache import teacache_plan
@@ -62,12 +63,26 @@ class Scene:
     chunks: list[Chunk]
     frame_CHW: Tensor
     masks_3HW: Tensor
-    texts: Mapping[bool, BlockConstants]
+    speakers: SpeakerMasks | None
+    texts: Mapping[str, BlockConstants]
     silence: BlockConstants
     times: list[float]
     time_embeddings: list[TimeEmbedding]
     rotation: Rotation
     plan: tuple[bool, ...]
+
+
+def choose_device(config: ModelConfig, device_id: int) -> torch.device:
+    """The GPU, or the CPU for a model that may run there; RuntimeError for one that may not."""
+    if torch.cuda.is_available():
+        return torch.device(f"cuda:{device_id}")
+    if config.needs_gpu:
+        small = [name for name, other in WAN_CONFIGS.items() if not other.needs_gpu]
+        raise RuntimeError(
+            f"{config.name} needs an NVIDIA GPU and this machine has none that PyTorch can use; "
+            f"set MULTITALK_MODEL={' or '.join(small)} for a small model that runs on a processor"
+        )
+    return torch.device("cpu")
 
 
 class MultiTalkPipeline:
@@ -76,22 +91,19 @@ class MultiTalkPipeline:
     def __init__(self, config: ModelConfig, checkpoint_dir: str | Path, device_id: int = 0) -> None:
         """Load the weights of `config` from a folder of bundles (or the base bundle) onto a GPU, or else the CPU.
 
-        Raises `CheckpointError` (a ValueError) that lists what is absent, missing or unknown.
+        Raises `CheckpointError` (a ValueError) that lists what is absent, missing or unknown, and RuntimeError for a
+        model that needs a GPU where there is none.
         """
-        device = torch.device(f"cuda:{device_id}" if torch.cuda.is_available() else "cpu")
-        self._set(config, load_models(config, Path(checkpoint_dir), device))
+        self.config = config
+        self.device = choose_device(config, device_id)
+        self.models = load_models(config, Path(checkpoint_dir), self.device)
 
     @classmethod
     def from_models(cls, config: ModelConfig, models: Models) -> "MultiTalkPipeline":
         """A pipeline of networks that are there already."""
         pipeline = cls.__new__(cls)
-        pipeline._set(config, models)
+        pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
         return pipeline
-
-    def _set(self, config: ModelConfig, models: Models) -> None:
-        self.config = config
-        self.models = models
-        self.device = models.transformer.device
 
     def generate(
         self,
@@ -123,13 +135,14 @@ class MultiTalkPipeline:
         """
         family, _, size_class = size_buckget.partition("-")
         if family != "multitalk":
-            raise ValueError(f"size is {size_buckget!r}; allowed are 'multitalk-480' and 'multitalk-720'")
+            raise ValueError(f"size_buckget is {size_buckget!r}; allowed are 'multitalk-480' and 'multitalk-720'")
         request = parse_request(input_data, embed_speech)
+        num_frames, overlap = parse_lengths(input_data, max(map(len, request.tracks)))
         options = resolve_options(
             self.config,
             size_class=size_class,
             turbo=turbo,
-            motion_frame=motion_frame if request.motion_frame is None else request.motion_frame,
+            motion_frame=motion_frame if overlap is None else overlap,
             frame_num=frame_num,
             shift=shift,
             sampling_steps=sampling_steps,
@@ -137,7 +150,7 @@ class MultiTalkPipeline:
             audio_guide_scale=audio_guide_scale,
             negative_prompt=n_prompt,
             seed=seed,
-            max_frames_num=max_frames_num,
+            max_frames_num=max_frames_num if num_frames is None else min(num_frames, max_frames_num),
             color_correction_strength=color_correction_strength,
             teacache_thresh=teacache_thresh,
             use_apg=use_apg,
@@ -174,19 +187,20 @@ class MultiTalkPipeline:
         framing = frame_picture(picture.height, picture.width, buckets, len(request.tracks), request.boxes)
         height, width = framing.crop.size
         size = VideoSize(frames=options.frame_num, height=height, width=width)
-        length = request.num_frames or min(max(map(len, request.tracks)), options.max_frames_num)
+        length = min(max(map(len, request.tracks)), options.max_frames_num)
 
         transformer = self.models.transformer
         times = timesteps(options.sampling_steps, options.shift)
         embeddings = [transformer.embed_time(t[None].to(self.device)) for t in times[:-1]]
-        prompts = {PASSES[name].prompt for name in options.guider().passes}
-        texts = {True: request.prompt, False: options.negative_prompt}
+        masks = framing.masks.to(self.device)
+        speakers = token_masks(masks[None], *size.grid[1:]) if len(request.tracks) == 2 else None
         return Scene(
             size=size,
             chunks=plan_chunks(length, options.frame_num, options.motion_frame),
             frame_CHW=crop_picture(picture, framing.crop).to(self.device),
-            masks_3HW=framing.masks,
-            texts={key: transformer.embed_text(self.models.text_encoder(texts[key])) for key in prompts},
+            masks_3HW=masks,
+            speakers=speakers,
+            texts=self._texts(request, options),
             silence=transformer.embed_speech(self._silence(size)),
             times=times.tolist(),
             time_embeddings=embeddings,
@@ -211,11 +225,11 @@ class MultiTalkPipeline:
     ) -> Tensor:
         """One chunk, float32 3 x F x H x W in [-1, 1], continuing from `known_CFHW`, the picture or last frames."""
         condition = condition_latent(self.models.vae, known_CFHW, scene.size)
-        contexts = self._contexts(request, options, scene, chunk, known_CFHW[:, -1])
+        contexts = self._contexts(request, scene, chunk, known_CFHW[:, -1])
         report("condition")
 
-        noise = draw_noise((condition.shape[0] - 4, *scene.size.latent), generator)
-        motion = condition[4:, : latent_frames(known_CFHW.shape[1])] if chunk.index else None
+        noise = draw_noise((condition.shape[0] - MASK_CHANNELS, *scene.size.latent), generator)
+        motion = condition[MASK_CHANNELS:, : latent_frames(known_CFHW.shape[1])] if chunk.index else None
         velocity = TransformerVelocity(
             self.models.transformer,
             condition,
@@ -240,26 +254,31 @@ class MultiTalkPipeline:
         report("decode")
         return video
 
-    def _contexts(
-        self, request: Request, options: Options, scene: Scene, chunk: Chunk, frame_CHW: Tensor
-    ) -> dict[str, Context]:
+    def _contexts(self, request: Request, scene: Scene, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
         """What each pass of a chunk is conditioned on."""
         transformer = self.models.transformer
         image = transformer.embed_image(self.models.image_encoder(frame_CHW))
         windows = speech_windows(request.tracks, chunk, self.config.transformer.audio_window)
-        speech = transformer.embed_speech(windows[None].to(self.device))
-        masks = token_masks(scene.masks_3HW[None].to(self.device), *scene.size.grid[1:])
-        speaking = {
-            "speech": speech,
-            "masks": masks if len(request.tracks) == 2 else None,
-        }
-        silent = {"speech": scene.silence, "masks": None}
+        heard = {True: transformer.embed_speech(windows[None].to(self.device)), False: scene.silence}
         return {
             name: Context(
-                text=scene.texts[PASSES[name].prompt], image=image, **(speaking if PASSES[name].speech else silent)
+                text=text,
+                image=image,
+                speech=heard[PASSES[name].speech],
+                masks=scene.speakers if PASSES[name].speech else None,
             )
-            for name in options.guider().passes
+            for name, text in scene.texts.items()
         }
+
+    def _texts(self, request: Request, options: Options) -> dict[str, BlockConstants]:
+        """What each pass of the guidance reads; the prompts are encoded once each, and only those that are read."""
+        reads = {name: PASSES[name].prompt for name in options.guider().passes}
+        prompts = {True: request.prompt, False: options.negative_prompt}
+        encoded = {
+            which: self.models.transformer.embed_text(self.models.text_encoder(prompts[which]))
+            for which in set(reads.values())
+        }
+        return {name: encoded[which] for name, which in reads.items()}
 
     def _silence(self, size: VideoSize) -> Tensor:
         """The zero windows of ONE person, which is what passes without speech hear: no labels there."""

@@ -12,11 +12,9 @@ import numpy as np
 
 from src.audio_analysis.loudness import normalise
 from src.media.errors import InputError
-from src.media.sound import Sound, conform, lasting, mono
+from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
+from src.media.sound import MAX_VALUES, Sound, conform, lasting, mono
 
-FPS = 25
-TRACK_RATE = 16_000
-TRACK_SAMPLES_PER_FRAME = TRACK_RATE // FPS
 # -80 dBFS, three steps of 16 bits: above the dither of a silent recording, below any voice.
 SILENT_PEAK = 1e-4
 
@@ -56,7 +54,7 @@ def arrange(voices: Sequence[Sound], mode: Mode) -> Timeline:
     if len(voices) not in (1, 2):
         raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
     _check_audible(voices)
-    tracks = [normalise(mono(voice, TRACK_RATE), TRACK_RATE).astype(np.float32) for voice in voices]
+    tracks = [normalise(mono(voice, SPEECH_RATE), SPEECH_RATE).astype(np.float32) for voice in voices]
     if len(voices) == 1:
         return Timeline(soundtrack=voices[0], tracks=tuple(tracks))
     place = _in_turn if mode == "add" else _together
@@ -71,7 +69,7 @@ def fit(timeline: Timeline, frames: int) -> Timeline:
     """
     sound = timeline.soundtrack
     samples = round(Fraction(frames * sound.rate, FPS))
-    least = frames * TRACK_SAMPLES_PER_FRAME
+    least = frames * SAMPLES_PER_FRAME
     tracks = tuple(np.pad(track_N, (0, max(0, least - len(track_N)))) for track_N in timeline.tracks)
     return replace(timeline, soundtrack=lasting(sound, samples), tracks=tracks)
 
@@ -103,10 +101,21 @@ def _padded(signal: np.ndarray, *, before: int = 0, after: int = 0) -> np.ndarra
     return np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(before, after)])
 
 
+def _check_mix(voices: Sequence[Sound], rate: int, channels: int) -> None:
+    """InputError when a long sound of low quality beside a short one of high quality would fill the memory."""
+    values = round(sum(voice.seconds for voice in voices) * rate) * channels
+    if values > MAX_VALUES:
+        raise InputError(
+            f"first_audio and second_audio are mixed at {rate:,} Hz in {channels} channels, which makes {values:,} "
+            f"samples; at most {MAX_VALUES:,} are allowed, so convert both to a lower rate or to stereo"
+        )
+
+
 def _mixed(voices: Sequence[Sound], place: Placement) -> Sound:
     """The sum of the voices where `place` puts them, scaled down to full scale where it exceeds it."""
     rate = max(voice.rate for voice in voices)
     channels = max(voice.channels for voice in voices)
+    _check_mix(voices, rate, channels)
     parts = [conform(voice, rate=rate, channels=channels).samples_CN for voice in voices]
     sum_CN = np.sum(place(parts), axis=0)
     return Sound(samples_CN=sum_CN / max(1.0, float(np.abs(sum_CN).max())), rate=rate)

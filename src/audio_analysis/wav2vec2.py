@@ -12,9 +12,7 @@ import torch
 import transformers
 from torch.nn import functional
 
-RATE = 16_000
-FPS = 25
-SAMPLES_PER_FRAME = RATE // FPS
+from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
 
 
 class Wav2Vec2Model(transformers.Wav2Vec2Model):
@@ -28,7 +26,7 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
         if config.do_stable_layer_norm:
             raise ValueError("do_stable_layer_norm is true in the wav2vec2 config; only false is supported")
         super().__init__(config)
-        self.preprocessor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True)
+        self.preprocessor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=SPEECH_RATE, do_normalize=True)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **options: Any) -> Self:  # type: ignore[override]
@@ -43,8 +41,10 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
         _check_complete(report)
         local = options.get("local_files_only", False)
         model.preprocessor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(directory, local_files_only=local)
-        if model.preprocessor.sampling_rate != RATE:
-            raise ValueError(f"the wav2vec2 folder is for {model.preprocessor.sampling_rate} Hz; {RATE} Hz is needed")
+        if model.preprocessor.sampling_rate != SPEECH_RATE:
+            raise ValueError(
+                f"the wav2vec2 folder is for {model.preprocessor.sampling_rate} Hz; {SPEECH_RATE} Hz is needed"
+            )
         return model.eval()
 
     def extract_features(self, audio: np.ndarray | torch.Tensor, sr: int) -> torch.Tensor:
@@ -57,9 +57,9 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
             sound = sound.mean(axis=0)
         if sound.ndim != 1:
             raise ValueError(f"audio has the shape {sound.shape}; needs (samples,) or (channels, samples)")
-        if sr != RATE:
-            sound = librosa.resample(sound, orig_sr=sr, target_sr=RATE, res_type="soxr_hq")
-        return self.preprocessor(sound, sampling_rate=RATE, return_tensors="pt").input_values
+        if sr != SPEECH_RATE:
+            sound = librosa.resample(sound, orig_sr=sr, target_sr=SPEECH_RATE, res_type="soxr_hq")
+        return self.preprocessor(sound, sampling_rate=SPEECH_RATE, return_tensors="pt").input_values
 
     @torch.no_grad()
     def get_embeddings(self, features_1N: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
 
         Raises ValueError for less than one frame.
         """
-        frames = features_1N.shape[-1] * FPS // RATE
+        frames = features_1N.shape[-1] * FPS // SPEECH_RATE
         if frames < 1:
             raise ValueError(f"{features_1N.shape[-1]} samples of audio; needs at least {SAMPLES_PER_FRAME}")
         parameter = self.encoder.layer_norm.weight

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from src.media.errors import InputError
+from src.media.errors import InputError, quoted
 
 EXAMPLE = "0.05,0.1,0.45,1; 0.55,0.1,0.95,1"
 FORMAT = f"x1,y1,x2,y2 (left, top, right, bottom) per person, persons separated by ';', for example {EXAMPLE!r}"
@@ -32,7 +32,7 @@ def parse_person_boxes(
     if len(boxes) != 2:
         with_voices = "first_audio and second_audio" if voices == 2 else "first_audio alone"
         raise InputError(
-            f"{name} is {text!r}, which is {len(boxes)} with {with_voices}; 2 boxes are needed, one per person "
+            f"{name} is {quoted(text)}, which is {len(boxes)} with {with_voices}; 2 boxes are needed, one per person "
             "(without second_audio the second person is silent), or none"
         )
     return boxes[0], boxes[1]
@@ -46,7 +46,8 @@ def parse_boxes(text: str, *, width: int, height: int, name: str = "person_boxes
     """
     parts = [part.strip() for part in text.strip().removesuffix(";").split(";")]
     return tuple(
-        _parse_box(part, width, height, f"{name}: box {number} is {part!r}") for number, part in enumerate(parts, 1)
+        _parse_box(part, width, height, f"{name}: box {number} is {quoted(part)}")
+        for number, part in enumerate(parts, 1)
     )
 
 

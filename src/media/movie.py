@@ -15,9 +15,9 @@ import numpy as np
 
 from src.media.aac import add_audio, audio_frames, encodable
 from src.media.h264 import add_video, video_frame
+from src.media.rates import FPS
 from src.media.sound import Sound, lasting
 
-FPS = 25
 # The index goes to the front, so that players start before the whole file is there.
 CONTAINER_OPTIONS = {"movflags": "+faststart"}
 

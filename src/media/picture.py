@@ -14,6 +14,8 @@ from src.media.upload import describe, require_file
 
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 32
+# A strip would be scaled until its short side fills the video, and its long side then fills the memory.
+MAX_RATIO = 16
 # Only formats that are recognised by their content and decoded in this process (EPS would start a program).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 ALLOWED = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
@@ -42,7 +44,8 @@ def read_picture(path: Path, *, name: str = "image") -> Image.Image:
     """Read a picture as 8-bit RGB: upright by its EXIF, transparency on white, the first frame of several.
 
     Raises InputError for what is no picture, a damaged one, one of more than MAX_PIXELS (judged by its
-    header, before anything is decoded) and one with a side below MIN_SIDE pixels.
+    header, before anything is decoded), one with a side below MIN_SIDE pixels and one that is more than
+    MAX_RATIO times as long as wide.
     """
     require_file(path, name=name)
     with _open(path, name=name) as image:
@@ -80,6 +83,8 @@ def _check_size(image: Image.Image, *, name: str) -> None:
         raise InputError(f"{size}, {width * height:,} in all; at most {MAX_PIXELS:,} are allowed")
     if min(width, height) < MIN_SIDE:
         raise InputError(f"{size}; each side needs at least {MIN_SIDE}")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise InputError(f"{size}; the longer side may be at most {MAX_RATIO} times the shorter")
 
 
 def _orientation(image: Image.Image) -> int:

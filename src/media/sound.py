@@ -20,6 +20,8 @@ MIN_SECONDS = 0.04
 # 1 GiB as float32: ten minutes of stereo at 192 kHz.
 MAX_VALUES = 1 << 28
 CENTRE_GAIN = math.sqrt(0.5)
+# Beyond every file; more seconds than this overflow once they are counted in samples.
+FAR_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +55,10 @@ class _Part:
 
     def bounds(self, rate: int) -> tuple[int, float]:
         """First sample and the one after the last (infinity without a duration)."""
-        first = round(self.start * rate)
-        return first, math.inf if self.duration is None else first + round(self.duration * rate)
+        first = round(min(self.start, FAR_SECONDS) * rate)
+        if self.duration is None:
+            return first, math.inf
+        return first, first + round(min(self.duration, FAR_SECONDS) * rate)
 
 
 def read_sound(

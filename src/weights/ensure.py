@@ -22,7 +22,7 @@ from src.weights.verify import examine, home, is_complete
 PARALLEL_BUNDLES = 4
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def ensure(

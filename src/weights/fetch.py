@@ -19,7 +19,7 @@ from src.weights.sources import BASE_URL_VARIABLE, Sources
 from src.weights.tar import unpack
 from src.weights.verify import Finding, examine, examine_file, home
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +74,13 @@ def fetch(task: Task) -> None:
     """
     reasons: list[str] = []
     for way in ways(task):
-        log.info("downloading %s (about %.1f GB) from %s", task.bundle.name, task.bytes / 1e9, way.source)
+        logger.info("downloading %s (about %.1f GB) from %s", task.bundle.name, task.bytes / 1e9, way.source)
         try:
             attempt(task, way)
         except StoppedError:
             raise
         except SourceError as error:
-            log.warning("%s: %s", task.bundle.name, error)
+            logger.warning("%s: %s", task.bundle.name, error)
             reasons.append(str(error))
         else:
             for left in partials(task.folder, task.bundle.name):
@@ -121,7 +121,7 @@ def attempt(task: Task, way: Way) -> None:
         remove(way.partial)
         if not resumed:
             raise CorruptError(f"{way.source} {error}") from error
-        log.warning("%s: what an earlier run left %s; beginning anew", task.bundle.name, error)
+        logger.warning("%s: what an earlier run left %s; beginning anew", task.bundle.name, error)
         attempt(task, way)
 
 
@@ -203,7 +203,7 @@ def settle(task: Task, tree: Path, source: str) -> None:
     if wrong := [found for found in findings if found.lacking]:
         raise WeightsError(f"{place} changed while it was completed: {'; '.join(map(str, wrong))}")
     mark(place, task.bundle, source, findings)
-    log.info("%s is complete in %s", task.bundle.name, place)
+    logger.info("%s is complete in %s", task.bundle.name, place)
 
 
 def describe(found: Finding, tree: Path) -> str:

@@ -19,7 +19,7 @@ PARALLEL_FILES = 4
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 

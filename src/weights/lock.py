@@ -18,7 +18,7 @@ POLL_S = 0.2
 REMIND_S = 60.0
 UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def wait(file: IO[str], folder: Path) -> None:
         if time.monotonic() - said >= REMIND_S:
             said = time.monotonic()
             file.seek(0)
-            log.info("waiting for %s, which downloads into %s", file.read().strip() or "another process", folder)
+            logger.info("waiting for %s, which downloads into %s", file.read().strip() or "another process", folder)
         time.sleep(POLL_S)
 
 

@@ -16,7 +16,7 @@ from tenacity import (
 
 from src.weights.errors import StoppedError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class TransientError(Exception):
@@ -61,4 +61,4 @@ def report(state: RetryCallState) -> None:
     """Tell the operator about a fault that is tried again."""
     if state.outcome is not None and state.next_action is not None:
         fault, delay = state.outcome.exception(), state.next_action.sleep
-        log.warning("%s; trying again in %.1f s", fault, delay)
+        logger.warning("%s; trying again in %.1f s", fault, delay)

@@ -11,7 +11,7 @@ from src.weights.disk import flush, flush_tree
 from src.weights.manifest import Bundle
 from src.weights.verify import Finding, home
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def adopt(folder: Path, bundle: Bundle, findings: Iterable[Finding]) -> None:
@@ -29,7 +29,7 @@ def adopt(folder: Path, bundle: Bundle, findings: Iterable[Finding]) -> None:
             set_aside(target)
             link(found.path, target)
         except OSError as error:
-            log.warning("%s stays where it is: %s", found.path, error.strerror)
+            logger.warning("%s stays where it is: %s", found.path, error.strerror)
 
 
 def link(path: Path, target: Path) -> None:

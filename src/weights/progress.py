@@ -14,7 +14,7 @@ LOG_S = 20.0
 # Called with a bundle's name, the bytes on the disk, and about how many there will be.
 Progress = Callable[[str, int, int], None]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class LoggedProgress:
@@ -28,7 +28,7 @@ class LoggedProgress:
         now = time.monotonic()
         if now - self.said.setdefault(name, now) >= self.every_s:
             self.said[name] = now
-            log.info("%s: %.1f of about %.1f GB", name, done / 1e9, max(done, total) / 1e9)
+            logger.info("%s: %.1f of about %.1f GB", name, done / 1e9, max(done, total) / 1e9)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from src.audio_analysis.loudness import normalise
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from src.media.rates import SPEECH_RATE
 from tests.golden.file import GoldenFile
 from wan import naming
 from wan.checkpoint import CPU, load_image_module, load_library_module
@@ -27,8 +28,6 @@ from wan.sampling.schedule import timesteps
 from wan.types import PATCH
 
 Outputs = dict[str, Tensor]
-
-SAMPLE_RATE = 16000
 
 
 def transformer_config(golden: GoldenFile) -> TransformerConfig:
@@ -132,14 +131,14 @@ def wav2vec(golden: GoldenFile) -> Outputs:
         (folder / "preprocessor_config.json").write_text(json.dumps(golden.config["feature_extractor"]))
         save_file(golden.weights, folder / "model.safetensors", metadata={"format": "pt"})
         model = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
-    features = model.extract_features(golden.tensors["waveform"].numpy(), SAMPLE_RATE)
+    features = model.extract_features(golden.tensors["waveform"].numpy(), SPEECH_RATE)
     return {"input_values": features, "embedding": model.get_embeddings(features)}
 
 
 def loudness(golden: GoldenFile) -> Outputs:
     """Normalised to the target loudness."""
     wave = golden.tensors["waveform"].numpy()
-    return {"normalised": torch.from_numpy(normalise(wave, SAMPLE_RATE, target=golden.config["target"]))}
+    return {"normalised": torch.from_numpy(normalise(wave, SPEECH_RATE, target=golden.config["target"]))}
 
 
 def schedule(golden: GoldenFile) -> Outputs:

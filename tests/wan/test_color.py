@@ -33,3 +33,10 @@ def test_drift_is_undone() -> None:
 def test_flat_frames_stay_finite() -> None:
     assert match_color(torch.zeros(3, 2, 8, 8), REFERENCE, 0.5).isfinite().all()
     assert match_color(-torch.ones(3, 2, 8, 8), torch.zeros(3, 8, 8), 1.0).isfinite().all()
+
+
+def test_grey_frames_do_not_become_noisy() -> None:
+    grey = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(1)).expand(3, -1, -1, -1) * 2 - 1
+    lab = rgb_to_lab(match_color(grey, REFERENCE, 0.3) / 2 + 0.5)
+    # One tint for the whole frame, but no chroma that varies where none was.
+    assert lab[1:].std((2, 3)).max() < 3.0

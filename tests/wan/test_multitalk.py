@@ -66,12 +66,21 @@ def test_generate_has_the_signature_that_users_know() -> None:
         ("turbo", True),
     ]
     assert all(p.default is not inspect.Parameter.empty for p in parameters[1:])
+    assert {p.name: p.default for p in parameters[13:]} == {
+        "teacache_thresh": None,
+        "use_apg": False,
+        "apg_momentum": -0.75,
+        "apg_norm_threshold": 55.0,
+        "progress": None,
+        "embed_speech": None,
+    }
 
 
 def test_other_names_that_users_know() -> None:
     assert list(inspect.signature(MultiTalkPipeline).parameters) == ["config", "checkpoint_dir", "device_id"]
     assert inspect.signature(MultiTalkPipeline).parameters["device_id"].default == 0
     assert set(WAN_CONFIGS) >= {"multitalk-14B", "multitalk-puppet"}
+    inspect.signature(Wav2Vec2Model.from_pretrained).bind("folder", local_files_only=True)
     assert list(inspect.signature(Wav2Vec2Model.extract_features).parameters)[1:] == ["audio", "sr"]
     assert len(inspect.signature(Wav2Vec2Model.get_embeddings).parameters) == 2
 

@@ -9,6 +9,9 @@ from torch import Tensor
 from wan.modules.vae import VideoVAE
 from wan.types import TEMPORAL_STRIDE, VideoSize
 
+MASK_CHANNELS = TEMPORAL_STRIDE
+"""One channel for each video frame of a latent frame."""
+
 
 def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize) -> Tensor:
     """20 x T x H/8 x W/8: 4 mask channels, 1 on the known frames, and the latent of those followed by zero frames.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -45,10 +44,3 @@ def crop_picture(picture: Image.Image, crop: Crop) -> Tensor:
     height, width = crop.size
     pixels = np.array(scaled.crop((crop.left, crop.top, crop.left + width, crop.top + height)))
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 * 2 - 1
-
-
-def crop_masks(masks_NHW: Tensor, crop: Crop) -> Tensor:
-    """Masks on the picture's own grid, scaled with nearest and cropped as the picture is."""
-    scaled = F.interpolate(masks_NHW[None], crop.scaled, mode="nearest")[0]
-    height, width = crop.size
-    return scaled[:, crop.top : crop.top + height, crop.left : crop.left + width]

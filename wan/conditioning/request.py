@@ -3,6 +3,8 @@
 A track is the speech states of one person, frames x layers x width, 25 frames a second.
 """
 
+import operator
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,11 +36,9 @@ class Request:
     tracks: tuple[Tensor, ...]
     prompt: str
     boxes: tuple[Box, Box] | None = None
-    num_frames: int | None = None
-    motion_frame: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise ValueError(f"prompt is {self.prompt!r}; it needs at least one visible character")
         if len(self.tracks) not in (1, 2):
             raise ValueError(f"{len(self.tracks)} speech tracks; the published weights tell 1 or 2 persons apart")
@@ -57,58 +58,75 @@ def parse_request(input_data: Mapping[str, Any], embed_speech: EmbedSpeech | Non
     Classic: {prompt, cond_image, cond_audio: {person1, person2}, audio_type, bbox}; plain: {image,
     audio_embeddings, prompt, num_frames, motion_frame}. Speech is given as tensors, as paths to saved embeddings
     (.pt, .npy, .safetensors), or as sound files when `embed_speech` is there to turn them into tracks.
-    `bbox` maps person1 and person2 to [top, left, bottom, right] in pixels, the order the classic files use.
+    `bbox` maps person1 and person2 to [top, left, bottom, right] in pixels of the upright picture, the order the
+    classic files use; for one person it is not needed and not used.
 
     Raises ValueError that names the key, its value, and what is allowed.
     """
-    allowed = _CLASSIC_KEYS if "cond_image" in input_data else _PLAIN_KEYS
-    unknown = sorted(set(input_data) - allowed)
-    if unknown:
+    image_key, speech_key = _check_keys(input_data)
+    picture = _read_picture(input_data[image_key], image_key)
+    voices = _by_person(input_data[speech_key], speech_key)
+    tracks = _read_tracks(voices, input_data.get("audio_type", "add"), speech_key, embed_speech)
+    boxes = _read_boxes(input_data.get("bbox"), picture) if len(tracks) == 2 else None
+    return Request(picture=picture, tracks=tracks, prompt=input_data["prompt"], boxes=boxes)
+
+
+def parse_lengths(input_data: Mapping[str, Any], longest: int) -> tuple[int | None, int | None]:
+    """(num_frames, motion_frame) of the plain form, None where it does not say.
+
+    Raises ValueError for a `num_frames` that is not between 1 and `longest`, the frames of the longest track.
+    """
+    num_frames, motion_frame = (input_data.get(key) for key in ("num_frames", "motion_frame"))
+    if num_frames is not None and not 1 <= num_frames <= longest:
+        raise ValueError(f"num_frames is {num_frames}; 1 to {longest}, the frames of the longest track, are allowed")
+    return num_frames, motion_frame
+
+
+def _check_keys(input_data: Mapping[str, Any]) -> tuple[str, str]:
+    """The form's names for picture and speech, once no key is unknown or missing."""
+    classic = "cond_image" in input_data or "cond_audio" in input_data
+    allowed = _CLASSIC_KEYS if classic else _PLAIN_KEYS
+    if unknown := sorted(set(input_data) - allowed):
         raise ValueError(f"input_data has the unknown keys {unknown}; allowed are {sorted(allowed)}")
-    image_key, speech_key = ("cond_image", "cond_audio") if allowed is _CLASSIC_KEYS else ("image", "audio_embeddings")
+    image_key, speech_key = ("cond_image", "cond_audio") if classic else ("image", "audio_embeddings")
     for key in ("prompt", image_key, speech_key):
         if input_data.get(key) is None:
             raise ValueError(f"input_data lacks {key!r}")
-    picture = _read_picture(input_data[image_key])
-    voices = _by_person(input_data[speech_key], speech_key)
-    return Request(
-        picture=picture,
-        tracks=_read_tracks(voices, input_data.get("audio_type", "add"), embed_speech),
-        prompt=input_data["prompt"],
-        boxes=_read_boxes(input_data.get("bbox"), picture),
-        num_frames=input_data.get("num_frames"),
-        motion_frame=input_data.get("motion_frame"),
-    )
+    return image_key, speech_key
 
 
-def _read_picture(value: Any) -> Image.Image:
-    if isinstance(value, Image.Image):
-        return value.convert("RGB")
-    with Image.open(value) as picture:
-        return picture.convert("RGB")
+def _read_picture(value: Any, key: str) -> Image.Image:
+    """8-bit RGB, upright. Deeper pictures must be converted by the caller, who knows their range."""
+    try:
+        picture = value if isinstance(value, Image.Image) else Image.open(value)
+    except (OSError, AttributeError, TypeError) as error:
+        raise ValueError(f"{key} is {value!r}; a picture or a path to one is needed ({error})") from error
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(f"{key} has mode {picture.mode!r}; 8 bits a channel are needed")
+    return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def _by_person(value: Any, key: str) -> list[Any]:
     """Tensors or paths in order of person from a mapping, a sequence, or a single one."""
     if isinstance(value, Mapping):
-        unknown = sorted(set(value) - set(_PERSONS))
-        if unknown or "person1" not in value:
-            raise ValueError(f"{key} has the keys {sorted(value)}; allowed are person1 and, optionally, person2")
-        return [value[person] for person in _PERSONS if person in value]
+        given = {person: voice for person, voice in value.items() if voice is not None}
+        if set(given) - set(_PERSONS) or "person1" not in given:
+            raise ValueError(f"{key} has the keys {sorted(given)}; allowed are person1 and, optionally, person2")
+        return [given[person] for person in _PERSONS if person in given]
     if isinstance(value, (list, tuple)):
         return list(value)
     return [value]
 
 
-def _read_tracks(voices: list[Any], audio_type: str, embed_speech: EmbedSpeech | None) -> tuple[Tensor, ...]:
+def _read_tracks(voices: list[Any], audio_type: str, key: str, embed_speech: EmbedSpeech | None) -> tuple[Tensor, ...]:
     if audio_type not in ("add", "para"):
         raise ValueError(f"audio_type is {audio_type!r}; allowed are 'add' and 'para'")
     sounds = [voice for voice in voices if not _is_embedding(voice)]
     if not sounds:
-        return tuple(_read_embedding(voice) for voice in voices)
+        return tuple(_read_embedding(voice, key) for voice in voices)
     if embed_speech is None or len(sounds) != len(voices):
         raise ValueError(
-            f"cond_audio holds {[str(sound) for sound in sounds]}; allowed are tensors, saved embeddings "
+            f"{key} holds {[str(sound) for sound in sounds]}; allowed are tensors, saved embeddings "
             f"({', '.join(_EMBEDDING_SUFFIXES)}), or sound files for every person together with `embed_speech`"
         )
     return tuple(embed_speech([Path(sound) for sound in sounds], audio_type))
@@ -118,18 +136,25 @@ def _is_embedding(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray)) or Path(value).suffix in _EMBEDDING_SUFFIXES
 
 
-def _read_embedding(value: Any) -> Tensor:
+def _read_embedding(value: Any, key: str) -> Tensor:
+    """A track from a tensor, an array, or a file that holds exactly one."""
     if isinstance(value, Tensor):
         return value.float()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value).float()
-    path = Path(value)
+    try:
+        return _load_embedding(Path(value)).float()
+    except (OSError, ValueError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{key} holds {str(value)!r}, which is no saved track: {error}") from error
+
+
+def _load_embedding(path: Path) -> Tensor:
     if path.suffix == ".npy":
-        return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        return torch.from_numpy(np.load(path, allow_pickle=False))
     if path.suffix == ".safetensors":
         (track,) = load_file(path).values()
-        return track.float()
-    return torch.load(path, map_location="cpu", weights_only=True).float()
+        return track
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_boxes(value: Any, picture: Image.Image) -> tuple[Box, Box] | None:
@@ -137,13 +162,17 @@ def _read_boxes(value: Any, picture: Image.Image) -> tuple[Box, Box] | None:
         return None
     if not isinstance(value, Mapping) or set(value) != set(_PERSONS):
         raise ValueError(f"bbox is {value!r}; it must map person1 and person2 to [top, left, bottom, right]")
-    boxes = []
-    for person in _PERSONS:
-        top, left, bottom, right = (int(side) for side in value[person])
-        if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
-            raise ValueError(
-                f"bbox of {person} is {list(value[person])}; [top, left, bottom, right] must hold 0 <= top < bottom "
-                f"<= {picture.height} and 0 <= left < right <= {picture.width}, the picture's size"
-            )
-        boxes.append(Box(top=top, left=left, bottom=bottom, right=right))
-    return boxes[0], boxes[1]
+    first, second = (_read_box(person, value[person], picture) for person in _PERSONS)
+    return first, second
+
+
+def _read_box(person: str, sides: Any, picture: Image.Image) -> Box:
+    limits = f"0 <= top < bottom <= {picture.height} and 0 <= left < right <= {picture.width}, the picture's size"
+    try:
+        top, left, bottom, right = (operator.index(side) for side in sides)
+        fits = 0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"bbox of {person} is {sides!r}; four whole numbers [top, left, bottom, right] with {limits}")
+    return Box(top=top, left=left, bottom=bottom, right=right)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wan.conditioning.picture import Crop, crop_masks
+from wan.conditioning.picture import Crop
 from wan.types import PATCH, SPATIAL_STRIDE
 
 _MARGIN = 0.05
@@ -29,42 +29,48 @@ class Box:
     right: int
 
 
-def picture_masks(height: int, width: int, boxes: tuple[Box, Box] | None) -> Tensor:
-    """Masks of two persons and the background, float32 3 x H x W of zeros and ones.
-
-    Without boxes: the left half of the picture is person 1, the right half person 2, each less a margin of 5 %.
-    """
-    if boxes is None:
-        half = width // 2
-        rows = slice(int(height * _MARGIN), int(height * (1 - _MARGIN)))
-        left, right = int(half * _MARGIN), int(half * (1 - _MARGIN))
-        spans = [(rows, slice(left, right)), (rows, slice(left + half, right + half))]
-    else:
-        spans = [(slice(box.top, box.bottom), slice(box.left, box.right)) for box in boxes]
-    masks = torch.zeros(3, height, width)
-    for mask, (rows, columns) in zip(masks, spans, strict=False):
-        mask[rows, columns] = 1
-    masks[2] = 1 - masks[:2].amax(0)
-    return masks
+def half_boxes(height: int, width: int) -> tuple[Box, Box]:
+    """The left and the right half of a picture, each less a margin of 5 %."""
+    half = width // 2
+    top, bottom = int(height * _MARGIN), int(height * (1 - _MARGIN))
+    left, right = int(half * _MARGIN), int(half * (1 - _MARGIN))
+    return (
+        Box(top=top, left=left, bottom=bottom, right=right),
+        Box(top=top, left=left + half, bottom=bottom, right=right + half),
+    )
 
 
 def latent_masks(height: int, width: int, boxes: tuple[Box, Box] | None, crop: Crop) -> Tensor:
-    """The same masks, cropped as the picture and resized with nearest to the latent grid: 3 x H/8 x W/8.
+    """Masks 3 x H/8 x W/8 of both persons and of what neither owns: zeros and ones.
 
+    They are what masks on the picture's own grid become when they are scaled and cropped as the picture and resized to
+    the latent grid, with nearest each time. That only selects rows and columns: no mask of the picture's size is made.
     Raises `SpeakerError` when a person or the background has no token left: nothing could then be bound to it.
     """
-    cropped = crop_masks(picture_masks(height, width, boxes), crop)
-    rows, columns = (side // SPATIAL_STRIDE for side in crop.size)
-    masks = F.interpolate(cropped[None], (rows, columns), mode="nearest")[0]
-    tokens = F.interpolate(masks[None], (rows // PATCH, columns // PATCH), mode="nearest")[0].sum((1, 2))
+    rows = _latent_sources(height, crop.scaled[0], crop.top, crop.size[0])
+    columns = _latent_sources(width, crop.scaled[1], crop.left, crop.size[1])
+    persons = [
+        ((rows >= box.top) & (rows < box.bottom))[:, None] & ((columns >= box.left) & (columns < box.right))
+        for box in boxes or half_boxes(height, width)
+    ]
+    masks = torch.stack([*persons, ~(persons[0] | persons[1])]).float()
+    grid = (len(rows) // PATCH, len(columns) // PATCH)
+    tokens = F.interpolate(masks[None], grid, mode="nearest")[0].sum((1, 2))
     for owner, count in zip(("person 1", "person 2", "the background"), tokens.tolist(), strict=True):
         if count == 0:
             raise SpeakerError(
-                f"{_describe(boxes)}: nothing of {owner} is left on the model's grid of {columns // PATCH} x "
-                f"{rows // PATCH} tokens after the picture of {width} x {height} pixels is scaled and cropped; "
+                f"{_describe(boxes)}: nothing of {owner} is left on the model's grid of {grid[1]} x {grid[0]} tokens "
+                f"after the picture of {width} x {height} pixels is scaled and cropped; "
                 "every person, and the background, needs at least one token"
             )
     return masks
+
+
+def _latent_sources(side: int, scaled: int, first: int, size: int) -> Tensor:
+    """For each latent row (or column) the row of the picture that it shows."""
+    places = torch.arange(side, dtype=torch.float64)[None, None]
+    cropped = F.interpolate(places, scaled, mode="nearest")[..., first : first + size]
+    return F.interpolate(cropped, size // SPATIAL_STRIDE, mode="nearest")[0, 0]
 
 
 def _describe(boxes: tuple[Box, Box] | None) -> str:

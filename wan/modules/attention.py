@@ -6,6 +6,7 @@ Shapes: B batch, L queries, S keys, A attention heads, E head width.
 import functools
 import importlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,8 +28,13 @@ _SDPA_PRIORITY = [
     SDPBackend.MATH,
 ]
 _AGREEMENT = 2e-2
-_PROBE_SHAPE = (1, 4096, 8, 128)
-_FLASH_MODULES = ("flash_attn_interface", "flash_attn")
+_PROBE_SHAPES = (
+    ((1, 4096, 8, 128), (1, 4096, 8, 128)),  # self attention, the one that is timed
+    ((1, 4096, 8, 128), (1, 512, 8, 128)),  # to text, to image tokens, to the first latent frame
+    ((21, 196, 8, 128), (21, 32, 8, 128)),  # to the speech of each latent frame
+)
+FLASH_MODULES = ("flash_attn_interface", "flash_attn.cute", "flash_attn")
+"""Packages of FlashAttention 3, 4 and 2, where each keeps `flash_attn_func`."""
 
 
 class KeyValue(NamedTuple):
@@ -38,11 +44,18 @@ class KeyValue(NamedTuple):
     v: Tensor
 
 
+def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
+    """B x L x D to B x L x A x E."""
+    return x_BLD.unflatten(-1, (num_heads, -1))
+
+
 def attention(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(E)) v, without a mask (Vaswani et al. 2017, eq. 1).
 
     Returns B x L x A x E in the dtype of `q_BLAE`.
     """
+    if q_BLAE.is_meta:  # counts memory, for which every fused kernel allocates no more than its result
+        return torch.empty_like(q_BLAE)
     half = q_BLAE.dtype in (torch.bfloat16, torch.float16)
     if q_BLAE.device.type == "cuda" and half:
         return _fastest_backend(q_BLAE.device, q_BLAE.dtype)(q_BLAE, k_BSAE, v_BSAE)
@@ -62,8 +75,8 @@ def flash_attention(module: str) -> Backend | None:
     """The FlashAttention (Dao 2023) function of an optional package, or None when it is not installed."""
     try:
         function = importlib.import_module(module).flash_attn_func
-    except (ImportError, OSError, AttributeError) as error:
-        logger.debug("attention: %s is not usable here: %s", module, error)
+    except Exception as error:  # noqa: BLE001 - a broken option is an absent one, whatever it raises on import
+        logger.info("attention: %s is not usable here: %s", module, error)
         return None
 
     def backend(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
@@ -77,36 +90,52 @@ def flash_attention(module: str) -> Backend | None:
 def _fastest_backend(device: torch.device, dtype: torch.dtype) -> Backend:
     """Time every backend once on this device; a backend that disagrees with the reference is not used."""
     candidates = {"torch": sdpa} | {
-        name: backend for name in _FLASH_MODULES if (backend := flash_attention(name)) is not None
+        name: backend for name in FLASH_MODULES if (backend := flash_attention(name)) is not None
     }
     if len(candidates) == 1:
         return sdpa
-    generator = torch.Generator(device).manual_seed(0)
-    qkv = [torch.randn(_PROBE_SHAPE, device=device, dtype=dtype, generator=generator) for _ in range(3)]
-    name = choose_backend(candidates, qkv)
+    name = choose_backend(candidates, probe_inputs(device, dtype))
     logger.info("attention: %s on %s", name, torch.cuda.get_device_name(device))
     return candidates[name]
 
 
-def choose_backend(candidates: dict[str, Backend], qkv: list[Tensor]) -> str:
-    """Name of the fastest candidate whose relative error against `sdpa` is below 2e-2 and finite."""
-    reference = sdpa(*qkv).float()
+def probe_inputs(device: torch.device, dtype: torch.dtype) -> list[list[Tensor]]:
+    """Queries, keys and values in the shapes that the network uses."""
+    generator = torch.Generator(device).manual_seed(0)
+    return [
+        [torch.randn(shape, device=device, dtype=dtype, generator=generator) for shape in (queries, keys, keys)]
+        for queries, keys in _PROBE_SHAPES
+    ]
+
+
+def choose_backend(candidates: dict[str, Backend], probes: list[list[Tensor]]) -> str:
+    """Name of the candidate that is fastest on the first probe, of those that agree with `sdpa` on all of them: finite,
+    relative error below 2e-2."""
     seconds = {}
     for name, backend in candidates.items():
         try:
-            error = (backend(*qkv).float() - reference).norm() / reference.norm()
-        except RuntimeError as failure:
+            error = max(_error(backend, qkv) for qkv in probes)
+        except Exception as failure:  # noqa: BLE001 - an option must never stop us, and raises what it likes
             logger.warning("attention: %s failed its probe and is not used: %s", name, failure)
             continue
         if error < _AGREEMENT:
-            seconds[name] = _time(backend, qkv)
+            seconds[name] = _time(backend, probes[0])
         else:
             logger.warning("attention: %s disagrees with the reference by %.1e and is not used", name, error)
     return min(seconds, key=lambda name: seconds[name])
 
 
+def _error(backend: Backend, qkv: list[Tensor]) -> float:
+    reference = sdpa(*qkv).float()
+    error = ((backend(*qkv).float() - reference).norm() / reference.norm()).item()
+    return error if math.isfinite(error) else math.inf
+
+
 def _time(backend: Backend, qkv: list[Tensor], repeats: int = 5) -> float:
-    synchronize = torch.cuda.synchronize if qkv[0].is_cuda else lambda: None
+    def synchronize() -> None:
+        if qkv[0].is_cuda:
+            torch.cuda.synchronize(qkv[0].device)
+
     synchronize()
     start = time.perf_counter()
     for _ in range(repeats):

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wan.configs.schema import TransformerConfig
-from wan.modules.attention import KeyValue, attention
+from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.labels import PERSON_KEYS
 from wan.modules.rope import label_rotation, rotate
 from wan.types import TEMPORAL_STRIDE
@@ -78,7 +78,7 @@ class AudioCrossAttention(nn.Module):
     def forward(self, x_BLD: Tensor, speech: KeyValue, labels_BL: Tensor | None) -> Tensor:
         """`labels_BL` is None for one person, whose attention has no labels. Returns B x L x D."""
         batch = x_BLD.shape[0]
-        q = self.q_linear(x_BLD).unflatten(-1, (self.num_heads, -1))
+        q = split_heads(self.q_linear(x_BLD), self.num_heads)
         if labels_BL is not None:
             q = rotate(q, label_rotation(labels_BL, self.head_dim))
         frames = speech.k.shape[0] // batch

@@ -50,11 +50,12 @@ def speaker_labels(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tenso
 def attention_to_classes(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tensor:
     """Mean over heads and over a class's tokens of the attention to the first latent frame: float32 B x L x 3.
 
-    The mask columns serve as values, so the L x S map of probabilities is never stored.
+    The mask columns serve as values, so the L x S map of probabilities is never stored. In a 16-bit network each head's
+    share is rounded once, by the attention that makes it; everything after is float32.
     """
     tokens, classes = masks.columns.shape[1:]
     heads, width = q_BLAE.shape[2:]
     v_BSE = F.pad(masks.columns, (0, width - classes)).to(q_BLAE.dtype)
-    v_BSAE = v_BSE[:, :, None].expand(-1, -1, heads, -1)
+    v_BSAE = v_BSE[:, :, None].repeat(1, 1, heads, 1)  # kernels are not trusted with a stride of zero
     mass_BL3 = attention(q_BLAE, k_BLAE[:, :tokens], v_BSAE)[..., :classes].float().mean(2)
     return mass_BL3 / masks.sizes.clamp(min=1)[:, None]

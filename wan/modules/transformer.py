@@ -7,6 +7,7 @@ methods and passed in; a forward computes only what the noisy latent and the tim
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -16,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wan.configs.schema import TransformerConfig
-from wan.modules.attention import KeyValue, attention
+from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
 from wan.modules.labels import SpeakerMasks, speaker_labels
 from wan.modules.norms import LayerNorm, RMSNorm, gated_sum, modulate
@@ -59,15 +60,13 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys after norm and RoPE, and values, each B x L x A x E."""
-        q = rotate(self._heads(self.norm_q(self.q(x_BLD))), rotation)
-        k = rotate(self._heads(self.norm_k(self.k(x_BLD))), rotation)
-        return q, k, self._heads(self.v(x_BLD))
+        q = rotate(split_heads(self.norm_q(self.q(x_BLD)), self.num_heads), rotation)
+        k = rotate(split_heads(self.norm_k(self.k(x_BLD)), self.num_heads), rotation)
+        return q, k, split_heads(self.v(x_BLD), self.num_heads)
 
     def forward(self, q_BLAE: Tensor, k_BLAE: Tensor, v_BLAE: Tensor) -> Tensor:
+        """What `project` gave to B x L x D."""
         return self.o(attention(q_BLAE, k_BLAE, v_BLAE).flatten(2))
-
-    def _heads(self, x_BLD: Tensor) -> Tensor:
-        return x_BLD.unflatten(-1, (self.num_heads, -1))
 
 
 class CrossAttention(nn.Module):
@@ -82,18 +81,18 @@ class CrossAttention(nn.Module):
 
     def text_keys_values(self, text_BSD: Tensor) -> KeyValue:
         """Keys and values of embedded text."""
-        return KeyValue(self._heads(self.norm_k(self.k(text_BSD))), self._heads(self.v(text_BSD)))
+        k, v = self.norm_k(self.k(text_BSD)), self.v(text_BSD)
+        return KeyValue(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
 
     def image_keys_values(self, image_BSD: Tensor) -> KeyValue:
         """Keys and values of embedded image tokens."""
-        return KeyValue(self._heads(self.norm_k_img(self.k_img(image_BSD))), self._heads(self.v_img(image_BSD)))
+        k, v = self.norm_k_img(self.k_img(image_BSD)), self.v_img(image_BSD)
+        return KeyValue(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
 
     def forward(self, x_BLD: Tensor, text: KeyValue, image: KeyValue) -> Tensor:
-        q = self._heads(self.norm_q(self.q(x_BLD)))
+        """B x L x D to the same shape."""
+        q = split_heads(self.norm_q(self.q(x_BLD)), self.num_heads)
         return self.o((attention(q, *text) + attention(q, *image)).flatten(2))
-
-    def _heads(self, x_BLD: Tensor) -> Tensor:
-        return x_BLD.unflatten(-1, (self.num_heads, -1))
 
 
 class Block(nn.Module):
@@ -146,8 +145,9 @@ class ImageProjection(nn.Module):
             nn.LayerNorm(dim),
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.proj(image)
+    def forward(self, image_BSC: Tensor) -> Tensor:
+        """B x image_tokens x image_dim to B x image_tokens x D."""
+        return self.proj(image_BSC)
 
 
 class Head(nn.Module):
@@ -160,6 +160,7 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / math.sqrt(dim))
 
     def forward(self, x_BLD: Tensor, e_BD: Tensor) -> Tensor:
+        """B x L x D to float32 B x L x (2 * 2 * out_dim), a token's patch channel-last."""
         shift, scale = (self.modulation + e_BD[:, None]).unbind(1)
         return self.head(modulate(self.norm(x_BLD.float()), shift, scale))
 
@@ -183,8 +184,9 @@ class MultiTalkTransformer(nn.Module):
         self.head = Head(dim, config.out_dim, config.eps)
 
     @property
-    def _blocks(self) -> list[Block]:
-        return cast(list[Block], list(self.blocks))
+    def _blocks(self) -> Iterable[Block]:
+        """The blocks in order; each may be used only until the next one is asked for (see `StreamedBlocks`)."""
+        return cast(Iterable[Block], self.blocks)
 
     @property
     def dtype(self) -> torch.dtype:

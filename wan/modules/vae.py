@@ -23,7 +23,10 @@ def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
 
 
 class VideoVAE:
-    """Pixels in [-1, 1] to normalised latents and back; deterministic: encoding takes the posterior's mode."""
+    """Pixels in [-1, 1] to normalised latents and back; deterministic: encoding takes the posterior's mode.
+
+    The library keeps features of past frames on its module; a call that is stopped leaves none behind.
+    """
 
     def __init__(self, model: AutoencoderKLWan) -> None:
         self.model = model
@@ -36,10 +39,16 @@ class VideoVAE:
         """3 x F x H x W in [-1, 1] to float32 z_dim x T x H/8 x W/8. F must be 4n + 1: the library would drop
         the frames of an incomplete latent frame without a word."""
         latent_frames(video_CFHW.shape[1])
-        mode = self.model.encode(video_CFHW[None].to(self.model.dtype)).latent_dist.mode()[0]
+        try:
+            mode = self.model.encode(video_CFHW[None].to(self.model.dtype)).latent_dist.mode()[0]
+        finally:
+            self.model.clear_cache()
         return (mode.float() - self._mean) / self._std
 
     def decode(self, latent_CTHW: Tensor) -> Tensor:
         """Normalised z_dim x T x H/8 x W/8 to float32 3 x F x H x W, clamped to [-1, 1]."""
         z = latent_CTHW * self._std + self._mean
-        return self.model.decode(z[None].to(self.model.dtype)).sample[0].float()
+        try:
+            return self.model.decode(z[None].to(self.model.dtype)).sample[0].float()
+        finally:
+            self.model.clear_cache()

@@ -30,7 +30,7 @@ class Motion:
         self.generator = generator
 
     def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
-        """The state with its first frames replaced by (1 - t) latent + t noise, t in 0..1000 as a share."""
+        """The state at time `t` (0..1000) with its first frames replaced by theirs, as noisy as the state is."""
         if self.latent is None:
             return x_CTHW
         known = add_noise(self.latent, draw_noise(tuple(self.latent.shape), self.generator), t)

@@ -149,3 +149,10 @@ def test_fit_gives_the_soundtrack_exactly_the_length_of_the_video(rate: int, fra
         assert len(after_N) == max(len(before_N), 640 * frames)
         np.testing.assert_array_equal(after_N[: len(before_N)], before_N)
         assert not after_N[len(before_N) :].any()
+
+
+def test_a_mix_that_would_fill_the_memory_is_refused() -> None:
+    long = Sound(samples_CN=np.full((1, 8000 * 600), 0.1, np.float32), rate=8000)
+    fine = Sound(samples_CN=np.full((8, 192_000), 0.1, np.float32), rate=192_000)
+    with pytest.raises(InputError, match=r"192,000 Hz in 8 channels.*at most 268,435,456"):
+        arrange((long, fine), "add")

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from wan.conditioning.request import parse_request
+from wan.conditioning.request import parse_lengths, parse_request
 from wan.conditioning.speakers import Box
 
 TRACK = torch.randn(30, 4, 64)
 PICTURE = Image.new("RGB", (200, 100))
+TWO: dict[str, Any] = {"cond_audio": {"person1": TRACK, "person2": TRACK}}
 CLASSIC: dict[str, Any] = {"prompt": "hello", "cond_image": PICTURE, "cond_audio": {"person1": TRACK}}
 
 
@@ -32,9 +33,28 @@ def test_classic_form() -> None:
 @pytest.mark.parametrize("speech", [TRACK, [TRACK], {"person1": TRACK}, TRACK.numpy()])
 def test_plain_form(speech: Any) -> None:
     data = {"prompt": "hello", "image": PICTURE, "audio_embeddings": speech, "num_frames": 21, "motion_frame": 5}
-    request = parse_request(data)
-    assert torch.equal(request.tracks[0], TRACK)
-    assert (request.num_frames, request.motion_frame) == (21, 5)
+    assert torch.equal(parse_request(data).tracks[0], TRACK)
+    assert parse_lengths(data, longest=30) == (21, 5)
+
+
+@pytest.mark.parametrize("num_frames", [0, -5, 31])
+def test_a_length_that_the_speech_does_not_have_is_named(num_frames: int) -> None:
+    with pytest.raises(ValueError, match=f"num_frames is {num_frames}; 1 to 30"):
+        parse_lengths({"num_frames": num_frames}, longest=30)
+
+
+def test_pictures_are_upright_and_of_eight_bits(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    PICTURE.save(tmp_path / "turned.jpg", exif=exif)
+    assert parse_request({**CLASSIC, "cond_image": tmp_path / "turned.jpg"}).picture.size == (100, 200)
+    with pytest.raises(ValueError, match="cond_image has mode 'I;16'; 8 bits"):
+        parse_request({**CLASSIC, "cond_image": Image.new("I;16", (8, 8))})
+
+
+def test_an_absent_second_person_and_the_box_of_one_are_fine() -> None:
+    one = {"person1": TRACK, "person2": None}
+    assert parse_request({**CLASSIC, "cond_audio": one, "bbox": {"person1": [0, 0, 5, 5]}}).boxes is None
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])
@@ -75,10 +95,17 @@ def test_sound_files_go_through_the_callers_function() -> None:
         ({"cond_audio": [TRACK, TRACK, TRACK]}, "3 speech tracks"),
         ({"audio_type": "both"}, "'both'; allowed are 'add' and 'para'"),
         ({"seed": 3}, "seed"),
-        ({"bbox": {"person1": [0, 0, 1, 1]}}, "bbox"),
-        ({"bbox": {"person1": [0, 0, 50, 50], "person2": [50, 0, 10, 50]}}, r"person2 is \[50, 0, 10, 50\].*100.*200"),
-        ({"bbox": {"person1": [0, 0, 50, 50], "person2": [0, 0, 101, 50]}}, "101"),
-        ({"bbox": {"person1": [0, 0, 50, 50], "person2": [0, 60, 50, 90]}}, "1 speech track"),
+        ({"prompt": 5}, "prompt is 5"),
+        ({"cond_image": "absent.png"}, "cond_image is 'absent.png'"),
+        ({"cond_audio": {"person1": "absent.pt"}}, "cond_audio holds 'absent.pt'"),
+        ({**TWO, "bbox": {"person1": [0, 0, 1, 1]}}, "bbox"),
+        (
+            {**TWO, "bbox": {"person1": [0, 0, 50, 50], "person2": [50, 0, 10, 50]}},
+            r"person2 is \[50, 0, 10, 50\].*100.*200",
+        ),
+        ({**TWO, "bbox": {"person1": [0, 0, 50, 50], "person2": [0, 0, 101, 50]}}, "101"),
+        ({**TWO, "bbox": {"person1": [0, 0, 50], "person2": [0, 0, 50, 50]}}, r"\[0, 0, 50\]; four whole numbers"),
+        ({**TWO, "bbox": {"person1": [0, 0, 0.5, 0.5], "person2": [0, 0, 50, 50]}}, "four whole numbers"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], words: str) -> None:

@@ -1,10 +1,14 @@
 """Masks of persons: from the picture to the latent grid."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from wan.conditioning.framing import frame_picture
-from wan.conditioning.speakers import Box, SpeakerError, picture_masks
+from wan.conditioning.picture import nearest_bucket, plan_crop
+from wan.conditioning.speakers import Box, SpeakerError, half_boxes, latent_masks
 
 BUCKETS = {"0.50": (64, 128), "1.00": (96, 96)}
 LEFT = Box(top=0, left=0, bottom=200, right=150)
@@ -12,16 +16,27 @@ RIGHT = Box(top=0, left=250, bottom=200, right=400)
 
 
 def test_halves_have_a_margin_of_five_percent() -> None:
-    one, two, background = picture_masks(100, 200, None)
-    assert one.nonzero().amin(0).tolist() == [5, 5]
-    assert one.nonzero().amax(0).tolist() == [94, 94]
-    assert torch.equal(two[:, 100:], one[:, :100])
-    assert torch.equal(background, 1 - one - two)
+    assert half_boxes(100, 200) == (
+        Box(top=5, left=5, bottom=95, right=95),
+        Box(top=5, left=105, bottom=95, right=195),
+    )
 
 
-def test_boxes_are_half_open() -> None:
-    one = picture_masks(200, 400, (LEFT, RIGHT))[0]
-    assert one.sum() == 200 * 150
+@pytest.mark.parametrize("size", [(200, 400), (333, 777), (97, 1000), (1440, 2560)])
+@pytest.mark.parametrize("boxed", [True, False])
+def test_masks_are_those_of_the_picture_scaled_cropped_and_resized(size: tuple[int, int], boxed: bool) -> None:
+    height, width = size
+    left, right = half_boxes(height, width)
+    boxes = (replace(left, top=height // 3), replace(right, right=width)) if boxed else None
+    masks = torch.zeros(3, height, width)
+    for mask, box in zip(masks, boxes or (left, right), strict=False):
+        mask[box.top : box.bottom, box.left : box.right] = 1
+    masks[2] = 1 - masks[:2].amax(0)
+    crop = plan_crop(height, width, nearest_bucket(height, width, BUCKETS))
+    scaled = F.interpolate(masks[None], crop.scaled, mode="nearest")[0]
+    cropped = scaled[:, crop.top : crop.top + crop.size[0], crop.left : crop.left + crop.size[1]]
+    expected = F.interpolate(cropped[None], [side // 8 for side in crop.size], mode="nearest")[0]
+    assert torch.equal(latent_masks(height, width, boxes, crop), expected)
 
 
 def test_masks_cover_the_latent_grid() -> None:

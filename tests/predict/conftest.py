@@ -1,0 +1,78 @@
+"""One real server with the small model, for every test of the predictor."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.serving.server import Server
+from tests.conftest import ROOT
+from tests.predict.uploads import plain, uri, voice
+
+MAX_SECONDS = 30
+MODEL = "multitalk-puppet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A server, the readable lines of its log with the time of each, and the folder for its temporary files."""
+
+    server: Server
+    lines: list[tuple[float, str]]
+    scratch: Path
+
+    def succeed(self, **inputs: Any) -> dict[str, Any]:
+        """The answer to a good request that `inputs` change; None leaves one out."""
+        changed = {name: value for name, value in (good() | inputs).items() if value is not None}
+        answer = self.server.predict(changed)
+        assert answer["status"] == "succeeded", answer.get("error")
+        return answer
+
+    def wait_for_line(self, start: str, after: int = 0, seconds: float = 20.0) -> None:
+        """Return once a line that begins with `start` is in the log, at or behind position `after`."""
+        deadline = time.monotonic() + seconds
+        while not any(line.startswith(start) for _, line in self.lines[after:]):
+            assert time.monotonic() < deadline, self.lines[after:]
+            time.sleep(0.005)
+
+
+def good() -> dict[str, Any]:
+    """The cheapest request that makes a video."""
+    return {
+        "image": uri(plain()),
+        "first_audio": uri(voice()),
+        "num_frames": 1,
+        "sampling_steps": 2,
+        "seed": 1,
+    }
+
+
+def environment(folder: Path, scratch: Path) -> dict[str, str]:
+    """What the operator sets for the small model.
+
+    It is as fast on one thread as on two, which would wait in circles for each other on a busy machine.
+    """
+    return {
+        "OMP_NUM_THREADS": "1",
+        "MULTITALK_MODEL": MODEL,
+        "MODEL_PATH": str(folder),
+        "MAX_SECONDS": str(MAX_SECONDS),
+        "TMPDIR": str(scratch),
+    }
+
+
+@pytest.fixture(scope="session")
+def service(puppet_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The server, set up once."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    lines: list[tuple[float, str]] = []
+    with Server(
+        ROOT,
+        env=environment(puppet_folder, scratch),
+        setup_timeout=120,
+        on_log=lambda line: lines.append((time.monotonic(), line)),
+    ) as server:
+        yield Service(server=server, lines=lines, scratch=scratch)
