@@ -4,6 +4,7 @@ What is refused: absolute names, `..`, names that come twice, links that lead ou
 Links are made last, when nothing can be written through them any more.
 """
 
+import errno
 import os
 import posixpath
 import tarfile
@@ -13,7 +14,9 @@ from typing import BinaryIO, Protocol, cast
 
 from src.weights.errors import CorruptError
 
-BLOCK = 1 << 22
+BLOCK = 1 << 20
+# What only an archive can be at fault for; a full disk and the like are passed on.
+ODD_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class Archive(Protocol):
@@ -42,8 +45,12 @@ def unpack(archive: Archive, tree: Path, wanted: Callable[[str], bool] = lambda 
                     write(archive, member, tree / name)
         for link in links:
             make_link(link, tree)
-    except (tarfile.TarError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+    except tarfile.TarError as error:
         raise CorruptError(f"is no tar that can be unpacked: {error}") from error
+    except OSError as error:
+        if error.errno not in ODD_NAMES:
+            raise
+        raise CorruptError(f"is no tar that can be unpacked: {error.strerror}") from error
     check_tree(tree)
 
 

@@ -19,7 +19,7 @@ from tests.src.weights.server import Answer, Server
 from tests.src.weights.test_hub import COMMIT
 
 ROOT = Path(__file__).parents[3]
-SIZE = 4_000_000
+SIZE = 2_000_000
 FILES = files_of(WAV2VEC, SIZE)
 TAR = tar(FILES, WAV2VEC)
 RATE = 8_000_000  # bytes a second
@@ -41,7 +41,7 @@ def start(request: pytest.FixtureRequest, server: Server, folder: Path, tmp_path
     serve_hub(server)
     if way == "pget":
         stand_in: StandIn = request.getfixturevalue("pget")
-        stand_in.write(pause_s=0.05)
+        stand_in.write(pause_s=0.08)
     else:
         request.getfixturevalue("no_pget")
     environment = os.environ | {
@@ -128,7 +128,7 @@ def test_interrupted_by_the_user(start: Start, server: Server, folder: Path) -> 
 
 
 def test_killed_at_random_moments(start: Start, folder: Path) -> None:
-    for delay in (0.2, 0.45, 0.7):
+    for delay in (0.3, 0.6):
         process = start()
         time.sleep(delay)
         kill(process)

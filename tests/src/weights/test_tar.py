@@ -2,8 +2,10 @@
 
 import io
 import os
+import random
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,30 @@ def test_a_tree_that_somebody_else_unpacked_is_checked(tmp_path: Path, spoil: Ca
     spoil(tmp_path / "tree")
     with pytest.raises(CorruptError, match="refused"):
         check_tree(tmp_path / "tree")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3000))
+def test_random_tars_write_nothing_outside(tmp_path: Path, seed: int) -> None:
+    """Files and links of few names in any order, some of the bytes changed: refused or unpacked, never outside."""
+    dice = random.Random(seed)
+    parts = ["a", "b", "c", ".", "..", "first", "outside"]
+    kinds = [FILE, LINK, HARD, tarfile.DIRTYPE]
+
+    def name() -> str:
+        return "/".join(dice.choices(parts, weights=(9, 9, 9, 3, 2, 3, 2), k=dice.randint(1, 3)))
+
+    entries = [(name(), dice.choice(kinds), name(), b"evil") for _ in range(dice.randint(1, 8))]
+    data = bytearray(members(*entries))
+    for _ in range(dice.choice([0, 0, 0, 3])):
+        data[dice.randrange(len(data))] = dice.randrange(256)
+    root = tmp_path / "x" / "y"
+    write(root / "outside", b"mine")
+    for _ in range(2):  # and once more over what the first attempt left
+        with suppress(CorruptError):
+            unpack(io.BytesIO(bytes(data)), root / "tree")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["y"]
+    assert {path.name for path in root.iterdir()} <= {"outside", "tree"}
+    assert (root / "outside").read_bytes() == b"mine"
+    assert (root / "outside").stat().st_nlink == 1
