@@ -1,160 +1,189 @@
 """The published weights: what they consist of, and how they come onto this machine.
 
-`ensure(folder, names)` leaves each named bundle complete below `folder`, or says why it cannot.
-`python weights.py FOLDER` does the same for all of them.
+`ensure(folder, names)` leaves each named bundle complete below `folder`, or says why it cannot. `python weights.py`
+does the same from the command line, and verifies, converts and packs. docs/weights.md tells the rest.
 """
 
-import fcntl
+import argparse
 import logging
 import os
-import re
-import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
-BASE_URL = "https://weights.replicate.delivery/default/multitalk/weights"
-BASE_URL_VARIABLE = "MULTITALK_WEIGHTS_URL"
-MARKER = "download_complete.txt"
-TIMEOUT_S = 3 * 3600.0
-PGET_RELEASES = "https://github.com/replicate/pget/releases"
-REPLICATE_PGET = re.compile(r"^pget version \S", re.IGNORECASE)
+from src.weights import ensure as fetching
+from src.weights.errors import WeightsError
+from src.weights.manifest import BUNDLES, MARKER, Bundle
+from src.weights.patience import Patience
+from src.weights.progress import Progress
+from src.weights.sources import BASE_URL_VARIABLE, NAMES, Sources, read_names, read_sources
+from src.weights.verify import Depth, Finding, examine
+
+__all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure"]
+
+DEFAULT_NAMES = tuple(name for name, bundle in BUNDLES.items() if bundle.default)
+DTYPES = ("bf16", "fp8")
 
 logger = logging.getLogger(__name__)
 
 
-class WeightsError(RuntimeError):
-    """A bundle is not there and could not be fetched."""
+def ensure(
+    folder: Path,
+    names: Iterable[str] = DEFAULT_NAMES,
+    *,
+    sources: Sources | None = None,
+    patience: Patience | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Leave every named bundle complete below `folder`; fetch what is not there.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """A folder of weights: the files it must have (each with its alternatives) and its size in GB."""
-
-    files: tuple[tuple[str, ...], ...]
-    gigabytes: float
-
-
-BUNDLES = {
-    "Wan2.1-I2V-14B-480P": Bundle(
-        files=(
-            ("config.json",),
-            *((f"diffusion_pytorch_model-{shard:05}-of-00007.safetensors",) for shard in range(1, 8)),
-            ("models_t5_umt5-xxl-enc-bf16.pth",),
-            ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
-            ("Wan2.1_VAE.pth",),
-            ("google/umt5-xxl",),
-        ),
-        gigabytes=82,
-    ),
-    "MeiGen-MultiTalk": Bundle(files=(("multitalk.safetensors",),), gigabytes=10),
-    "chinese-wav2vec2-base": Bundle(
-        files=(("config.json",), ("preprocessor_config.json",), ("model.safetensors", "pytorch_model.bin")),
-        gigabytes=0.4,
-    ),
-}
-
-
-def ensure(folder: Path, names: Iterable[str] = tuple(BUNDLES), *, timeout_s: float = TIMEOUT_S) -> None:
-    """Leave every named bundle complete in `folder/NAME`; fetch what is not there.
-
-    A folder with our marker, or filled by hand with all the needed files, is used as it stands.
+    Where from is the environment's choice, unless `sources` says it. Raises WeightsError in one sentence, and
+    ValueError for a name that the manifest does not have.
     """
-    unknown = set(names := tuple(names)) - BUNDLES.keys()
-    if unknown:
-        raise ValueError(f"no such weights: {sorted(unknown)}; there are {sorted(BUNDLES)}")
-    if all(is_complete(folder, name) for name in names):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder):
-        for name in names:
-            if not is_complete(folder, name):
-                fetch(folder, name, timeout_s)
+    fetching.ensure(
+        folder, find(names), sources=sources or read_sources(os.environ), patience=patience, progress=progress
+    )
 
 
-def is_complete(folder: Path, name: str) -> bool:
-    """Whether the bundle was fetched to its end, or has all its files anyway."""
-    return (folder / name / MARKER).is_file() or not missing_files(folder / name, name)
+def find(names: Iterable[str]) -> list[Bundle]:
+    """The bundles of these names; ValueError for others."""
+    names = list(dict.fromkeys(names))
+    if unknown := sorted(set(names) - BUNDLES.keys()):
+        raise ValueError(f"no such weights: {', '.join(unknown)}; there are {', '.join(BUNDLES)}")
+    return [BUNDLES[name] for name in names]
 
 
-def missing_files(place: Path, name: str) -> list[str]:
-    """The needed files of bundle `name` that `place` does not have."""
-    return [
-        " or ".join(alternatives)
-        for alternatives in BUNDLES[name].files
-        if not any((place / file).exists() for file in alternatives)
-    ]
+def say(text: str) -> None:
+    """A result of the command line."""
+    sys.stdout.write(f"{text}\n")
 
 
-def fetch(folder: Path, name: str, timeout_s: float) -> None:
-    """Download and unpack one bundle under a temporary name, check it, and put it in place at once."""
-    place = folder / name
-    if place.is_dir() and any(place.iterdir()):
-        raise WeightsError(
-            f"{place} lacks {', '.join(missing_files(place, name))}: add the missing files, "
-            "or remove the folder to have it downloaded"
-        )
-    url = f"{os.environ.get(BASE_URL_VARIABLE, BASE_URL).rstrip('/')}/{name}.tar"
-    partial = folder / f".{name}.partial"
-    if partial.exists():
-        shutil.rmtree(partial)  # what a killed run left; pget cannot resume
-    logger.info("downloading %s (%g GB) from %s", name, BUNDLES[name].gigabytes, url)
+class Bars:
+    """A progress bar for each bundle."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+        self.bars: dict[str, object] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if name not in self.bars:
+            self.bars[name] = self.stack.enter_context(
+                tqdm(desc=name, total=total, initial=done, unit="B", unit_scale=True, position=len(self.bars))
+            )
+        bar: tqdm = self.bars[name]  # type: ignore[assignment, type-arg, unused-ignore]
+        bar.total = max(total, done)
+        bar.update(done - bar.n)
+
+
+def list_bundles(options: argparse.Namespace) -> int:
+    """What the manifest has."""
+    for bundle in BUNDLES.values():
+        mark = "*" if bundle.default else " "
+        source = ", ".join(Sources().of(bundle))
+        say(f"{mark} {bundle.name:<26}{bundle.gigabytes:>6.1f} GB  {bundle.holds} ({source})")
+    say("* fetched by `download` without a name, and by the server")
+    return 0
+
+
+def download(options: argparse.Namespace) -> int:
+    """Leave bundles complete in a folder."""
+    sources = read_sources(os.environ)
+    if options.source:
+        sources = Sources(names=read_names(options.source), base_url=sources.base_url, revisions=sources.revisions)
+    names = options.names or DEFAULT_NAMES
+    with ExitStack() as stack:
+        ensure(options.dest, names, sources=sources, progress=Bars(stack))
+    say(f"{', '.join(names)}: complete in {options.dest}")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Look at every file of bundles in a folder; 1 if any of them is missing or broken."""
+    depth: Depth = "all" if options.deep else "format"
+    found = {bundle.name: examine(options.folder, bundle, depth) for bundle in find(options.names or BUNDLES)}
+    if not options.names:
+        found = {name: findings for name, findings in found.items() if any(f.state != "missing" for f in findings)}
+    for name, findings in found.items():
+        say(f"{name}: {verdict(findings)}")
+        for finding in findings:
+            say(f"  {finding}")
+    if not found:
+        say(f"{options.folder} holds none of {', '.join(BUNDLES)}")
+    return int(not found or any(finding.lacking for findings in found.values() for finding in findings))
+
+
+def verdict(findings: list[Finding]) -> str:
+    """`complete`, or how many files are not as they should be."""
+    lacking = sum(finding.lacking for finding in findings)
+    return f"{lacking} of {len(findings)} files missing or broken" if lacking else "complete"
+
+
+def convert(options: argparse.Namespace) -> int:
+    """One merged, sharded form of all that inference needs."""
+    from wan.convert import convert
+
+    convert(options.source, options.target, options.dtype)
+    return 0
+
+
+def pack(options: argparse.Namespace) -> int:
+    """The tars of a folder of bundles."""
+    from wan.convert import pack
+
+    pack(options.source, options.target)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python weights.py", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("list", help="what there is").set_defaults(run=list_bundles)
+
+    command = commands.add_parser("download", help="fetch what is missing, and complete what is there in part")
+    command.add_argument("names", nargs="*", metavar="NAME", help="bundles; those with a star in the list if none")
+    command.add_argument("--dest", type=Path, default=Path(os.environ.get("MODEL_PATH", "weights")), metavar="DIR")
+    command.add_argument("--source", help=f"{', '.join(NAMES)}, or both in order of preference, separated by a comma")
+    command.set_defaults(run=download)
+
+    command = commands.add_parser("verify", help="look at every file; status 1 if any is missing or broken")
+    command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("names", nargs="*", metavar="NAME", help="bundles; those that are there if none")
+    command.add_argument("--deep", action="store_true", help="read every byte: checksums and known hashes")
+    command.set_defaults(run=verify)
+
+    command = commands.add_parser("convert", help="make one merged form that loads fast")
+    command.add_argument("source", type=Path, metavar="SRC")
+    command.add_argument("target", type=Path, metavar="DST")
+    command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    command.set_defaults(run=convert)
+
+    command = commands.add_parser("pack", help="make tars that a server can offer")
+    command.add_argument("source", type=Path, metavar="SRC")
+    command.add_argument("target", type=Path, metavar="DST")
+    command.set_defaults(run=pack)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns 0; 1 for a failure, told in one sentence; 2 for senseless values; 130 if interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = parser().parse_args(arguments)
     try:
-        run([find_pget(name), "-xf", url, str(partial)], timeout_s)
-        unpacked = partial / name if (partial / name).is_dir() else partial
-        if missing := missing_files(unpacked, name):
-            raise WeightsError(f"{url} unpacked without {', '.join(missing)}")
-        (unpacked / MARKER).write_text(f"{url}\n", encoding="utf-8")
-        unpacked.rename(place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def find_pget(name: str) -> str:
-    """The Replicate downloader on PATH; another program of that name is not taken for it."""
-    program = shutil.which("pget")
-    advice = f"install it from {PGET_RELEASES}, or put the files of {name} in place yourself"
-    if program is None:
-        raise WeightsError(f"{name} is not there and pget, which would download it, is not installed: {advice}")
-    with suppress(subprocess.TimeoutExpired, OSError):
-        answer = subprocess.run([program, "version"], capture_output=True, text=True, timeout=10, check=False)
-        if REPLICATE_PGET.match(answer.stdout):
-            return program
-    raise WeightsError(f"{program} is another program than Replicate's pget: {advice}")
-
-
-def run(command: list[str], timeout_s: float) -> None:
-    """Run the downloader to its end; it never outlives us, nor the time it is given."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    try:
-        status = process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        raise WeightsError(f"{' '.join(command)} did not end within {timeout_s:g} s") from None
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if status != 0:
-        raise WeightsError(f"{' '.join(command)} ended with status {status}")
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time download into `folder`, which several machines may share."""
-    with (folder / ".download.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        return int(options.run(options))
+    except WeightsError as problem:
+        logger.error(f"error: {problem}")
+        return 1
+    except ValueError as problem:
+        logger.error(f"error: {problem}")
+        return 2
+    except KeyboardInterrupt:
+        logger.error("stopped; what has arrived is kept for the next start")
+        return 130
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if len(sys.argv) != 2:
-        sys.exit("usage: python weights.py FOLDER")
-    try:
-        ensure(Path(sys.argv[1]))
-    except WeightsError as problem:
-        sys.exit(f"error: {problem}")
+    sys.exit(main())

@@ -86,7 +86,7 @@ def test_the_python_example_runs(puppet_folder: Path, monkeypatch: pytest.Monkey
 def test_environment_variables_are_read_somewhere() -> None:
     sources = "\n".join(
         path.read_text(encoding="utf-8")
-        for path in (ROOT / "predict.py", ROOT / "weights.py", ROOT / "src/serving/server.py")
+        for path in (ROOT / "predict.py", ROOT / "src/weights/sources.py", ROOT / "src/serving/server.py")
     )
     names = re.findall(r"^\| `([A-Z][A-Z_]+)` \|", TEXT, re.MULTILINE)
     assert len(names) >= 5

@@ -1,161 +1,231 @@
-"""Fetching weights, with a stand-in for pget: no network."""
+"""The command line of weights.py, the layouts it meets, and the page about it."""
 
+import errno
+import os
+import re
+import shlex
 import subprocess
 import sys
-import threading
-import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import weights
-from weights import BUNDLES, MARKER, WeightsError, ensure
+from src.weights.sources import BASE_URL_VARIABLE, REVISIONS_VARIABLE, SOURCES_VARIABLE
+from tests.src.weights.samples import WAV2VEC, files_of, fill, tree, write
+from weights import BUNDLES, DEFAULT_NAMES, MARKER, WeightsError, ensure, main
 
 ROOT = Path(__file__).parents[1]
-WAV2VEC = "chinese-wav2vec2-base"
-VERSION = 'if [ "$1" = version ]; then echo "pget Version 0.11.0 - Build Time 2025-01-01"; exit 0; fi\n'
-UNPACK = 'mkdir -p "$3"; cd "$3"; touch config.json preprocessor_config.json model.safetensors\n'
+PAGE = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python weights.py")
+]
+BASE = "Wan2.1-I2V-14B-480P"
+CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, whatever a test does."""
+    monkeypatch.setenv(SOURCES_VARIABLE, "none")
 
 
 @pytest.fixture
-def install_pget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Installer":
-    return Installer(tmp_path / "bin", monkeypatch)
-
-
-class Installer:
-    """Puts a shell script named pget on PATH; each download leaves a line in `calls`."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        folder.mkdir()
-        self.program, self.calls = folder / "pget", folder / "calls"
-        monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-    def __call__(self, body: str, version: str = VERSION) -> None:
-        self.program.write_text(f'#!/bin/sh\n{version}echo "$@" >> {self.calls}\n{body}')
-        self.program.chmod(0o755)
-
-    def count(self) -> int:
-        return len(self.calls.read_text().splitlines()) if self.calls.exists() else 0
-
-
-def fill(folder: Path, name: str) -> None:
-    for alternatives in BUNDLES[name].files:
-        file = folder / name / alternatives[-1]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-
-
-def leftovers(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.name != ".download.lock"]
-
-
-def test_a_bundle_is_fetched_once(tmp_path: Path, install_pget: Installer) -> None:
-    install_pget(UNPACK)
-    ensure(tmp_path / "w", [WAV2VEC])
-    ensure(tmp_path / "w", [WAV2VEC])
-    assert install_pget.count() == 1
-    assert f"{weights.BASE_URL}/{WAV2VEC}.tar" in install_pget.calls.read_text()
-    assert (tmp_path / "w" / WAV2VEC / MARKER).is_file()
-    assert leftovers(tmp_path / "w") == [WAV2VEC]
-
-
-def test_a_tar_that_holds_its_folder(tmp_path: Path, install_pget: Installer) -> None:
-    install_pget(UNPACK.replace('"$3"', f'"$3/{WAV2VEC}"'))
-    ensure(tmp_path / "w", [WAV2VEC])
-    assert (tmp_path / "w" / WAV2VEC / "config.json").is_file()
-    assert leftovers(tmp_path / "w") == [WAV2VEC]
-
-
-def test_another_base_url(tmp_path: Path, install_pget: Installer, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_pget(UNPACK)
-    monkeypatch.setenv(weights.BASE_URL_VARIABLE, "https://example.org/mirror/")
-    ensure(tmp_path / "w", [WAV2VEC])
-    assert f"-xf https://example.org/mirror/{WAV2VEC}.tar " in install_pget.calls.read_text()
+def old_folder(tmp_path: Path) -> Path:
+    """What an older package left: VAE and CLIP beside the folders, one marker at the root."""
+    for name in DEFAULT_NAMES:
+        fill(tmp_path, name)
+    for name in ("Wan2.1_VAE.pth", CLIP):
+        (tmp_path / BASE / name).rename(tmp_path / name)
+    write(tmp_path / MARKER, b"done")
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_a_folder_filled_by_hand_is_used(tmp_path: Path, install_pget: Installer, name: str) -> None:
-    install_pget("exit 1\n")
-    fill(tmp_path, name)
+def test_a_folder_filled_by_hand_is_used_as_it_stands(tmp_path: Path, name: str) -> None:
+    for path, data in files_of(name).items():
+        write(tmp_path / BUNDLES[name].folder / path, data)
+    before = sorted(tmp_path.rglob("*"))
     ensure(tmp_path, [name])
-    assert install_pget.count() == 0
-    assert not (tmp_path / name / MARKER).exists()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_filled_in_part_is_left_alone(tmp_path: Path, install_pget: Installer) -> None:
-    install_pget(UNPACK)
-    fill(tmp_path, WAV2VEC)
-    (tmp_path / WAV2VEC / "pytorch_model.bin").unlink()
-    with pytest.raises(WeightsError, match=r"lacks model\.safetensors or pytorch_model\.bin: add"):
-        ensure(tmp_path, [WAV2VEC])
-    assert (tmp_path / WAV2VEC / "config.json").exists()
-    assert install_pget.count() == 0
+def test_the_layout_of_older_packages(old_folder: Path) -> None:
+    ensure(old_folder)
+    for name in ("Wan2.1_VAE.pth", CLIP):
+        assert (old_folder / BASE / name).read_bytes() == (old_folder / name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ('mkdir -p "$3"; touch "$3/config.json"\n', "without preprocessor_config.json"),
-        (UNPACK + "exit 2\n", "status 2"),
-        ("exit 0\n", "without config.json"),
-    ],
-)
-def test_a_failed_download_leaves_nothing(tmp_path: Path, install_pget: Installer, body: str, words: str) -> None:
-    install_pget(body)
-    with pytest.raises(WeightsError, match=words):
-        ensure(tmp_path / "w", [WAV2VEC])
-    assert leftovers(tmp_path / "w") == []
-    install_pget(UNPACK)
-    ensure(tmp_path / "w", [WAV2VEC])
-    assert leftovers(tmp_path / "w") == [WAV2VEC]
+def test_their_marker_is_not_believed(old_folder: Path) -> None:
+    path = old_folder / "Wan2.1_VAE.pth"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"^Wan2.1-I2V-14B-480P lacks Wan2\.1_VAE\.pth and could not be fetched"):
+        ensure(old_folder)
 
 
-def test_what_a_killed_run_left_is_not_taken_for_weights(tmp_path: Path, install_pget: Installer) -> None:
-    install_pget(UNPACK)
-    stale = tmp_path / f".{WAV2VEC}.partial"
-    stale.mkdir()
-    (stale / "from-before").touch()
-    ensure(tmp_path, [WAV2VEC])
-    assert not (tmp_path / WAV2VEC / "from-before").exists()
+def test_without_hard_links(old_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    ensure(old_folder)
+    assert os.readlink(old_folder / BASE / CLIP) == f"../{CLIP}"
 
 
-def test_a_download_without_end_is_ended(tmp_path: Path, install_pget: Installer) -> None:
-    install_pget(UNPACK + f"sleep 30; touch {tmp_path}/late\n")
-    started = time.monotonic()
-    with pytest.raises(WeightsError, match=r"within 0\.3 s"):
-        ensure(tmp_path / "w", [WAV2VEC], timeout_s=0.3)
-    assert time.monotonic() - started < 5
-    assert leftovers(tmp_path / "w") == []
+def test_relative_links_and_linked_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "volume", BASE)
+    fill(tmp_path / "volume", WAV2VEC)
+    (tmp_path / "volume" / BASE / CLIP).rename(tmp_path / "volume" / "clip.pth")
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / BASE).symlink_to("../volume/" + BASE)
+    (folder / WAV2VEC).symlink_to("../volume/" + WAV2VEC)
+    (folder / CLIP).symlink_to("../volume/clip.pth")
+    ensure(folder, [BASE, WAV2VEC])
+    assert (folder / BASE / CLIP).read_bytes() == (folder / CLIP).read_bytes()
 
 
-def test_two_processes_download_once(tmp_path: Path, install_pget: Installer) -> None:
-    install_pget("sleep 0.3\n" + UNPACK)
-    threads = [threading.Thread(target=ensure, args=(tmp_path / "w", [WAV2VEC])) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert install_pget.count() == 1
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "the folder")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Path, "open", refuse_writing(Path.open))
 
 
-def test_without_pget_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"pget.* is not installed: install it from https://github"):
-        ensure(tmp_path / "w", [WAV2VEC])
+def refuse_writing(reader: Callable[..., object]) -> Callable[..., object]:
+    def open_file(path: Path, mode: str = "r", *values: object, **named: object) -> object:
+        if set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return reader(path, mode, *values, **named)
+
+    return open_file
 
 
-@pytest.mark.parametrize("version", ['echo "usage: pget URL"; exit 0\n', "exit 1\n"])
-def test_another_pget_is_refused(tmp_path: Path, install_pget: Installer, version: str) -> None:
-    install_pget(UNPACK, version)
-    with pytest.raises(WeightsError, match="another program than Replicate's pget"):
-        ensure(tmp_path / "w", [WAV2VEC])
+def test_a_volume_that_is_read_only(old_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_only(monkeypatch)
+    ensure(old_folder)
+    assert not (old_folder / BASE / CLIP).exists()
+
+
+def test_a_volume_that_is_read_only_and_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_only(monkeypatch)
+    with pytest.raises(WeightsError, match=r"\.download\.lock: Read-only file system$"):
+        ensure(tmp_path)
+
+
+def test_audio_layers_that_were_linked_into_the_base_by_hand(tmp_path: Path) -> None:
+    fill(tmp_path, BASE)
+    write(tmp_path / BASE / "multitalk.safetensors", files_of("MeiGen-MultiTalk")["multitalk.safetensors"])
+    ensure(tmp_path, [BASE, "MeiGen-MultiTalk"])
+    assert (tmp_path / "MeiGen-MultiTalk" / "multitalk.safetensors").is_file()
+
+
+def test_a_folder_that_is_the_base_bundle_itself(tmp_path: Path) -> None:
+    fill(tmp_path, BASE)
+    ensure(tmp_path / BASE, [BASE])
+    assert tree(tmp_path / BASE) == files_of(BASE)
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no such weights.*Wan3"):
+    with pytest.raises(ValueError, match=r"no such weights: Wan3; there are Wan2\.1"):
         ensure(tmp_path, ["Wan3"])
 
 
-def test_the_module_needs_no_torch() -> None:
-    program = "import sys, weights; sys.exit(any(name in sys.modules for name in ('torch', 'wan', 'src')))"
+def test_the_module_brings_nothing_heavy() -> None:
+    heavy = ("torch", "wan", "huggingface_hub", "transformers", "tqdm")
+    program = f"import sys, weights; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1 if line[0] == "*" else 0] for line in lines[:-1]] == list(BUNDLES)
+    assert {line.split()[1] for line in lines[:-1] if line[0] == "*"} == set(DEFAULT_NAMES)
+
+
+def test_download_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, WAV2VEC)
+    assert main(["download", WAV2VEC, "--dest", str(tmp_path)]) == 0
+    assert "complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([WAV2VEC], 1, r"error: chinese-wav2vec2-base lacks config\.json"),
+        ([WAV2VEC, "--source", "multitalk"], 1, "error: .*refused, .* times in a row"),
+        ([WAV2VEC, "--source", "ftp"], 2, "'ftp' is not one of multitalk, huggingface, none"),
+        (["Wan3"], 2, "error: no such weights: Wan3"),
+    ],
+)
+def test_a_download_that_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    arguments: list[str],
+    status: int,
+    words: str,
+) -> None:
+    monkeypatch.setenv(BASE_URL_VARIABLE, "http://127.0.0.1:1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("src.weights.patience.wait_random_exponential", lambda **_: lambda state: 0.0)
+    assert main(["download", *arguments, "--dest", str(tmp_path / "w")]) == status
+    (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("error")]
+    assert re.search(words, message)
+    assert "\n" not in message
+
+
+def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tmp_path)]) == 1
+    assert "holds none of" in capsys.readouterr().out
+    fill(tmp_path, WAV2VEC)
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "chinese-wav2vec2-base: complete" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path), BASE]) == 1
+    assert "files missing or broken" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path), "--deep"]) == 0
+    assert "model.safetensors: ok, 4,1" in (out := capsys.readouterr().out)
+    assert "no hash known to check the content" in out
+    path = tmp_path / WAV2VEC / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["verify", str(tmp_path)]) == 1
+    assert "model.safetensors: broken, 4,1" in capsys.readouterr().out
+
+
+def test_a_smaller_file_than_the_published_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, BASE)
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "smaller than the published 507,570,124 bytes: another dtype?" in capsys.readouterr().out
+
+
+def test_convert_and_pack_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    module = types.ModuleType("wan.convert")
+    module.convert = lambda *values: calls.append(values)  # type: ignore[attr-defined]
+    module.pack = lambda *values: calls.append(values)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wan.convert", module)
+    assert main(["convert", "a", "b"]) == 0
+    assert main(["convert", "a", "b", "--dtype", "fp8"]) == 0
+    assert main(["pack", "a", "b"]) == 0
+    a, b = Path("a"), Path("b")
+    assert calls == [(a, b, "bf16"), (a, b, "fp8"), (a, b)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_are_understood(command: str) -> None:
+    options = weights.parser().parse_args(shlex.split(command, comments=True)[2:])
+    assert set(getattr(options, "names", [])) <= BUNDLES.keys()
+
+
+def test_the_page_names_every_variable_and_every_bundle() -> None:
+    assert len(COMMANDS) >= 6
+    for word in (BASE_URL_VARIABLE, SOURCES_VARIABLE, REVISIONS_VARIABLE, "MODEL_PATH", *BUNDLES):
+        assert f"`{word}`" in PAGE

@@ -1,0 +1,1 @@
+"""How the published weights come onto this machine: manifest, sources, download, verification. Without torch."""

@@ -1,0 +1,122 @@
+"""Leaving every bundle complete in a folder: look, lock, look again, fetch several at once."""
+
+import errno
+import logging
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+
+from src.weights.disk import remove, require_space, tree_bytes
+from src.weights.errors import SpaceError, WeightsError
+from src.weights.fetch import Task, fetch
+from src.weights.lock import exclusive
+from src.weights.manifest import Bundle
+from src.weights.patience import Patience
+from src.weights.place import adopt, mark
+from src.weights.progress import LoggedProgress, Progress, partials, reported
+from src.weights.sources import Sources
+from src.weights.verify import examine, home, is_complete
+
+PARALLEL_BUNDLES = 4
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+logger = logging.getLogger(__name__)
+
+
+def ensure(
+    folder: Path,
+    bundles: Iterable[Bundle],
+    *,
+    sources: Sources,
+    patience: Patience | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Leave every bundle complete below `folder`; fetch what is not there.
+
+    A complete folder is not written to, and needs no network. Raises WeightsError in one sentence.
+    """
+    bundles = list(bundles)
+    try:
+        if all(is_settled(folder, bundle) for bundle in bundles):
+            return
+        patience = replace(patience or Patience(), stop=threading.Event())  # which ends this run, not the next
+        fetch_missing(folder, bundles, sources, patience, progress or LoggedProgress())
+    except OSError as error:
+        if error.errno in FULL:
+            raise SpaceError(
+                f"the volume of {folder} is full; make room and start again, what is there is kept"
+            ) from error
+        raise WeightsError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def fetch_missing(
+    folder: Path, bundles: list[Bundle], sources: Sources, patience: Patience, progress: Progress
+) -> None:
+    """Fetch under the folder's lock; another process may have done it while we waited."""
+    if not prepared(folder) and all(is_complete(folder, bundle) for bundle in bundles):
+        return  # a volume that is read only, with files where older packages kept them
+    with exclusive(folder):
+        for bundle in bundles:
+            clean(folder, bundle)
+            adopt(folder, bundle, examine(folder, bundle))
+        tasks = [task for bundle in bundles if (task := plan(folder, bundle, sources, patience)).lacking]
+        there = sum(tree_bytes(left) for task in tasks for left in partials(folder, task.bundle.name))
+        require_space(folder, sum(task.bytes for task in tasks) - there, ", ".join(t.bundle.name for t in tasks))
+        with reported(folder, {task.bundle.name: task.bytes for task in tasks}, progress):
+            fetch_all(tasks, patience)
+
+
+def prepared(folder: Path) -> bool:
+    """Whether the folder is there, or could be made, and can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".download.lock").touch()
+    except OSError as error:
+        if error.errno in FULL or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return False
+        raise
+    return True
+
+
+def is_settled(folder: Path, bundle: Bundle) -> bool:
+    """Whether a bundle is complete, all of it in its own folder, and nothing of a killed run is left."""
+    place = home(folder, bundle)
+    findings = examine(folder, bundle)
+    away = any(found.lacking or not found.path.is_relative_to(place) for found in findings)
+    return not away and not partials(folder, bundle.name)
+
+
+def clean(folder: Path, bundle: Bundle) -> None:
+    """Remove what killed runs left, but for what can be resumed and is still needed."""
+    complete = is_complete(folder, bundle)
+    resumable = () if complete else (f".{bundle.name}.http.partial", f".{bundle.name}.hub.partial")
+    left = [path for path in partials(folder, bundle.name) if path.name not in resumable]
+    place = home(folder, bundle)
+    if complete and left and place.is_dir() and not (place / bundle.marker).exists():
+        mark(place, bundle, "a run that was killed at its very end", examine(folder, bundle))
+    for path in left:
+        remove(path)
+
+
+def plan(folder: Path, bundle: Bundle, sources: Sources, patience: Patience) -> Task:
+    """What is to be done for a bundle."""
+    findings = examine(folder, bundle)
+    lacking = tuple(found for found in findings if found.lacking)
+    absent = tuple(found for found in findings if found.state == "missing" and not found.lacking)
+    return Task(bundle=bundle, folder=folder, lacking=lacking, absent=absent, sources=sources, patience=patience)
+
+
+def fetch_all(tasks: list[Task], patience: Patience) -> None:
+    """Run the tasks at the same time; when one fails, or the user interrupts, the others are stopped."""
+    if not tasks:
+        return
+    with ThreadPoolExecutor(PARALLEL_BUNDLES, thread_name_prefix="weights") as pool:
+        running = [pool.submit(fetch, task) for task in tasks]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except BaseException:
+            patience.stop.set()
+            raise

@@ -1,0 +1,90 @@
+"""Moving what was fetched to where it belongs, and saying so."""
+
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from src.weights.disk import flush, flush_tree
+from src.weights.manifest import Bundle
+from src.weights.verify import Finding, home
+
+logger = logging.getLogger(__name__)
+
+
+def adopt(folder: Path, bundle: Bundle, findings: Iterable[Finding]) -> None:
+    """Give files that older packages kept elsewhere a name in the bundle's folder as well, without copying.
+
+    Where the volume allows no links they stay where they are.
+    """
+    place = home(folder, bundle)
+    for found in findings:
+        target = place / found.file.path
+        if found.state != "ok" or found.path.is_relative_to(place):
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            set_aside(target)
+            link(found.path, target)
+        except OSError as error:
+            logger.warning("%s stays where it is: %s", found.path, error.strerror)
+
+
+def link(path: Path, target: Path) -> None:
+    """A second name for a file: a hard link, or a symbolic one where those do not exist."""
+    source = path.resolve()  # a second name of a relative link would lead elsewhere
+    try:
+        os.link(source, target)
+    except OSError:
+        target.symlink_to(os.path.relpath(source, target.parent.resolve()))
+
+
+def put(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
+    """Put a whole new bundle in place in one rename; complete one that is there in part file by file."""
+    flush_tree(tree)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if is_new(place):
+        tree.rename(place)
+    else:
+        merge(tree, place, fetched)
+    flush(place.parent)
+
+
+def is_new(place: Path) -> bool:
+    """Whether nothing is there that one rename could not replace."""
+    return not place.is_symlink() and not (place.is_dir() and any(place.iterdir()))
+
+
+def merge(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
+    """Move single files, each in one rename; a broken file of another name than the new one is set aside."""
+    for found in fetched:
+        if found.state != "ok":
+            continue
+        target = place / found.path.relative_to(tree)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in found.file.paths:
+            if place / path != target:
+                set_aside(place / path)
+        found.path.replace(target)
+        flush(target.parent)
+
+
+def set_aside(path: Path) -> None:
+    """Rename a file that must not be read any more; it is somebody else's, so it is kept."""
+    with suppress(FileNotFoundError):
+        path.rename(path.with_name(f"{path.name}.broken"))
+
+
+def mark(place: Path, bundle: Bundle, source: str, findings: Iterable[Finding]) -> None:
+    """Say in the bundle's folder what was fetched from where, and what was checked. It is a record, not a proof."""
+    lines = [f"{bundle.name} from {source}, complete {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"]
+    for found in findings:
+        if found.state == "ok":
+            name = os.path.relpath(found.path, place)
+            lines.append(f"{name}\t{found.bytes} bytes\t{found.checked}")
+    partial = place / f".{bundle.marker}.partial"
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    flush(partial)
+    partial.replace(place / bundle.marker)

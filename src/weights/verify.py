@@ -1,0 +1,98 @@
+"""What a folder holds of a bundle: every file looked at, none believed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from src.weights.format import BrokenError, check_format, sha256
+from src.weights.manifest import Bundle, File
+
+State = Literal["ok", "missing", "broken"]
+# How closely to look: at the ends of the file; also at its hash where the manifest has one; at every byte.
+Depth = Literal["format", "hash", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A file of a bundle: where it is, what was checked, and what could not be or is odd (`remark`)."""
+
+    file: File
+    path: Path
+    state: State
+    bytes: int = 0
+    checked: str = ""
+    remark: str = ""
+
+    def __str__(self) -> str:
+        """`config.json: ok, 250 bytes, JSON`."""
+        size = f"{self.bytes:,} bytes" if self.bytes else ""
+        return f"{self.path}: {', '.join(part for part in (self.state, size, self.checked, self.remark) if part)}"
+
+    @property
+    def lacking(self) -> bool:
+        """Whether this keeps its bundle from being complete."""
+        return self.state == "broken" or (self.state == "missing" and not self.file.optional)
+
+
+def home(folder: Path, bundle: Bundle) -> Path:
+    """Where a bundle lies: its own folder, or `folder` itself when that is the bundle."""
+    own = folder / bundle.folder
+    if bundle.itself and not own.is_dir() and (folder / bundle.itself).is_file():
+        return folder
+    return own
+
+
+def examine(folder: Path, bundle: Bundle, depth: Depth = "format") -> list[Finding]:
+    """Look at every file of the bundle in the folder of all weights, also where older packages kept it."""
+    place = home(folder, bundle)
+    return [examine_file(place, file, [folder / path for path in file.elsewhere], depth) for file in bundle.files]
+
+
+def examine_file(place: Path, file: File, elsewhere: Iterable[Path] = (), depth: Depth = "format") -> Finding:
+    """Look at one file of a bundle below `place`.
+
+    A broken file counts even where an alternative is sound, for a reader may prefer it; a sound one elsewhere
+    makes up for it.
+    """
+    own = next((place / path for path in file.paths if (place / path).is_file()), place / file.path)
+    found = look(own, file, depth)
+    if found.state == "ok":
+        return found
+    others = (look(path, file, depth) for path in elsewhere)
+    return next((other for other in others if other.state == "ok"), found)
+
+
+def is_complete(folder: Path, bundle: Bundle) -> bool:
+    """Whether all the needed files are there, here or where older packages kept them, and none is broken."""
+    return not any(found.lacking for found in examine(folder, bundle))
+
+
+def look(path: Path, file: File, depth: Depth) -> Finding:
+    """Look at one path."""
+    if not path.is_file():
+        return Finding(file=file, path=path, state="missing", remark="optional" if file.optional else "")
+    size = path.stat().st_size
+    try:
+        checks = [check_format(path, deep=depth == "all"), check_hash(path, file) if depth != "format" else ""]
+    except BrokenError as error:
+        return Finding(file=file, path=path, state="broken", bytes=size, remark=str(error))
+    checked = ", ".join(check for check in checks if check)
+    return Finding(file=file, path=path, state="ok", bytes=size, checked=checked, remark=oddities(path, file, depth))
+
+
+def check_hash(path: Path, file: File) -> str:
+    """Compare the file's hash with the manifest's, if that has one; BrokenError if they differ."""
+    if file.sha256 is None or path.name != Path(file.path).name:
+        return ""
+    if (found := sha256(path)) != file.sha256:
+        raise BrokenError(f"has SHA-256 {found}, not {file.sha256}")
+    return "SHA-256"
+
+
+def oddities(path: Path, file: File, depth: Depth) -> str:
+    """What could not be checked, or is odd without being wrong."""
+    small = file.bytes is not None and path.stat().st_size < file.bytes
+    odd = f"smaller than the published {file.bytes:,} bytes: another dtype?" if small else ""
+    unknown = "no hash known to check the content" if depth == "all" and file.sha256 is None else ""
+    return "; ".join(part for part in (odd, unknown) if part)
