@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -40,9 +41,13 @@ class Residence:
         self.models = models
         self.device = device
         self.limit = limit
-        self.weights = weights_of(models)
-        self.plan = Plan(name="resident", resident_blocks=len(self.weights.blocks), encoders_stay=True, peak=0)
+        self.plan = Plan(name="resident", resident_blocks=len(models.transformer.blocks), encoders_stay=True, peak=0)
         self._demands: dict[tuple[VideoSize, int], Demand] = {}
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Bytes of the networks."""
+        return weights_of(self.models)
 
     def prepare_for(self, size: VideoSize, persons: int) -> None:
         """Choose the plan of a request and settle into it. Raises `OutOfMemoryPlanError` where none fits."""
@@ -92,12 +97,14 @@ class Residence:
     @contextmanager
     def visit(self, network: N) -> Iterator[N]:
         """Have an encoder or the VAE on the device for a while."""
+        if self.plan.encoders_stay:
+            yield network
+            return
         move(network.model, self.device)
         try:
             yield network
         finally:
-            if not self.plan.encoders_stay:
-                move(network.model, HOST)
+            move(network.model, HOST)
 
 
 def move(module: nn.Module, device: torch.device) -> None:
