@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, cast, get_args
 
 import numpy as np
 import torch
@@ -35,15 +35,16 @@ from src.media.rates import SPEECH_RATE
 from src.media.sound import Sound
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
-from wan.checkpoint import CheckpointError
+from wan.checkpoint import CheckpointError, Precision
 from wan.chunks import fit_chunk
 from wan.conditioning.framing import frame_picture
 from wan.conditioning.request import Request
 from wan.conditioning.speakers import Box, SpeakerError
 from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.lora import Lora
 from wan.modules.text import clean
 from wan.multitalk import Progress, choose_device
-from wan.sampling.options import Options, resolve_options
+from wan.sampling.options import Options, choose_preset, resolve_options
 from wan.types import FPS
 
 logger = logging.getLogger("multitalk")
@@ -51,6 +52,7 @@ logger = logging.getLogger("multitalk")
 MAX_PROMPT = 5000
 DEFAULT_MODEL = "multitalk-14B"
 DEFAULT_FOLDER = "weights"
+DEFAULT_STEPS = 40
 DEFAULT_MAX_SECONDS = 600.0
 
 
@@ -61,26 +63,40 @@ class Settings:
     config: ModelConfig
     folder: Path
     limits: Limits
+    precision: Precision
+    memory_limit: int | None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """MULTITALK_MODEL, MODEL_PATH, MAX_SECONDS and MULTITALK_LOCAL_FILES; ValueError for a value they cannot have."""
+    """The variables that the README lists; ValueError for a value they cannot have."""
     name = environ.get("MULTITALK_MODEL", DEFAULT_MODEL)
     if name not in WAN_CONFIGS:
         raise ValueError(f"MULTITALK_MODEL is {name!r}; allowed are {', '.join(WAN_CONFIGS)}")
-    seconds = environ.get("MAX_SECONDS", str(DEFAULT_MAX_SECONDS))
-    try:
-        max_seconds = float(seconds)
-    except ValueError:
-        max_seconds = 0.0
-    if not 1 / FPS <= max_seconds < float("inf"):
-        raise ValueError(f"MAX_SECONDS is {seconds!r}; a number of seconds from {1 / FPS} is needed")
+    precision = environ.get("MULTITALK_DTYPE", "bf16")
+    if precision not in get_args(Precision):
+        raise ValueError(f"MULTITALK_DTYPE is {precision!r}; allowed are {', '.join(get_args(Precision))}")
+    max_seconds = read_number(environ, "MAX_SECONDS", str(DEFAULT_MAX_SECONDS), least=1 / FPS)
+    gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
     return Settings(
         config=WAN_CONFIGS[name],
         folder=Path(environ.get("MODEL_PATH", DEFAULT_FOLDER)),
         limits=Limits(max_seconds=max_seconds, local_files=local_files),
+        precision=cast(Precision, precision),
+        memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
     )
+
+
+def read_number(environ: Mapping[str, str], name: str, default: str, least: float) -> float:
+    """A finite number from a variable; ValueError that names it."""
+    text = environ.get(name, default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not least <= number < float("inf"):
+        raise ValueError(f"{name} is {text!r}; a number from {least:g} is needed")
+    return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +126,13 @@ class Predictor(BasePredictor):
         ]
         weights.ensure(folder, fetched)
         try:
-            self.pipeline = MultiTalkPipeline(config=config, checkpoint_dir=folder, device_id=0)
+            self.pipeline = MultiTalkPipeline(
+                config=config,
+                checkpoint_dir=folder,
+                device_id=0,
+                precision=self.settings.precision,
+                memory_limit=self.settings.memory_limit,
+            )
         except CheckpointError as error:
             hint = f"; python -m training.random_weights {folder} writes the small one" * (not config.needs_gpu)
             raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}{hint}") from error
@@ -217,6 +239,22 @@ class Predictor(BasePredictor):
             description="Adaptive projected guidance: less oversaturation when the guidance values are high.",
             default=False,
         ),
+        lora: str = Input(
+            description="A named low-rank change of the weights that the operator has installed: FusionX (fewer steps, richer pictures) or lightx2v (4 steps).",
+            default="none",
+            choices=["none", "FusionX", "lightx2v"],
+        ),
+        lora_strength: float = Input(
+            description="How strongly the LoRA is applied. 1 is what it was made for.",
+            default=1.0,
+            ge=0,
+            le=2,
+        ),
+        preset: str = Input(
+            description="Values that go together, instead of turbo's: quality (40 steps), balanced (25 steps), fast (4 distilled steps with the LoRA lightx2v). What you set yourself wins; sampling_steps counts as set when it is not 40.",
+            default="none",
+            choices=["none", "quality", "balanced", "fast"],
+        ),
     ) -> Path:
         """Make one video."""
         self.remove_last_output()
@@ -242,7 +280,10 @@ class Predictor(BasePredictor):
                     prompt,
                     size_class=resolution.removesuffix("p"),
                     turbo=turbo,
-                    sampling_steps=int(sampling_steps),
+                    preset_name=None if preset == "none" else preset,
+                    sampling_steps=None
+                    if preset != "none" and sampling_steps == DEFAULT_STEPS
+                    else int(sampling_steps),
                     seed=secrets.randbelow(2**31) if seed is None else int(seed),
                     negative_prompt=negative_prompt,
                     text_guide_scale=text_guidance,
@@ -251,6 +292,8 @@ class Predictor(BasePredictor):
                     color_correction_strength=color_correction,
                     use_apg=use_apg,
                 )
+                chosen = choose_preset(self.settings.config, turbo, None if preset == "none" else preset)
+                self.pipeline.use_loras(self.find_loras(chosen.lora if lora == "none" else lora, float(lora_strength)))
                 stages = Stages()
                 path = self.make_movie(job, stages)
             except InputError:
@@ -281,6 +324,19 @@ class Predictor(BasePredictor):
         height, width = framing.crop.size
         return Job(material=material, boxes=boxes, prompt=prompt, options=options, height=height, width=width)
 
+    def find_loras(self, name: str | None, strength: float) -> list[Lora]:
+        """The installed LoRA of a name in the manifest; InputError for one that is not there."""
+        if name is None or strength == 0:
+            return []
+        bundle = weights.BUNDLES[name]
+        path = self.settings.folder / bundle.folder / bundle.files[0].path
+        if not path.is_file():
+            raise InputError(
+                f"lora is {name!r}, which this server does not have; allowed is what the operator has installed "
+                f"(python weights.py download {name} --dest {self.settings.folder}), or none"
+            )
+        return [Lora(source=path, strength=strength)]
+
     def make_movie(self, job: Job, stages: Stages) -> Path:
         """Run the networks, and hand every chunk to the encoder as it comes. Returns the MP4's path."""
         material = job.material
@@ -310,6 +366,7 @@ class Predictor(BasePredictor):
     def record(self, job: Job, stages: Stages, seconds: float) -> None:
         """Tell Cog what was done."""
         self.record_metric("model", self.settings.config.name)
+        self.record_metric("memory_plan", str(self.pipeline.residence.plan))
         self.record_metric("seed", job.options.seed)
         self.record_metric("frames", job.material.frames)
         self.record_metric("width", job.width)

@@ -5,7 +5,7 @@ Shapes: C channels, F video frames, T latent frames, H x W.
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from wan.checkpoint import Models, load_models
+from wan.checkpoint import Models, Precision, load_models
 from wan.chunks import Chunk, plan_chunks
 from wan.color import match_color
 from wan.conditioning.framing import Framing, frame_picture
@@ -23,6 +23,7 @@ from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_
 from wan.conditioning.speech import check_tracks, speech_windows
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
+from wan.lora import Lora, Loras
 from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
@@ -92,16 +93,25 @@ def choose_device(config: ModelConfig, device_id: int) -> torch.device:
 class MultiTalkPipeline:
     """The networks on one device, and how they make a video."""
 
-    def __init__(self, config: ModelConfig, checkpoint_dir: str | Path, device_id: int = 0) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        checkpoint_dir: str | Path,
+        device_id: int = 0,
+        precision: Precision = "bf16",
+        memory_limit: int | None = None,
+    ) -> None:
         """Load the weights of `config` from a folder of bundles (or the base bundle) onto a GPU, or else the CPU.
 
+        `precision` fp8 or int8 keeps the large layers in eight bits; `memory_limit` caps the device's memory in bytes.
         Raises `CheckpointError` (a ValueError) that lists what is absent, missing or unknown, and RuntimeError for a
         model that needs a GPU where there is none.
         """
         self.config = config
         self.device = choose_device(config, device_id)
-        self.models = load_models(config, Path(checkpoint_dir), self.device)
-        self.residence = Residence(config, self.models, self.device)
+        self.models = load_models(config, Path(checkpoint_dir), self.device, precision)
+        self.residence = Residence(config, self.models, self.device, memory_limit)
+        self.loras = Loras()
 
     @classmethod
     def from_models(cls, config: ModelConfig, models: Models, memory_limit: int | None = None) -> "MultiTalkPipeline":
@@ -109,6 +119,7 @@ class MultiTalkPipeline:
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
         pipeline.residence = Residence(config, models, pipeline.device, memory_limit)
+        pipeline.loras = Loras()
         return pipeline
 
     def generate(
@@ -165,6 +176,13 @@ class MultiTalkPipeline:
         )
         logger.info("seed %d", options.seed)
         return torch.cat([frames.cpu() for frames in self.stream(request, options, progress)], dim=1)
+
+    def use_loras(self, wanted: Sequence[Lora]) -> None:
+        """Merge exactly these LoRAs into the transformer, from its own weights; none gives those back to the last bit.
+
+        Raises `LoraError` (a ValueError) for a file that does not fit, and for quantised weights.
+        """
+        self.loras.switch(self.models.transformer, wanted)
 
     def stream(
         self, request: Request, options: Options, progress: Callable[[Progress], None] | None = None

@@ -257,6 +257,13 @@ SCHEMA = (
     schema("color_correction", -0.1, "-0.1", "minimum of 0"),
     schema("color_correction", 1.1, "1.1", "maximum of 1"),
     schema("use_apg", 0, "0", "boolean"),
+    schema("lora", "mine", "mine", "FusionX", "lightx2v"),
+    schema("lora", "https://example.org/lora", "https://example.org/lora", "FusionX", "lightx2v"),
+    schema("lora_strength", -0.1, "-0.1", "minimum of 0"),
+    schema("lora_strength", 2.5, "2.5", "maximum of 2"),
+    schema("preset", "best", "best", "quality", "balanced", "fast"),
 )
 
-CASES = (*PICTURE_FILES, *SOUND_FILES, *VALUES, *BOXES, *SCHEMA)
+LORAS = (value("lora", "lightx2v", "'lightx2v'", "what the operator has installed"),)
+
+CASES = (*PICTURE_FILES, *SOUND_FILES, *VALUES, *BOXES, *SCHEMA, *LORAS)

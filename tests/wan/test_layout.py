@@ -116,7 +116,7 @@ def test_infinitetalk_adds_and_replaces(
 def test_infinitetalk_configurations_differ_in_their_files_only() -> None:
     base = WAN_CONFIGS["multitalk-14B"]
     for variant in ("single", "multi"):
-        config = WAN_CONFIGS[f"infinitetalk-{variant}-14B"]
+        config = infinitetalk(base, variant)
         assert config.files.audio_weights == f"{variant}/infinitetalk.safetensors"
         assert replace(config, name=base.name, description=base.description, files=base.files) == base
 

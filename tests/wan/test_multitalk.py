@@ -77,7 +77,8 @@ def test_generate_has_the_signature_that_users_know() -> None:
 
 
 def test_other_names_that_users_know() -> None:
-    assert list(inspect.signature(MultiTalkPipeline).parameters) == ["config", "checkpoint_dir", "device_id"]
+    known = ["config", "checkpoint_dir", "device_id"]
+    assert list(inspect.signature(MultiTalkPipeline).parameters)[:3] == known
     assert inspect.signature(MultiTalkPipeline).parameters["device_id"].default == 0
     assert set(WAN_CONFIGS) >= {"multitalk-14B", "multitalk-puppet"}
     inspect.signature(Wav2Vec2Model.from_pretrained).bind("folder", local_files_only=True)

@@ -28,6 +28,16 @@ TEACACHE: dict[str, tuple[float, ...]] = {
 
 TURBO = Preset(text_guide_scale=3.0, audio_guide_scale=3.0, teacache_thresh=0.8, shift={"480": 5.0, "720": 8.0})
 QUALITY = Preset(text_guide_scale=5.0, audio_guide_scale=4.0, teacache_thresh=0.3, shift={"480": 7.0, "720": 11.0})
+BALANCED = replace(TURBO, sampling_steps=25)
+# Step distillation (lightx2v) folds the text guidance into the weights and makes four steps enough.
+FAST = Preset(
+    text_guide_scale=1.0,
+    audio_guide_scale=2.0,
+    teacache_thresh=0.0,
+    shift={"480": 2.0, "720": 2.0},
+    sampling_steps=4,
+    lora="lightx2v",
+)
 
 MULTITALK_14B = ModelConfig(
     name="multitalk-14B",
@@ -57,7 +67,7 @@ MULTITALK_14B = ModelConfig(
     buckets={"480": BUCKETS_480, "720": BUCKETS_720},
     teacache_coefficients=TEACACHE,
     turbo=TURBO,
-    quality=QUALITY,
+    presets={"quality": QUALITY, "balanced": BALANCED, "fast": FAST},
     frame_num=81,
     motion_frame=25,
     negative_prompt=NEGATIVE_PROMPT,
@@ -116,7 +126,7 @@ MULTITALK_PUPPET = ModelConfig(
     buckets={"480": PUPPET_480, "720": PUPPET_720},
     teacache_coefficients=TEACACHE,
     turbo=TURBO,
-    quality=QUALITY,
+    presets={"quality": QUALITY, "balanced": BALANCED, "fast": replace(FAST, lora=None)},
     frame_num=33,
     motion_frame=9,
     negative_prompt=NEGATIVE_PROMPT,

@@ -92,12 +92,14 @@ class Files:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """Sampling values that `turbo` selects; `shift` is by size class."""
+    """Sampling values under one name; `shift` is by size class, `lora` the name of the bundle it was made for."""
 
     text_guide_scale: float
     audio_guide_scale: float
     teacache_thresh: float
     shift: dict[str, float]
+    sampling_steps: int = 40
+    lora: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ class ModelConfig:
     buckets: dict[str, BucketTable]
     teacache_coefficients: dict[str, tuple[float, ...]]
     turbo: Preset
-    quality: Preset
+    presets: dict[str, Preset]
     frame_num: int
     motion_frame: int
     negative_prompt: str

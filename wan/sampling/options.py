@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wan.configs.schema import ModelConfig
+from wan.configs.schema import ModelConfig, Preset
 from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Guider
 from wan.types import TEMPORAL_STRIDE
 
@@ -59,20 +59,31 @@ class Options:
         return ClassifierFreeGuidance(self.text_guide_scale, self.audio_guide_scale)
 
 
-def resolve_options(config: ModelConfig, *, size_class: str, turbo: bool, **explicit: Any) -> Options:
-    """The preset that `turbo` and the size class select, with every explicit value that is not None in its place.
+def choose_preset(config: ModelConfig, turbo: bool, name: str | None = None) -> Preset:
+    """The named preset, or without a name the one that `turbo` stands for; ValueError for an unknown name."""
+    if name is None:
+        return config.turbo if turbo else config.presets["quality"]
+    if name not in config.presets:
+        raise ValueError(f"preset is {name!r}; {config.name} has {', '.join(config.presets)}")
+    return config.presets[name]
+
+
+def resolve_options(
+    config: ModelConfig, *, size_class: str, turbo: bool, preset_name: str | None = None, **explicit: Any
+) -> Options:
+    """A preset at a size class, with every explicit value that is not None in its place.
 
     A negative seed draws one; an empty negative prompt is the model's own. Raises ValueError for values out of
     range and an unknown size class.
     """
     if size_class not in config.buckets:
         raise ValueError(f"size class is {size_class!r}; {config.name} has {' and '.join(config.buckets)}")
-    preset = config.turbo if turbo else config.quality
+    preset = choose_preset(config, turbo, preset_name)
     defaults = Options(
         size_class=size_class,
         frame_num=config.frame_num,
         motion_frame=config.motion_frame,
-        sampling_steps=40,
+        sampling_steps=preset.sampling_steps,
         shift=preset.shift[size_class],
         text_guide_scale=preset.text_guide_scale,
         audio_guide_scale=preset.audio_guide_scale,

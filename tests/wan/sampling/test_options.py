@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from wan.configs import WAN_CONFIGS
-from wan.sampling.options import MAX_SEED, resolve_options
+from wan.sampling.options import MAX_SEED, choose_preset, resolve_options
 
 CONFIG = WAN_CONFIGS["multitalk-14B"]
 
@@ -24,6 +24,17 @@ def test_presets(turbo: bool, size_class: str, text: float, audio: float, shift:
     values = (options.text_guide_scale, options.audio_guide_scale, options.shift, options.teacache_thresh)
     assert values == (text, audio, shift, teacache)
     assert (options.frame_num, options.motion_frame, options.sampling_steps) == (81, 25, 40)
+
+
+def test_a_named_preset_beats_turbo() -> None:
+    fast = resolve_options(CONFIG, size_class="720", turbo=False, preset_name="fast")
+    values = (fast.text_guide_scale, fast.audio_guide_scale, fast.shift, fast.teacache_thresh, fast.sampling_steps)
+    assert values == (1.0, 2.0, 2.0, 0.0, 4)
+    assert choose_preset(CONFIG, turbo=True, name="fast").lora == "lightx2v"
+    explicit = resolve_options(CONFIG, size_class="720", turbo=True, preset_name="fast", sampling_steps=8)
+    assert explicit.sampling_steps == 8
+    with pytest.raises(ValueError, match="preset is 'best'; multitalk-14B has quality, balanced, fast"):
+        choose_preset(CONFIG, turbo=True, name="best")
 
 
 def test_explicit_values_win_and_none_does_not() -> None:
