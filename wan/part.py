@@ -56,6 +56,7 @@ class Plan:
     layers: LayerMap
 
 
+@torch.inference_mode(False)  # Weights made in inference mode could not be changed outside it, nor in other threads.
 def load_part(part: Part, device: torch.device) -> Any:
     """The network on `device`, every parameter read, in evaluation mode and without gradients."""
     plan = make_plan(part)

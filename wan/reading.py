@@ -117,6 +117,7 @@ def fill(results: Mapping[str, Tensor], wanted: Read) -> None:
             views[end][rows] = piece
 
 
+@torch.inference_mode(False)
 def read_all(wanted: Mapping[str, Read], device: torch.device) -> dict[str, Tensor]:
     """Every read under its name and ends, several at once, in the order in which the files hold them.
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_what_was_written_is_loaded(puppet: ModelConfig, puppet_folder: Path) ->
         assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
 
 
+def test_loading_in_inference_mode_makes_ordinary_weights(puppet: ModelConfig, puppet_folder: Path) -> None:
+    with torch.inference_mode():
+        models = load_models(replace(puppet, dtype="bfloat16"), puppet_folder, CPU)
+    assert not any(weight.is_inference() for weight in models.transformer.parameters())
+    assert not any(weight.is_inference() for weight in models.vae.model.parameters())
+
+
 def test_the_base_folder_alone_with_linked_audio_layers(puppet: ModelConfig, folder: Path) -> None:
     base = folder / puppet.files.base
     (folder / puppet.files.audio / puppet.files.audio_weights).rename(base / puppet.files.audio_weights)
@@ -60,8 +68,6 @@ def test_audio_file_overlays_the_base(puppet: ModelConfig, folder: Path) -> None
 
 
 def test_weights_are_cast_and_islands_kept(puppet: ModelConfig, folder: Path) -> None:
-    from dataclasses import replace
-
     transformer = load_models(replace(puppet, dtype="bfloat16"), folder, CPU).transformer
     assert transformer.dtype == torch.bfloat16
     assert transformer.blocks[0].modulation.dtype == transformer.head.head.weight.dtype == torch.float32
