@@ -43,7 +43,7 @@ if task == "convert":
     convert(config, folder, folder / "converted", "bf16", shard_size=int(sys.argv[4]))
 else:
     models = load_models(config, folder, torch.device("cpu"), task)
-peak = field("status", "VmHWM:") * 1024  # ru_maxrss would count what the parent held when it forked
+peak = field("status", "VmHWM:") * 1024  # getrusage would also count the process that started this one
 print(json.dumps({"peak": peak - rss, "read": field("io", "rchar:") - read}))
 """
 LAYERS_OF = {"2 GB": 24, "0.6 GB": 7}
