@@ -41,6 +41,7 @@ from wan.conditioning.framing import frame_picture
 from wan.conditioning.request import Request
 from wan.conditioning.speakers import Box, SpeakerError
 from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.layout import is_converted
 from wan.lora import Lora
 from wan.modules.text import clean
 from wan.multitalk import Progress, choose_device
@@ -121,10 +122,9 @@ class Predictor(BasePredictor):
         self.settings = read_settings(os.environ)
         config, folder = self.settings.config, self.settings.folder
         choose_device(config, device_id=0)  # before anything is downloaded
-        fetched = [
-            name for name in (config.files.base, config.files.audio, config.files.speech) if name in weights.BUNDLES
-        ]
-        weights.ensure(folder, fetched)
+        if not is_converted(folder):
+            needed = (config.files.base, config.files.audio, config.files.speech)
+            weights.ensure(folder, [name for name in needed if name in weights.BUNDLES])
         try:
             self.pipeline = MultiTalkPipeline(
                 config=config,

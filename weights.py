@@ -123,9 +123,12 @@ def verdict(findings: list[Finding]) -> str:
 
 def convert(options: argparse.Namespace) -> int:
     """One merged, sharded form of all that inference needs."""
+    from wan.configs import WAN_CONFIGS
     from wan.convert import convert
 
-    convert(options.source, options.target, options.dtype)
+    if options.model not in WAN_CONFIGS:
+        raise WeightsError(f"--model is {options.model!r}; allowed are {', '.join(WAN_CONFIGS)}")
+    convert(WAN_CONFIGS[options.model], options.source, options.target, options.dtype)
     return 0
 
 
@@ -159,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, metavar="SRC")
     command.add_argument("target", type=Path, metavar="DST")
     command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    command.add_argument("--model", default=os.environ.get("MULTITALK_MODEL", "multitalk-14B"), metavar="NAME")
     command.set_defaults(run=convert)
 
     command = commands.add_parser("pack", help="make tars that a server can offer")

@@ -27,7 +27,7 @@ SRC = [{"src.media"}, {"src.audio_analysis"}, {"src.material"}, {"src"}]
 APART = {"src.serving", "src.weights"}  # nobody else in src imports these, nor they anybody else
 ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 # The one thing of wan that weights.py may import, and only when it is asked to convert: it brings torch.
-CONVERTER = "wan.convert"
+CONVERTER = ("wan.convert", "wan.configs")
 # These introduce the two siblings to each other, and are imported by nobody below.
 INTRODUCERS = {"predict", "training", "tests", "benchmarks"}
 VAGUE_NAMES = {"utils", "helpers", "common", "misc"}

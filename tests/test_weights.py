@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-import types
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,19 +206,6 @@ def test_a_smaller_file_than_the_published_is_told(tmp_path: Path, capsys: pytes
     assert "smaller than the published 507,570,124 bytes: another dtype?" in capsys.readouterr().out
 
 
-def test_convert_and_pack_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[object] = []
-    module = types.ModuleType("wan.convert")
-    module.convert = lambda *values: calls.append(values)  # type: ignore[attr-defined]
-    module.pack = lambda *values: calls.append(values)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wan.convert", module)
-    assert main(["convert", "a", "b"]) == 0
-    assert main(["convert", "a", "b", "--dtype", "fp8"]) == 0
-    assert main(["pack", "a", "b"]) == 0
-    a, b = Path("a"), Path("b")
-    assert calls == [(a, b, "bf16"), (a, b, "fp8"), (a, b)]
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_page_are_understood(command: str) -> None:
     options = weights.parser().parse_args(shlex.split(command, comments=True)[2:])
@@ -229,3 +216,14 @@ def test_the_page_names_every_variable_and_every_bundle() -> None:
     assert len(COMMANDS) >= 6
     for word in (BASE_URL_VARIABLE, SOURCES_VARIABLE, REVISIONS_VARIABLE, "MODEL_PATH", *BUNDLES):
         assert f"`{word}`" in PAGE
+
+
+def test_convert_and_pack_from_the_command_line(puppet_folder: Path, tmp_path: Path) -> None:
+    converted, tar = tmp_path / "converted", tmp_path / "converted.tar"
+    arguments = ["convert", str(puppet_folder), str(converted), "--model", "multitalk-puppet"]
+    assert main(arguments) == 0
+    assert (converted / "converted.json").is_file()
+    assert main(["pack", str(converted), str(tar)]) == 0
+    with tarfile.open(tar) as packed:
+        assert "converted/converted.json" in packed.getnames()
+    assert main(["convert", str(puppet_folder), str(tmp_path / "x"), "--model", "multitalk-15B"]) == 1

@@ -54,7 +54,7 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layo
 
     Raises `CheckpointError` where no layout is recognised; single files are missed by those who read them.
     """
-    if (folder / MANIFEST).is_file():
+    if is_converted(folder):
         return _converted_layout(config, folder, precision)
     base = _base_folder(config, folder)
     places = list(dict.fromkeys((base, base.parent / config.files.audio, base.parent, folder)))
@@ -69,6 +69,11 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layo
         config_json=_find("config.json", places),
         places=tuple(places),
     )
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether `convert` wrote the folder, which then holds all that a model needs."""
+    return (folder / MANIFEST).is_file()
 
 
 def map_path(weights: Path) -> Path:

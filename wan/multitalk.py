@@ -27,7 +27,7 @@ from wan.lora import Lora, Loras
 from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
-from wan.residence import Residence
+from wan.residence import Residence, where_to_load
 from wan.sampling.cache import teacache_plan
 from wan.sampling.denoise import Motion, TransformerVelocity, denoise, draw_noise
 from wan.sampling.guidance import PASSES
@@ -109,7 +109,8 @@ class MultiTalkPipeline:
         """
         self.config = config
         self.device = choose_device(config, device_id)
-        self.models = load_models(config, Path(checkpoint_dir), self.device, precision)
+        place = where_to_load(config, precision, self.device, memory_limit)
+        self.models = load_models(config, Path(checkpoint_dir), place, precision)
         self.residence = Residence(config, self.models, self.device, memory_limit)
         self.loras = Loras()
 

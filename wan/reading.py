@@ -129,9 +129,8 @@ def read_all(wanted: Mapping[str, Read], device: torch.device) -> dict[str, Tens
         return (str(source.path), source.offset) if isinstance(source, StoredTensor) else ("", 0)
 
     names = sorted(wanted, key=place)
-    # Inference mode is a thread's own: what it makes, the pool's threads could not fill.
-    with torch.inference_mode(False), ThreadPoolExecutor(THREADS) as pool:
-        results = allocate({name: wanted[name] for name in names}, device)
+    results = allocate({name: wanted[name] for name in names}, device)
+    with ThreadPoolExecutor(THREADS) as pool:
         deque(pool.map(lambda name: fill(results[name], wanted[name]), names), maxlen=0)
     return {name + end: tensor for name, result in results.items() for end, tensor in result.items()}
 

@@ -9,13 +9,14 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from wan.checkpoint import Models
+from wan.checkpoint import Models, Precision
 from wan.configs.schema import ModelConfig
 from wan.memory import Demand, Plan, Weights, bytes_of, choose_plan, measure_demand, plans
-from wan.modules.image import ImageEncoder
+from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.streaming import StreamedBlocks
-from wan.modules.text import TextEncoder
-from wan.modules.vae import VideoVAE
+from wan.modules.text import TextEncoder, build_text_encoder
+from wan.modules.transformer import MultiTalkTransformer
+from wan.modules.vae import VideoVAE, build_vae
 from wan.types import VideoSize
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ N = TypeVar("N", TextEncoder, ImageEncoder, VideoVAE)
 HOST = torch.device("cpu")
 MARGIN = 0.1
 """Share of a plan's peak kept free on top of it, for what the counting does not see: workspaces, fragments."""
+ROOM_TO_WORK = 12 * 10**9
+"""Bytes that a request at 480 wants beside all weights: keys and values, and the VAE's work (see `measure_demand`)."""
 NOTICEABLY_LEANER = 0.9
 """A plan that is tried after memory ran out must need at most this share of the one before."""
 
@@ -36,12 +39,16 @@ class Residence:
     """
 
     def __init__(self, config: ModelConfig, models: Models, device: torch.device, limit: int | None = None) -> None:
-        """`limit`: bytes of the device's memory that may be used; None for all that is free."""
+        """Networks on `device`, or on the host, from where the first plan brings to the device what it wants there.
+
+        `limit`: bytes of the device's memory that may be used; None for all that is free.
+        """
         self.config = config
         self.models = models
         self.device = device
         self.limit = limit
         self.plan = Plan(name="resident", resident_blocks=len(models.transformer.blocks), encoders_stay=True, peak=0)
+        self._settled = models.transformer.device == device
         self._demands: dict[tuple[VideoSize, int], Demand] = {}
 
     @cached_property
@@ -77,20 +84,24 @@ class Residence:
 
     def settle(self, plan: Plan) -> None:
         """Move the networks to where the plan wants them."""
-        moved = not same_places(plan, self.plan)
+        stays = self._settled and same_places(plan, self.plan)
         self.plan = plan
         logger.info("memory plan: %s", plan)
-        if not moved:
+        if stays:
             return
         for network in (self.models.text_encoder, self.models.image_encoder, self.models.vae):
             move(network.model, self.device if plan.encoders_stay else HOST)
         transformer = self.models.transformer
+        for name, child in transformer.named_children():
+            if name != "blocks":
+                move(child, self.device)
         blocks = transformer.blocks
         plain = blocks.settled() if isinstance(blocks, StreamedBlocks) else blocks
         streams = plan.resident_blocks < len(plain)
         transformer.blocks = StreamedBlocks(plain, plan.resident_blocks, self.device) if streams else plain
         if not streams:
-            transformer.blocks.to(self.device)
+            move(transformer.blocks, self.device)
+        self._settled = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -110,6 +121,28 @@ class Residence:
 def move(module: nn.Module, device: torch.device) -> None:
     """Bring a network's parameters and buffers to a device, in place."""
     module.to(device)
+
+
+def where_to_load(config: ModelConfig, precision: Precision, device: torch.device, limit: int | None) -> torch.device:
+    """The device when all weights fit there beside their work, else the host, from where a plan takes them."""
+    if device.type != "cuda":
+        return device
+    free = torch.cuda.mem_get_info(device)[0]
+    free = free if limit is None else min(free, limit)
+    return device if weights_bytes(config, precision) + ROOM_TO_WORK <= free else HOST
+
+
+def weights_bytes(config: ModelConfig, precision: Precision) -> int:
+    """About how much a model's weights take, before they are read."""
+    large_bytes = 1 if precision != "bf16" else getattr(torch, config.dtype).itemsize
+    with torch.device("meta"):
+        sized = (
+            (MultiTalkTransformer(config.transformer), large_bytes),
+            (build_text_encoder(config.text_encoder), large_bytes),
+            (build_image_encoder(config.image_encoder), getattr(torch, config.image_encoder_dtype).itemsize),
+            (build_vae(config.vae), getattr(torch, config.vae_dtype).itemsize),
+        )
+    return sum(sum(parameter.numel() for parameter in module.parameters()) * each for module, each in sized)
 
 
 def same_places(one: Plan, other: Plan) -> bool:

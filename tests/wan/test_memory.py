@@ -10,9 +10,10 @@ import torch
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
-from wan.configs import ModelConfig
+from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.memory import Demand, OutOfMemoryPlanError, Weights, choose_plan, measure_demand, peak_of, plans
 from wan.modules.streaming import StreamedBlocks
+from wan.residence import Residence, weights_bytes
 from wan.types import VideoSize
 
 CPU = torch.device("cpu")
@@ -75,6 +76,27 @@ def test_every_plan_gives_the_same_video(puppet: ModelConfig, puppet_folder: Pat
     assert len(set(names)) == 3
     assert torch.equal(videos[0], videos[1])
     assert torch.equal(videos[0], videos[2])
+
+
+def test_networks_on_the_host_are_brought_to_where_the_plan_wants_them(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = load_models(puppet, puppet_folder, CPU)
+    residence = Residence(puppet, models, torch.device("meta"))
+    moved: list[str] = []
+    monkeypatch.setattr("wan.residence.move", lambda module, device: moved.append(f"{type(module).__name__} {device}"))
+    residence.settle(residence.plan)
+    networks = ("UMT5EncoderModel", "CLIPVisionModel", "AutoencoderKLWan", "ModuleList", "Conv3d", "Head")
+    assert {f"{name} meta" for name in networks} <= set(moved)
+    moved.clear()
+    residence.settle(residence.plan)
+    assert moved == []
+
+
+def test_weights_are_known_before_they_are_read() -> None:
+    config = WAN_CONFIGS["multitalk-14B"]
+    assert weights_bytes(config, "bf16") == pytest.approx(51.5e9, rel=0.02)
+    assert weights_bytes(config, "fp8") == pytest.approx(27e9, rel=0.06)
 
 
 def test_a_request_for_which_no_plan_fits_runs_nothing(

@@ -36,7 +36,6 @@ class ImageEncoder:
     def __init__(self, model: CLIPVisionModel) -> None:
         self.model = model
         self.side = int(model.config.image_size)  # type: ignore[arg-type]
-        self._mean, self._std = (torch.tensor(values, device=model.device)[:, None, None] for values in (_MEAN, _STD))
 
     def __call__(self, frame_CHW: Tensor) -> Tensor:
         """A frame 3 x H x W in [-1, 1] to 1 x S x C."""
@@ -47,4 +46,5 @@ class ImageEncoder:
         """Bicubic to the tower's size, [0, 1], CLIP's mean and deviation: float32 1 x 3 x size x size."""
         side = self.side
         small = F.interpolate(frame_CHW[None].float(), (side, side), mode="bicubic", align_corners=False)
-        return (small * 0.5 + 0.5 - self._mean) / self._std
+        mean, std = (torch.tensor(values, device=small.device)[:, None, None] for values in (_MEAN, _STD))
+        return (small * 0.5 + 0.5 - mean) / std

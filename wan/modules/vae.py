@@ -30,10 +30,6 @@ class VideoVAE:
 
     def __init__(self, model: AutoencoderKLWan) -> None:
         self.model = model
-        statistics = (model.config["latents_mean"], model.config["latents_std"])
-        self._mean, self._std = (
-            torch.tensor(values, device=model.device, dtype=torch.float32)[:, None, None, None] for values in statistics
-        )
 
     def encode(self, video_CFHW: Tensor) -> Tensor:
         """3 x F x H x W in [-1, 1] to float32 z_dim x T x H/8 x W/8. F must be 4n + 1: the library would drop
@@ -43,12 +39,23 @@ class VideoVAE:
             mode = self.model.encode(video_CFHW[None].to(self.model.dtype)).latent_dist.mode()[0]
         finally:
             self.model.clear_cache()
-        return (mode.float() - self._mean) / self._std
+        mean, std = self._statistics(mode.device)
+        return (mode.float() - mean) / std
 
     def decode(self, latent_CTHW: Tensor) -> Tensor:
         """Normalised z_dim x T x H/8 x W/8 to float32 3 x F x H x W, clamped to [-1, 1]."""
-        z = latent_CTHW * self._std + self._mean
+        mean, std = self._statistics(latent_CTHW.device)
+        z = latent_CTHW * std + mean
         try:
             return self.model.decode(z[None].to(self.model.dtype)).sample[0].float()
         finally:
             self.model.clear_cache()
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latent channels, broadcastable to C x T x H x W."""
+        config = self.model.config
+        mean, std = (
+            torch.tensor(values, device=device, dtype=torch.float32)[:, None, None, None]
+            for values in (config["latents_mean"], config["latents_std"])
+        )
+        return mean, std
