@@ -1,6 +1,7 @@
 """The full-size networks, built on the meta device, have the published names and shapes."""
 
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import build_vae
 from wan.part import check_names
 
-PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "checkpoint_shapes.json").read_text())
+PUBLISHED = json.loads(lzma.decompress((Path(__file__).parents[1] / "data" / "checkpoint_shapes.json.xz").read_bytes()))
 CONFIG = WAN_CONFIGS["multitalk-14B"]
 
 
