@@ -130,14 +130,15 @@ def plans(weights: Weights, demand: Demand) -> list[Plan]:
 def peak_bytes(weights: Weights, demand: Demand, resident_blocks: int, encoders_stay: bool) -> int:
     """The most that is on the device at once, over the stages of a request."""
     streamed = weights.blocks[resident_blocks:]
-    always = weights.transformer - sum(streamed) + 2 * max(streamed, default=0)
+    always = weights.transformer - sum(streamed)
+    slots = 2 * max(streamed, default=0)  # there only while the blocks are gone through
     encoders = weights.text_encoder + weights.image_encoder + weights.vae
     if encoders_stay:
         return always + encoders + demand.constants + max(demand.forward, demand.vae)
     stages = (
         weights.text_encoder,
-        demand.constants + weights.image_encoder,
-        demand.constants + demand.forward,
+        slots + demand.constants + weights.image_encoder,
+        slots + demand.constants + demand.forward,
         demand.constants + weights.vae + demand.vae,
     )
     return always + max(stages)

@@ -26,11 +26,11 @@ def test_plans_grow_leaner() -> None:
     assert [plan.name for plan in candidates] == ["resident", "encoders leave"] + ["streamed"] * 10
     assert candidates[0].peak == 50 + 35 + 5 + 12
     assert candidates[1].peak == 50 + 30
-    assert candidates[-1].peak == (50 - 40 + 2 * 4) + 30
+    assert candidates[-1].peak == (50 - 40) + 30
 
 
 @pytest.mark.parametrize(
-    ("free", "name", "resident"), [(113, "resident", 10), (112, "encoders leave", 10), (60, "streamed", 1)]
+    ("free", "name", "resident"), [(113, "resident", 10), (112, "encoders leave", 10), (60, "streamed", 3)]
 )
 def test_the_fastest_plan_that_fits_is_chosen(free: int, name: str, resident: int) -> None:
     plan = choose_plan(WEIGHTS, DEMAND, free, margin=0.1)
@@ -41,6 +41,11 @@ def test_too_little_is_an_error_with_both_numbers() -> None:
     weights = replace(WEIGHTS, text_encoder=30 * 10**9)
     with pytest.raises(OutOfMemoryPlanError, match=r"8\.0 GB of the device's memory are free.*needs 33\.0 GB"):
         choose_plan(weights, DEMAND, 8 * 10**9, margin=0.1)
+
+
+def test_slots_count_where_blocks_are_gone_through() -> None:
+    small_text = replace(WEIGHTS, text_encoder=0)
+    assert plans(small_text, DEMAND)[-1].peak == (50 - 40) + 2 * 4 + 5 + 10
 
 
 @pytest.mark.parametrize("persons", [1, 2])
