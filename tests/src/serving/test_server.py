@@ -77,8 +77,10 @@ def test_cancel_stops_the_work_and_leaves_the_next_request_alone(server: Server)
     answers: list[dict[str, Any]] = []
     request = {"picture": FILE, "steps": 1000}
     thread = threading.Thread(target=lambda: answers.append(server.predict(request, prediction_id="long-one")))
+    written = len(server.logs)
     thread.start()
-    wait_for(lambda: server.health()["status"] == "BUSY")
+    # BUSY comes before the worker has begun, and a cancel that is earlier than that can be lost.
+    wait_for(lambda: any("step " in line for line in server.logs[written:]))
     started = time.monotonic()
     server.cancel("long-one")
     thread.join(5)
