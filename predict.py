@@ -300,7 +300,7 @@ class Predictor(BasePredictor):
                 raise
             except torch.OutOfMemoryError as error:
                 logger.exception("the prediction ran out of memory")
-                advice = "resolution 480p and a second request on an idle GPU need less"
+                advice = "resolution 480p needs less"
                 raise RuntimeError(f"the GPU's memory is not enough for this request ({error}); {advice}") from error
             except Exception:
                 logger.exception("the prediction failed")
