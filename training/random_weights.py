@@ -43,7 +43,7 @@ def write_model(config: ModelConfig, folder: Path, seed: int) -> None:
         write_pth(vae, naming.vae_name(config.vae.num_res_blocks), base / config.files.vae)
         write_pth(build_text_encoder(config.text_encoder), naming.text_encoder_name, base / config.files.text_encoder)
         write_image_encoder(config, base / config.files.image_encoder)
-        write_tokenizer(config, base / config.files.tokenizer)
+        build_tokenizer(config).save_pretrained(base / config.files.tokenizer)
         write_speech_encoder(config, folder / config.files.speech)
 
 
@@ -76,7 +76,7 @@ def write_image_encoder(config: ModelConfig, path: Path) -> None:
     torch.save(naming.merge_qkv(tensors), path)
 
 
-def write_tokenizer(config: ModelConfig, folder: Path) -> None:
+def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: one token a byte, and the end-of-sequence token that T5 expects."""
     special = ["<pad>", "</s>", "<unk>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -88,26 +88,31 @@ def write_tokenizer(config: ModelConfig, folder: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]
     )
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def speech_config(config: ModelConfig) -> Wav2Vec2Config:
+    """A wav2vec2 of as many layers, and as wide, as the transformer's audio projection expects; no dropout."""
+    width = config.transformer.audio_dim
+    return Wav2Vec2Config(
+        hidden_size=width,
+        num_hidden_layers=config.transformer.audio_layers,
+        num_attention_heads=4,
+        intermediate_size=4 * width,
+        conv_dim=(width,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        layerdrop=0.0,
+        hidden_dropout=0.0,
+        activation_dropout=0.0,
+        attention_dropout=0.0,
+        feat_proj_dropout=0.0,
     )
-    wrapped.save_pretrained(folder)
 
 
 def write_speech_encoder(config: ModelConfig, folder: Path) -> None:
-    """A wav2vec2 folder of as many layers, and as wide, as the transformer's audio projection expects."""
-    width = config.transformer.audio_dim
-    Wav2Vec2Model(
-        Wav2Vec2Config(
-            hidden_size=width,
-            num_hidden_layers=config.transformer.audio_layers,
-            num_attention_heads=4,
-            intermediate_size=4 * width,
-            conv_dim=(width,) * 7,
-            num_conv_pos_embeddings=16,
-            num_conv_pos_embedding_groups=4,
-        )
-    ).save_pretrained(folder)
+    """A wav2vec2 folder with random weights."""
+    Wav2Vec2Model(speech_config(config)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(sampling_rate=SPEECH_RATE, do_normalize=True).save_pretrained(folder)
 
 

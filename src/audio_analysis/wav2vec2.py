@@ -71,15 +71,20 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
         if frames < 1:
             raise ValueError(f"{features_1N.shape[-1]} samples of audio; needs at least {SAMPLES_PER_FRAME}")
         parameter = self.encoder.layer_norm.weight
-        sound_1CT = self.feature_extractor(features_1N.to(parameter.device, parameter.dtype))
-        sound_1CF = functional.interpolate(sound_1CT, size=frames, mode="linear", align_corners=True)
-        state_1FD, _ = self.feature_projection(sound_1CF.mT)
-        state_1FD = self.encoder.layer_norm(state_1FD + self.encoder.pos_conv_embed(state_1FD))
+        return self.layer_states(features_1N.to(parameter.device, parameter.dtype))[0]
+
+    def layer_states(self, features_BN: torch.Tensor) -> torch.Tensor:
+        """Batches of equal length through the network, with gradients: (B, frames, layers, width)."""
+        frames = features_BN.shape[-1] * FPS // SPEECH_RATE
+        sound_BCT = self.feature_extractor(features_BN)
+        sound_BCF = functional.interpolate(sound_BCT, size=frames, mode="linear", align_corners=True)
+        state_BFD, _ = self.feature_projection(sound_BCF.mT)
+        state_BFD = self.encoder.layer_norm(state_BFD + self.encoder.pos_conv_embed(state_BFD))
         layers = []
         for layer in self.encoder.layers:
-            state_1FD = layer(state_1FD)
-            layers.append(state_1FD[0])
-        return torch.stack(layers, dim=1)
+            state_BFD = layer(state_BFD)
+            layers.append(state_BFD)
+        return torch.stack(layers, dim=2)
 
 
 def _check_complete(report: dict[str, Any]) -> None:

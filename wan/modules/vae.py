@@ -13,12 +13,15 @@ from wan.types import latent_frames
 
 def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
     """The library's module at our sizes, without weights when called under the meta device."""
+    statistics = {"latents_mean": config.latents_mean, "latents_std": config.latents_std}
     return AutoencoderKLWan(
         base_dim=config.dim,
+        decoder_base_dim=config.decoder_dim,
         z_dim=config.z_dim,
         dim_mult=list(config.dim_mult),
         num_res_blocks=config.num_res_blocks,
         temperal_downsample=list(config.temporal_downsample),
+        **{name: list(values) for name, values in statistics.items() if values is not None},
     )
 
 

@@ -1,0 +1,249 @@
+"""Drawn people: what one looks like, and how one frame of them is drawn.
+
+Lengths are in units of half a face's height; y points down. `u` is that unit in pixels.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageDraw
+
+Colour = tuple[int, int, int]
+Points = NDArray[np.float64]
+
+MOUTH_INSIDE: Colour = (40, 6, 14)
+"""The dark of an open mouth: the one colour that nothing else in a face has."""
+MOUTH_HEIGHT = 0.27
+"""Half height of a mouth that is wide open."""
+
+_SKINS = {
+    "train": [(255, 224, 196), (241, 194, 150), (224, 172, 125), (198, 142, 98), (176, 120, 82), (255, 205, 178)],
+    "held-out": [(232, 184, 140), (210, 156, 112), (250, 214, 190)],
+}
+_HAIRS = {
+    "train": [(44, 34, 30), (92, 58, 36), (140, 90, 50), (214, 170, 90), (170, 70, 36), (200, 200, 204), (60, 60, 90)],
+    "held-out": [(70, 46, 34), (230, 200, 130), (120, 50, 60)],
+}
+_HUES = {"train": ((0.0, 0.13), (0.22, 0.48), (0.58, 0.85)), "held-out": ((0.15, 0.2), (0.5, 0.56), (0.88, 0.98))}
+"""Ranges of hue for clothes, hats and walls."""
+_WIDTHS = {"train": ((0.72, 0.80), (0.86, 0.96)), "held-out": ((0.80, 0.86),)}
+_POWERS = {"train": ((1.9, 2.2), (2.5, 3.0)), "held-out": ((2.2, 2.5),)}
+"""Face shapes: half width over half height, and exponent of the superellipse."""
+
+HAIR_STYLES = ("none", "short", "long", "bun", "curly", "spiky")
+HATS = ("none", "none", "none", "cap", "beanie", "top")
+GLASSES = ("none", "none", "round", "square")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Character:
+    """What stays the same about a person."""
+
+    width: float
+    power: float
+    skin: Colour
+    hair: str
+    hair_colour: Colour
+    hat: str
+    hat_colour: Colour
+    glasses: str
+    shirt: Colour
+    iris: Colour
+    lips: Colour
+    eye_apart: float
+    eye_size: float
+    nose: float
+    mouth_width: float
+    mouth_y: float
+    ears: bool
+
+
+class Pose(NamedTuple):
+    """One frame of a person: centre of the face and unit in pixels, tilt in radians; the rest 0..1, shape -1..1."""
+
+    x: float
+    y: float
+    unit: float
+    tilt: float
+    opening: float
+    shape: float
+    eyes: float
+    brows: float
+
+
+def draw_character(rng: np.random.Generator, split: str) -> Character:
+    """Somebody new; `split` "train" or "held-out" draw from disjoint shapes and palettes."""
+    skin = _jitter(rng, _SKINS[split][rng.integers(len(_SKINS[split]))])
+    return Character(
+        width=_within(rng, _WIDTHS[split]),
+        power=_within(rng, _POWERS[split]),
+        skin=skin,
+        hair=str(rng.choice(HAIR_STYLES)),
+        hair_colour=_jitter(rng, _HAIRS[split][rng.integers(len(_HAIRS[split]))]),
+        hat=str(rng.choice(HATS)),
+        hat_colour=draw_colour(rng, split, 0.8, 0.7),
+        glasses=str(rng.choice(GLASSES)),
+        shirt=draw_colour(rng, split, 0.6, 0.75),
+        iris=_jitter(rng, [(60, 90, 150), (70, 110, 60), (80, 50, 30)][rng.integers(3)]),
+        lips=_shade(skin, (0.86, 0.52, 0.52)),
+        eye_apart=rng.uniform(0.32, 0.42),
+        eye_size=rng.uniform(0.13, 0.18),
+        nose=rng.uniform(0.06, 0.11),
+        mouth_width=rng.uniform(0.34, 0.44),
+        mouth_y=rng.uniform(0.48, 0.55),
+        ears=bool(rng.random() < 0.7),
+    )
+
+
+def draw_colour(rng: np.random.Generator, split: str, saturation: float, value: float) -> Colour:
+    """A colour of one of the split's hues."""
+    hue = _within(rng, _HUES[split])
+    s, v = saturation * rng.uniform(0.5, 1.1), min(1.0, value * rng.uniform(0.75, 1.25))
+    k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
+    rgb = v * (1 - s * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return _colour(rgb * 255)
+
+
+def paint(draw: ImageDraw.ImageDraw, person: Character, pose: Pose) -> None:
+    """One person on a canvas, from back to front."""
+    brush = _Brush(draw, pose)
+    _body(brush, person)
+    _hair_behind(brush, person)
+    if person.ears:
+        for side in (-1, 1):
+            brush.blob(side * person.width, 0.0, 0.14, 0.2, _shade(person.skin, (0.93, 0.88, 0.86)))
+    brush.blob(0, 0, person.width, 1.0, person.skin, person.power)
+    _eyes(brush, person, pose)
+    brush.blob(0, 0.16, person.nose, 0.14, _shade(person.skin, (0.9, 0.82, 0.8)))
+    _mouth(brush, person, pose)
+    _hair_before(brush, person)
+    _hat(brush, person)
+    _glasses(brush, person)
+
+
+class _Brush:
+    """Shapes in a face's own coordinates."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw, pose: Pose) -> None:
+        self.draw = draw
+        cos, sin = np.cos(pose.tilt) * pose.unit, np.sin(pose.tilt) * pose.unit
+        self.turn = np.array([[cos, sin], [-sin, cos]])
+        self.origin = np.array([pose.x, pose.y])
+
+    def polygon(self, points: object, colour: Colour) -> None:
+        flat = (np.asarray(points, float) @ self.turn + self.origin).ravel().tolist()
+        self.draw.polygon(flat, fill=colour)
+
+    def blob(self, x: float, y: float, half_width: float, half_height: float, colour: Colour, power: float = 2) -> None:
+        """A superellipse."""
+        self.polygon(_superellipse(x, y, half_width, half_height, power), colour)
+
+
+def _superellipse(x: float, y: float, half_width: float, half_height: float, power: float) -> Points:
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    cos, sin = np.cos(angle), np.sin(angle)
+    around = np.stack((np.sign(cos) * np.abs(cos) ** (2 / power), np.sign(sin) * np.abs(sin) ** (2 / power)), axis=1)
+    return around * (half_width, half_height) + (x, y)
+
+
+def _body(brush: _Brush, person: Character) -> None:
+    brush.blob(0, 2.1, 1.35, 0.95, person.shirt, 2.6)
+    brush.polygon([(-0.3, 0.7), (0.3, 0.7), (0.36, 1.35), (-0.36, 1.35)], _shade(person.skin, (0.9, 0.86, 0.84)))
+
+
+def _hair_behind(brush: _Brush, person: Character) -> None:
+    if person.hair == "long":
+        brush.blob(0, 0.25, person.width + 0.24, 1.35, person.hair_colour, 2.8)
+    elif person.hair == "bun":
+        brush.blob(0, -1.2, 0.36, 0.32, person.hair_colour)
+        brush.blob(0, -0.25, person.width + 0.1, 0.92, person.hair_colour)
+    elif person.hair == "curly":
+        for angle in np.linspace(np.pi * 0.9, np.pi * 2.1, 9):
+            brush.blob((person.width + 0.08) * np.cos(angle), 0.95 * np.sin(angle), 0.3, 0.3, person.hair_colour)
+    elif person.hair in ("short", "spiky"):
+        brush.blob(0, -0.3, person.width + 0.08, 0.86, person.hair_colour, person.power)
+
+
+def _hair_before(brush: _Brush, person: Character) -> None:
+    """The fringe: the face's outline above the forehead, with a lower edge of its own."""
+    if person.hair == "none":
+        return
+    outline = _superellipse(0, 0, person.width * 1.03, 1.05, person.power)
+    top = outline[outline[:, 1] < -0.55]
+    top = top[np.argsort(top[:, 0])]
+    if person.hair == "spiky":
+        zigzag = [(x, -0.5 - 0.16 * (i % 2)) for i, x in enumerate(np.linspace(top[-1, 0], top[0, 0], 7))]
+        brush.polygon(np.concatenate((top, zigzag)), person.hair_colour)
+        for x in np.linspace(-0.5, 0.5, 4):
+            brush.polygon([(x - 0.2, -0.8), (x, -1.3), (x + 0.2, -0.8)], person.hair_colour)
+        return
+    brush.polygon(np.concatenate((top, [(top[-1, 0], -0.5), (0.1, -0.66), (top[0, 0], -0.46)])), person.hair_colour)
+
+
+def _eyes(brush: _Brush, person: Character, pose: Pose) -> None:
+    lid = _shade(person.skin, (0.7, 0.62, 0.6))
+    for side in (-1, 1):
+        x, y = side * person.eye_apart, -0.18
+        height = person.eye_size * pose.eyes
+        if height < 0.035:
+            brush.blob(x, y + 0.03, person.eye_size * 1.1, 0.03, lid)
+        else:
+            brush.blob(x, y, person.eye_size * 1.15, height, (250, 250, 248))
+            brush.blob(x, y, min(0.085, height), min(0.085, height), person.iris)
+        brow = -0.43 - 0.13 * pose.brows
+        brush.blob(x, brow, person.eye_size * 1.2, 0.04, _shade(person.hair_colour, (0.85, 0.85, 0.85)))
+
+
+def _mouth(brush: _Brush, person: Character, pose: Pose) -> None:
+    width = person.mouth_width * (1 + 0.16 * pose.shape - 0.1 * pose.opening)
+    inside = MOUTH_HEIGHT * pose.opening
+    brush.blob(0, person.mouth_y, width, inside + 0.055, person.lips, 2.2)
+    if inside > 0.015:
+        brush.blob(0, person.mouth_y, width - 0.06, inside, MOUTH_INSIDE, 2.2)
+
+
+def _hat(brush: _Brush, person: Character) -> None:
+    band = _shade(person.hat_colour, (0.75, 0.75, 0.75))
+    if person.hat == "cap":
+        brush.blob(0, -0.75, person.width + 0.06, 0.42, person.hat_colour, 2.6)
+        brush.blob(0.25, -0.52, person.width + 0.1, 0.09, band)
+    elif person.hat == "beanie":
+        brush.blob(0, -0.85, person.width + 0.05, 0.5, person.hat_colour, 2.2)
+        brush.blob(0, -0.6, person.width + 0.08, 0.12, band, 4)
+    elif person.hat == "top":
+        brush.polygon([(-0.6, -0.75), (-0.55, -1.55), (0.55, -1.55), (0.6, -0.75)], person.hat_colour)
+        brush.blob(0, -0.72, person.width + 0.25, 0.1, band, 3)
+
+
+def _glasses(brush: _Brush, person: Character) -> None:
+    if person.glasses == "none":
+        return
+    power = 2 if person.glasses == "round" else 5
+    size = person.eye_size + 0.1
+    for side in (-1, 1):
+        outer = _superellipse(side * person.eye_apart, -0.18, size, size, power)
+        inner = _superellipse(side * person.eye_apart, -0.18, size - 0.055, size - 0.055, power)
+        ring = np.concatenate((outer, outer[:1], inner[:1], inner[::-1]))
+        brush.polygon(ring, (70, 66, 74))
+    bridge = person.eye_apart - size
+    brush.polygon([(-bridge, -0.22), (bridge, -0.22), (bridge, -0.17), (-bridge, -0.17)], (70, 66, 74))
+
+
+def _within(rng: np.random.Generator, ranges: tuple[tuple[float, float], ...]) -> float:
+    low, high = ranges[rng.integers(len(ranges))]
+    return float(rng.uniform(low, high))
+
+
+def _jitter(rng: np.random.Generator, colour: Colour) -> Colour:
+    return _colour(np.array(colour) + rng.uniform(-8, 8, 3))
+
+
+def _shade(colour: Colour, by: tuple[float, float, float]) -> Colour:
+    return _colour(np.array(colour) * by)
+
+
+def _colour(rgb: NDArray[np.float64]) -> Colour:
+    r, g, b = np.clip(np.round(rgb), 0, 255).astype(int).tolist()
+    return r, g, b

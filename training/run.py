@@ -1,0 +1,118 @@
+"""What every training script shares: a folder with the state to resume from, a log, a plot, a schedule, an average."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+class Average:
+    """Exponential moving average of a module's parameters and buffers; its weights are what is kept in the end."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take a step towards the module; early ones are longer, so that the random start is forgotten."""
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+
+
+class Run:
+    """One training run in a folder: `state.pt` (resumed from when it is there), `log.jsonl`, `curves.png`."""
+
+    def __init__(self, folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, decay: float = 0.999) -> None:
+        self.folder = folder
+        self.module, self.optimiser = module, optimiser
+        self.average = Average(module, decay)
+        self.step, self.seconds = 0, 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state.pt").exists():
+            self._resume()
+        self._started = time.perf_counter() - self.seconds
+        self._sums: dict[str, list[float]] = {}
+
+    def log(self, values: dict[str, float], every: int = 50) -> None:
+        """Count a step; every so many of them their mean values go to the log and the plot."""
+        self.step += 1
+        for name, value in values.items():
+            self._sums.setdefault(name, []).append(value)
+        if self.step % every:
+            return
+        self.seconds = time.perf_counter() - self._started
+        means = {name: sum(numbers) / len(numbers) for name, numbers in self._sums.items()}
+        self._sums = {}
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": self.step, "seconds": round(self.seconds), **means}) + "\n")
+        logger.info("%6d %6.0f s  %s", self.step, self.seconds, "  ".join(f"{k} {v:.4f}" for k, v in means.items()))
+
+    def save(self) -> None:
+        """Write the state in one rename, and the plot."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.state,
+            "step": self.step,
+            "seconds": time.perf_counter() - self._started,
+        }
+        torch.save(state, self.folder / "state.partial")
+        (self.folder / "state.partial").replace(self.folder / "state.pt")
+        plot(self.folder)
+
+    def _resume(self) -> None:
+        state: dict[str, Any] = torch.load(self.folder / "state.pt", weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average.state, self.average.steps = state["average"], state["step"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        logger.info("resumed at step %d", self.step)
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200) -> float:
+    """Linear warm-up, then a cosine down to a fiftieth."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    share = min(1.0, (step - warm_up) / max(1, steps - warm_up))
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def descend(loss: Tensor, run: Run, rate: float, clip: float = 1.0) -> float:
+    """One step of the optimiser and of the average; returns the gradient's norm before clipping."""
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(run.module.parameters(), clip)
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    run.optimiser.step()
+    run.average.update(run.module)
+    return float(norm)
+
+
+def plot(folder: Path) -> None:
+    """The curves of `log.jsonl` over steps, one panel each."""
+    from matplotlib.figure import Figure  # only training draws
+
+    path = folder / "log.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "seconds")]
+    if not names:
+        return
+    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        axis.plot(*zip(*points, strict=True), linewidth=0.8)
+        axis.set(title=name, xlabel="step", yscale="log" if min(y for _, y in points) > 0 else "linear")
+    figure.savefig(folder / "curves.png", dpi=80)
