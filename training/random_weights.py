@@ -18,18 +18,22 @@ from wan.modules.vae import build_vae
 logger = logging.getLogger(__name__)
 
 
-def write_model(config: ModelConfig, folder: Path, seed: int) -> None:
-    """Write every part of `config` below `folder`, drawn from one seed, in float32."""
+def random_networks(config: ModelConfig, seed: int) -> Networks:
+    """Every network of `config`, drawn from one seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = Networks(
+        return Networks(
             transformer=MultiTalkTransformer(config.transformer),
             vae=build_vae(config.vae),
             text=build_text_encoder(config.text_encoder),
             image=build_image_encoder(config.image_encoder, drop_last=False),
             speech=Wav2Vec2Model(speech_config(config)),
         )
-    write_bundle(config, networks, folder, torch.float32)
+
+
+def write_model(config: ModelConfig, folder: Path, seed: int) -> None:
+    """Write random networks below `folder`, in float32."""
+    write_bundle(config, random_networks(config, seed), folder, torch.float32)
 
 
 def main() -> None:
