@@ -19,7 +19,8 @@ from transformers import CLIPVisionModel, UMT5EncoderModel, Wav2Vec2FeatureExtra
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
-from training.parts import CONFIG, average_of, build_tokenizer, filled, load_vae, speech_config
+from training.parts import CONFIG, build_tokenizer, filled, load_vae, speech_config
+from training.run import average_of
 from wan import naming
 from wan.configs import ModelConfig
 from wan.modules.image import build_image_encoder

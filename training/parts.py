@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from diffusers import AutoencoderKLWan
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, UMT5EncoderModel, Wav2Vec2Config
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from training.run import average_of
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
@@ -32,12 +32,6 @@ class Encoders:
     speech: Wav2Vec2Model
     text: TextEncoder
     image: ImageEncoder
-
-
-def average_of(run: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The averaged weights of a run, those below `prefix` only."""
-    state = torch.load(run / "state.pt", weights_only=True)["average"]
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def load_vae(runs: Path) -> AutoencoderKLWan:

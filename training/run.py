@@ -81,6 +81,12 @@ class Run:
         logger.info("resumed at step %d", self.step)
 
 
+def average_of(run: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The averaged weights of a run, those below `prefix` only."""
+    state = torch.load(run / "state.pt", weights_only=True)["average"]
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 def schedule(step: int, steps: int, warm_up: int = 100) -> float:
     """Share of the peak learning rate: a linear warm-up, then a cosine down to a fiftieth."""
     if step < warm_up:

@@ -27,7 +27,7 @@ from wan.modules import labels
 from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
-from wan.types import TEMPORAL_STRIDE, VideoSize, whole_latents
+from wan.types import TEMPORAL_STRIDE, VideoSize, latent_frames, whole_latents
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ _MOUTH_WEIGHT = 8.0
 _BINDING_WEIGHT = 0.05
 _NO_SPEECH, _NO_TEXT = 0.1, 0.12
 """How often a batch hears nothing, and a clip reads the negative prompt, as the passes of the guidance do."""
+
+_SHORT = 17
+"""Frames that most batches are cut to: the VAE is causal, so that the beginning of a chunk needs nothing after it."""
+_SHORT_SHARE = 0.6
 
 Batch = dict[str, Tensor]
 
@@ -69,6 +73,13 @@ class Shards:
         }
 
 
+def cut(batch: Batch, frames: int) -> Batch:
+    """The first `frames` (4n + 1) of every clip."""
+    latents, margin = latent_frames(frames), CONFIG.transformer.audio_window - 1
+    shorter = {name: batch[name][:, :, :latents] for name in ("video", "condition")}
+    return batch | shorter | {"speech": batch["speech"][:, :, : frames + margin]}
+
+
 class Objective:
     """The loss of a batch, and the figures that are watched."""
 
@@ -81,7 +92,8 @@ class Objective:
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         latent, condition = ((batch[name] - self.mean) / self.std for name in ("video", "condition"))
-        size = VideoSize(frames=CONFIG.frame_num, height=8 * latent.shape[-2], width=8 * latent.shape[-1])
+        frames = TEMPORAL_STRIDE * (latent.shape[2] - 1) + 1
+        size = VideoSize(frames=frames, height=8 * latent.shape[-2], width=8 * latent.shape[-1])
         deaf = bool(rng.random() < _NO_SPEECH)
         context = self._context(batch, size, rng, deaf)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -133,7 +145,7 @@ def windows_of(speech_BNFYC: Tensor) -> Tensor:
 
 def _first_frames(frames_B: Tensor, latent_BCTHW: Tensor) -> Tensor:
     """True where the latent belongs to the first `frames_B` video frames of a clip (0 for none)."""
-    counts = [0 if f == 0 else (whole_latents(int(f)) - 1) // TEMPORAL_STRIDE + 1 for f in frames_B]
+    counts = [0 if f == 0 else latent_frames(whole_latents(int(f))) for f in frames_B]
     places = torch.arange(latent_BCTHW.shape[2])[None, :] < torch.tensor(counts)[:, None]
     return places[:, None, :, None, None].expand_as(latent_BCTHW)
 
@@ -177,7 +189,9 @@ def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int
         if run.step % 100 == 0 or not shards.shards:
             shards.refresh()
         rng = np.random.default_rng((seed, run.step))
-        loss, figures = objective(shards.draw(rng, batch), rng)
+        short = rng.random() < _SHORT_SHARE
+        examples = cut(shards.draw(rng, 7 * batch // 4), _SHORT) if short else shards.draw(rng, batch)
+        loss, figures = objective(examples, rng)
         norm = descend(loss, run, schedule(run.step, steps))
         run.log({"loss": loss.item(), **figures, "gradient": norm})
         if run.step % 250 == 0:

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, F frames, H x W pixels.
 """
 
 import argparse
+import json
 import logging
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
 from training.muon import Muon
-from training.run import Run, descend, schedule
+from training.run import Run, average_of, descend, schedule
 from training.scenes import SMALL, draw_scene, render
 from wan.configs import WAN_CONFIGS
 from wan.modules.vae import build_vae
+
+logger = logging.getLogger(__name__)
 
 _CROP = 64
 _KL_WEIGHT = 1e-4
@@ -131,6 +134,16 @@ def train(folder: Path, pictures: int, clips: int, seed: int) -> None:
     run.save()
 
 
+@torch.inference_mode()
+def latent_statistics(model: AutoencoderKLWan, batches: int, seed: int) -> dict[str, list[float]]:
+    """Mean and deviation of every latent channel over crops, for the model's configuration."""
+    rng = np.random.default_rng((seed, 1))
+    means = [model.encode(draw_crops(rng, 4, 17)).latent_dist.mode() for _ in range(batches)]
+    flat = torch.cat(means).transpose(0, 1).flatten(1)
+    figures = {"latents_mean": flat.mean(1), "latents_std": flat.std(1)}
+    return {name: [round(value, 3) for value in values.tolist()] for name, values in figures.items()}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m training.vae", description=__doc__)
@@ -138,8 +151,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1500, help="steps on single pictures")
     parser.add_argument("--clips", type=int, default=2000, help="steps on clips, after those")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--statistics", action="store_true", help="train nothing; print the latents' statistics")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.statistics:
+        model = build_vae(WAN_CONFIGS["multitalk-puppet"].vae).eval()
+        model.load_state_dict(average_of(options.folder))
+        logger.info(json.dumps(latent_statistics(model, 24, options.seed)))
+        return
     train(options.folder, options.pictures, options.clips, options.seed)
 
 
