@@ -19,6 +19,8 @@ from wan.configs import WAN_CONFIGS
 SPLIT = "held-out"
 CHUNK, MOTION = WAN_CONFIGS["multitalk-puppet"].frame_num, WAN_CONFIGS["multitalk-puppet"].motion_frame
 _KINDS = ("synthetic", "espeak")
+_SKIPPED = 1.0
+"""Seconds that a voice may have spoken before a clip begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ def draw_clip(row: Row, seed: int, index: int) -> Clip:
     rng = np.random.default_rng([seed, index, *row.name.encode()])
     scene = draw_scene(rng, row.persons, SMALL[row.aspect], row.frames, SPLIT)
     kinds = [_KINDS[(index + person) % len(_KINDS)] for person in range(row.persons)]
-    voices = [draw_voice(rng, seconds, SPLIT, kind) for seconds, kind in zip(_lengths(rng, row), kinds, strict=True)]
+    voices = [_speak(rng, seconds, kind) for seconds, kind in zip(_lengths(rng, row), kinds, strict=True)]
     if row.sound == "none":
         voices = [Voice(clean=np.zeros_like(voice.clean), mixed=np.zeros_like(voice.mixed)) for voice in voices]
     heard = _laid_out([voice.mixed for voice in voices], row)
@@ -122,6 +124,15 @@ def plain(clip: Clip, prompt: str, *, eyes_closed: bool = False, brows_raised: b
     people = tuple(replace(person, hair="none", hat="none", glasses="none") for person in clip.scene.people)
     bare = replace(clip.scene, people=people, prompt=prompt)
     return replace(clip, scene=replace(bare, eyes_closed=eyes_closed, brows_raised=brows_raised))
+
+
+def _speak(rng: np.random.Generator, seconds: float, kind: str) -> Voice:
+    """A voice cut out of a longer one, so that clips do not all begin with the beginning of a sentence."""
+    skipped = rng.uniform(0, _SKIPPED)
+    voice = draw_voice(rng, seconds + skipped, SPLIT, kind)
+    first, count = round(skipped * SPEECH_RATE), round(seconds * SPEECH_RATE)
+    clean, mixed = (np.pad(sound[first:], (0, count))[:count] for sound in (voice.clean, voice.mixed))
+    return Voice(clean=clean, mixed=mixed)
 
 
 def _lengths(rng: np.random.Generator, row: Row) -> list[float]:
