@@ -21,8 +21,9 @@ from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SAMPLES_PER_FRAME
 from training.characters import GLASSES, HAIR_STYLES, HATS
 from training.mouths import opening_track, shape_track
-from training.random_weights import build_tokenizer, speech_config
-from training.run import Run, descend, learning_rate
+from training.muon import Muon
+from training.parts import build_tokenizer, speech_config
+from training.run import Run, descend, schedule
 from training.scenes import SMALL, describe, draw_scene, render
 from training.voices import Voice, disturb, draw_voice
 from wan.configs import WAN_CONFIGS
@@ -160,13 +161,13 @@ def build(part: str, seed: int) -> tuple[Trainee, Loss]:
     return trainee, image_loss(trainee)
 
 
-def train(part: str, folder: Path, steps: int, seed: int, peak: float = 1e-3) -> None:
+def train(part: str, folder: Path, steps: int, seed: int) -> None:
     """Train, or go on, until `steps`."""
     trainee, loss_of = build(part, seed)
-    run = Run(folder, trainee, torch.optim.AdamW(trainee.parameters(), lr=peak, weight_decay=0.01))
+    run = Run(folder, trainee, Muon(trainee, apart=lambda name: "embed" in name or "head" in name))
     while run.step < steps:
         loss, figures = loss_of(np.random.default_rng((seed, run.step)))
-        norm = descend(loss, run, learning_rate(run.step, steps, peak))
+        norm = descend(loss, run, schedule(run.step, steps))
         run.log({"loss": loss.item(), **figures, "gradient": norm})
     run.save()
 

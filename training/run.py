@@ -81,21 +81,24 @@ class Run:
         logger.info("resumed at step %d", self.step)
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
+def schedule(step: int, steps: int, warm_up: int = 100) -> float:
+    """Share of the peak learning rate: a linear warm-up, then a cosine down to a fiftieth."""
     if step < warm_up:
-        return peak * (step + 1) / warm_up
+        return (step + 1) / warm_up
     share = min(1.0, (step - warm_up) / max(1, steps - warm_up))
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def descend(loss: Tensor, run: Run, rate: float, clip: float = 1.0) -> float:
-    """One step of the optimiser and of the average; returns the gradient's norm before clipping."""
+def descend(loss: Tensor, run: Run, share: float, clip: float = 1.0) -> float:
+    """One step of the optimiser, at `share` of its peak rates, and of the average.
+
+    Returns the gradient's norm before clipping.
+    """
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.module.parameters(), clip)
     for group in run.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = group["peak"] * share
     run.optimiser.step()
     run.average.update(run.module)
     return float(norm)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.random_weights import AUDIO_NAMES
+from training.bundle import AUDIO_NAMES
 from wan.configs import ModelConfig
 from wan.modules.transformer import MultiTalkTransformer
 

@@ -121,7 +121,7 @@ MULTITALK_PUPPET = ModelConfig(
         vocab_size=384, dim=64, head_dim=16, ffn_dim=128, num_layers=2, num_heads=4, num_buckets=32
     ),
     image_encoder=ImageEncoderConfig(image_size=56, patch_size=14, dim=64, mlp_dim=256, num_layers=3, num_heads=4),
-    vae=VideoVAEConfig(dim=8, decoder_dim=16, dim_mult=(1, 2, 4, 5), num_res_blocks=1),
+    vae=VideoVAEConfig(dim=16, dim_mult=(1, 2, 4, 4), num_res_blocks=1),
     files=Files(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
     buckets={"480": PUPPET_480, "720": PUPPET_720},
     teacache_coefficients=TEACACHE,
