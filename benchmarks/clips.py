@@ -3,6 +3,7 @@
 Faces are numbered as the scene has them. Shapes: F frames, N samples of 16 kHz.
 """
 
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,8 @@ from wan.configs import WAN_CONFIGS
 
 SPLIT = "held-out"
 CHUNK, MOTION = WAN_CONFIGS["multitalk-puppet"].frame_num, WAN_CONFIGS["multitalk-puppet"].motion_frame
-_KINDS = ("synthetic", "espeak")
+KINDS = ("synthetic", "espeak") if shutil.which("espeak-ng") else ("synthetic",)
+"""Voices that can be had here; results say which they were."""
 _SKIPPED = 1.0
 """Seconds that a voice may have spoken before a clip begins."""
 
@@ -99,10 +101,10 @@ class Clip:
 
 
 def draw_clip(row: Row, seed: int, index: int) -> Clip:
-    """Clip `index` of a row; a row and a seed always give the same clips. Voices are synthetic and eSpeak's in turn."""
+    """Clip `index` of a row; a row and a seed always give the same clips. Kinds of voices take turns."""
     rng = np.random.default_rng([seed, index, *row.name.encode()])
     scene = draw_scene(rng, row.persons, SMALL[row.aspect], row.frames, SPLIT)
-    kinds = [_KINDS[(index + person) % len(_KINDS)] for person in range(row.persons)]
+    kinds = [KINDS[(index + person) % len(KINDS)] for person in range(row.persons)]
     voices = [_speak(rng, seconds, kind) for seconds, kind in zip(_lengths(rng, row), kinds, strict=True)]
     if row.sound == "none":
         voices = [Voice(clean=np.zeros_like(voice.clean), mixed=np.zeros_like(voice.mixed)) for voice in voices]

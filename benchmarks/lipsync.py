@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import influences, sampling
-from benchmarks.clips import ROWS, Row, draw_clip
+from benchmarks.clips import KINDS, ROWS, Row, draw_clip
 from benchmarks.figures import Figures, measure
 from benchmarks.provenance import provenance
 from benchmarks.puppet import Puppet
@@ -134,7 +134,8 @@ def main() -> None:
     puppet = sampling.load(given)
     options = sampling.options(puppet, given)
     wanted = {row.name: row for row in ROWS if row.name in given.rows}
-    document: dict[str, Any] = {**provenance("benchmarks.lipsync"), "options": asdict(options), "rows": {}}
+    document: dict[str, Any] = {**provenance("benchmarks.lipsync"), "voices": KINDS, "options": asdict(options)}
+    document["rows"] = {}
     logger.info("%s", markdown(COLUMNS, []))
     for name, row in wanted.items():
         figures = document["rows"][name] = measure_row(puppet, options, row, given.clips, given.seed, given.vae)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.agreement import best_lag, interval, other_correlation, own_correlation, still
-from benchmarks.clips import ROWS, Clip, draw_clip
+from benchmarks.clips import KINDS, ROWS, Clip, draw_clip
 from benchmarks.figures import Figures, drift, finite, psnr, read
 from benchmarks.lipsync import markdown, number
 from benchmarks.provenance import RESULTS, provenance
@@ -182,6 +182,7 @@ def main() -> None:
     prices = price(given.weights, wanted, given.clips, given.seed)
     document = {
         **provenance("benchmarks.prices"),
+        "voices": KINDS,
         "rows": MEASURED,
         "clips_a_row": given.clips,
         "variants": [asdict(each) | {"lora": each.lora and each.lora.name} for each in wanted],

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.clips import Clip
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
-from training.scenes import face_boxes
+from training import scenes
 from wan import MultiTalkPipeline
 from wan.checkpoint import Precision
 from wan.conditioning.request import Request
@@ -72,7 +72,7 @@ class Puppet:
         order = clip.row.order
         boxes = None
         if clip.row.boxes != "default":
-            faces = face_boxes(clip.scene)
+            faces = scenes.face_boxes(clip.scene)
             first, second = (faces[face] for face in order)
             boxes = (_box(first), _box(second))
         return Request(
@@ -125,5 +125,5 @@ def to_pixels(video_CFHW: Tensor) -> NDArray[np.uint8]:
     return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
 
-def _box(box: Any) -> Box:
+def _box(box: scenes.Box) -> Box:
     return Box(top=box.top, left=box.left, bottom=box.bottom, right=box.right)
