@@ -1,5 +1,7 @@
 """The rows that lips are measured on."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -65,7 +67,7 @@ def test_the_renderers_own_figures_are_good() -> None:
 
 def test_the_worst_row_is_named() -> None:
     good = {"own": 0.95, "other": 0.05, "lag": 0, "shuffled": 0.0, "still_mean": 0.0, "still_deviation": 0.0}
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "one": {"model": {**good, "own": 0.1, "other": None}},
         "two add": {"model": {**good, "own": 0.91, "lag": -1}},
         "two para": {"model": {**good, "other": -0.2}},
