@@ -10,7 +10,7 @@ GPU := $(shell command -v nvidia-smi 2>/dev/null)
 PUPPET := weights/multitalk-puppet
 DEMO := outputs/demo.mp4
 
-.PHONY: demo test check serve soak clean
+.PHONY: demo test check bench-lips serve soak clean
 .DEFAULT_GOAL := demo
 
 $(READY): requirements.txt requirements-dev.txt
@@ -46,6 +46,11 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
+
+# The full tables: hours on two cores. Written into benchmarks/results/ and docs/.
+bench-lips: $(READY)
+	$(BIN)/python -m benchmarks.lipsync --vae --output benchmarks/results/lipsync.json
+	$(BIN)/python -m benchmarks.prices
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak

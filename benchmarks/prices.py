@@ -1,0 +1,214 @@
+"""`python -m benchmarks.prices`: what every approximation costs the lips, and what it saves.
+
+The same clips are made under one change at a time; own, other, drift and seconds a clip are measured in the same run.
+Variants take turns clip by clip, so that a disturbance of the machine meets all of them. Written as JSON into
+`benchmarks/results/`, as a plot and a Markdown table into `docs/`.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.agreement import best_lag, interval, other_correlation, own_correlation, still
+from benchmarks.clips import KINDS, ROWS, Clip, draw_clip
+from benchmarks.figures import Figures, drift, finite, psnr, read
+from benchmarks.lipsync import markdown, number
+from benchmarks.provenance import RESULTS, provenance
+from benchmarks.puppet import COLOR_CORRECTION, WEIGHTS, Puppet, Taken
+from training.scenes import face_boxes
+from wan.checkpoint import Precision
+from wan.lora import Lora
+
+logger = logging.getLogger(__name__)
+
+DOCS = Path(__file__).parents[1] / "docs"
+MEASURED = ("two add", "two para", "two para, 5 chunks")
+"""Rows whose clips are pooled; the long one shows drift."""
+COLUMNS = ("", "own", "95 %", "other", "lag", "silent mouths", "drift", "PSNR dB", "s/clip")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to sample: a preset (None is turbo's), explicit values, the weights' precision, a LoRA."""
+
+    group: str
+    name: str
+    preset: str | None = "fast"
+    precision: Precision = "bf16"
+    lora: Path | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def variants(loras: Iterable[Path]) -> list[Variant]:
+    """Everything that is priced."""
+    one_by_one: tuple[tuple[str, str, str | None, tuple[Any, ...]], ...] = (
+        ("steps", "sampling_steps", "fast", (2, 3, 4, 6, 8, 16, 40)),
+        ("audio guidance", "audio_guide_scale", "fast", (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)),
+        ("text guidance", "text_guide_scale", "fast", (1.0, 2.0, 3.0, 5.0)),
+        ("TeaCache, 25 steps", "teacache_thresh", "balanced", (0.0, 0.1, 0.3, 0.8)),
+        ("APG, guidance 3 and 3", "use_apg", "balanced", (False, True)),
+        ("colour correction", "color_correction_strength", "fast", (0.0, COLOR_CORRECTION, 1.0)),
+    )
+    found = [
+        Variant(group=group, name=f"{value:g}" if group[:3] != "APG" else "on" if value else "off", preset=preset,
+                changes={"teacache_thresh": 0.0, option: value})
+        for group, option, preset, values in one_by_one
+        for value in values
+    ]  # fmt: skip
+    precisions: tuple[tuple[str, Precision], ...] = (("as trained", "bf16"), ("fp8", "fp8"), ("int8", "int8"))
+    found += [Variant(group="precision", name=name, precision=precision) for name, precision in precisions]
+    for path in loras:
+        for steps in (2, 4):
+            changes = {"sampling_steps": steps}
+            found += [
+                Variant(group=f"LoRA {path.stem}", name=f"{steps} steps, without", changes=changes),
+                Variant(group=f"LoRA {path.stem}", name=f"{steps} steps, with", changes=changes, lora=path),
+            ]
+    return found
+
+
+def price(folder: Path, wanted: list[Variant], clips: int, seed: int) -> list[dict[str, Any]]:
+    """The figures of every variant on the same clips."""
+    drawn = [draw_clip(row, seed, index) for row in ROWS if row.name in MEASURED for index in range(clips)]
+    puppets = {precision: Puppet(folder, precision) for precision in {variant.precision for variant in wanted}}
+    takes: list[list[Taken]] = [[] for _ in wanted]
+    for count, clip in enumerate(drawn, 1):
+        for variant, taken in zip(wanted, takes, strict=True):
+            puppet = puppets[variant.precision]
+            puppet.use([] if variant.lora is None else [Lora(source=variant.lora)])
+            options = puppet.options(variant.preset, seed=seed, **variant.changes)
+            taken.append(puppet.take(clip, options))
+        logger.warning("clip %d of %d", count, len(drawn))
+    return [
+        {"group": variant.group, "name": variant.name, **summary(drawn, taken)}
+        for variant, taken in zip(wanted, takes, strict=True)
+    ]
+
+
+def summary(clips: list[Clip], takes: list[Taken]) -> Figures:
+    """Figures of one variant; seconds are of one chunk."""
+    pairs = [(clip, take.frames) for clip, take in zip(clips, takes, strict=True)]
+    readings = [reading for clip, frames in pairs for reading in read(clip, frames)]
+    figures: Figures = {
+        "own": own_correlation(readings),
+        "own_95": interval(readings, own_correlation),
+        "other": other_correlation(readings),
+        "lag": best_lag(readings),
+        "still_mean": still(readings)[0],
+        "drift": np.mean([drift(frames, box) for clip, frames in pairs for box in face_boxes(clip.scene)]),
+        "psnr": np.mean([psnr(frames, face_boxes(clip.scene)) for clip, frames in pairs]),
+        "seconds": median(take.seconds / clip.row.chunks for clip, take in zip(clips, takes, strict=True)),
+    }
+    return {name: finite(value) for name, value in figures.items()}
+
+
+def table(prices: list[dict[str, Any]]) -> str:
+    """Markdown, the groups one after the other."""
+    lines: list[tuple[str, ...]] = []
+    for one in prices:
+        low, high = one["own_95"]
+        figures = (one["own"], f"{number(low)} to {number(high)}", one["other"])
+        cells = [cell if isinstance(cell, str) else number(cell) for cell in figures]
+        rest = (number(one["lag"], 0), number(one["still_mean"]), number(one["drift"], 1), number(one["psnr"], 1))
+        lines.append((f"{one['group']}: {one['name']}", *cells, *rest, number(one["seconds"], 2)))
+    return markdown(COLUMNS, lines)
+
+
+def plot(prices: list[dict[str, Any]], path: Path) -> None:
+    """One line a variant, grouped; own with its interval, |other|, and seconds a chunk side by side."""
+    from matplotlib.figure import Figure  # only plots need it
+
+    places, labels, gaps = _places(prices)
+    figure = Figure(figsize=(10, 0.24 * places[-1] + 1), layout="constrained")
+    own, other, seconds = figure.subplots(1, 3, sharey=True, width_ratios=(3, 2, 2))
+    lows, highs = (np.array([one["own_95"][side] or 0 for one in prices], float) for side in (0, 1))
+    middles = np.array([one["own"] or 0 for one in prices], float)
+    own.hlines(places, lows, highs, color="0.6", linewidth=3)
+    own.plot(middles, places, "o", color="tab:blue", markersize=5)
+    own.axvline(0.9, color="tab:green", linewidth=0.8, linestyle="--")
+    others = [abs(one["other"] or 0) for one in prices]
+    other.plot(others, places, "o", color="tab:orange", markersize=5)
+    other.axvline(0.15, color="tab:green", linewidth=0.8, linestyle="--")
+    other.set_xlim(0, max(0.2, 1.1 * max(others)))
+    seconds.barh(places, [one["seconds"] for one in prices], color="0.7", height=0.6)
+    for axis, title in ((own, "own voice (95 %), goal from 0.9"), (other, "|other voice|, goal to 0.15"),
+                        (seconds, "seconds a chunk")):  # fmt: skip
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", color="0.9")
+        axis.tick_params(labelsize=8)
+        for gap in gaps:
+            axis.axhline(gap, color="0.85", linewidth=0.6)
+    own.set_yticks(places, labels)
+    own.invert_yaxis()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _places(prices: list[dict[str, Any]]) -> tuple[list[float], list[str], list[float]]:
+    """Heights and labels of the lines, and the heights of the rules between groups."""
+    places: list[float] = []
+    gaps: list[float] = []
+    height = 0.0
+    for before, one in zip([None, *prices], prices, strict=False):
+        if before is not None and before["group"] != one["group"]:
+            gaps.append(height)
+            height += 1
+        places.append(height)
+        height += 1
+    return places, [f"{one['group']}: {one['name']}" for one in prices], gaps
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prices", description=__doc__)
+    parser.add_argument("--clips", type=int, default=12, help="a row")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR")
+    parser.add_argument("--groups", nargs="*", help="beginnings of the groups that are wanted (default: all)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    wanted = variants(sorted(given.weights.rglob("*lora*.safetensors")))
+    wanted = [each for each in wanted if given.groups is None or each.group.startswith(tuple(given.groups))]
+    prices = price(given.weights, wanted, given.clips, given.seed)
+    document = {
+        **provenance("benchmarks.prices"),
+        "voices": KINDS,
+        "rows": MEASURED,
+        "clips_a_row": given.clips,
+        "variants": [asdict(each) | {"lora": each.lora and each.lora.name} for each in wanted],
+        "prices": prices,
+    }
+    for folder in (given.results, given.docs):
+        folder.mkdir(parents=True, exist_ok=True)
+    (given.results / "prices.json").write_text(json.dumps(document, indent=2) + "\n")
+    (given.docs / "prices.md").write_text(text(document))
+    plot(prices, given.docs / "prices.svg")
+    sys.stdout.write(table(prices) + "\n")
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """The page with plot and table."""
+    said = "; ".join(f"{key} {document[key]}" for key in ("date", "commit", "machine", "torch"))
+    return (
+        "# What approximations cost the lips\n\n"
+        f"Made by `{document['command']}` ({said}).\n"
+        f"{document['clips_a_row']} clips each of the rows {', '.join(document['rows'])} of `benchmarks.lipsync`,\n"
+        "the same for every line; one thing differs from the preset (`fast`, for TeaCache and APG `balanced`).\n"
+        "own: correlation of the read mouth with its own voice; other: partial correlation with the other's;\n"
+        "silent mouths: mean opening that is read there; drift: of a face's colours, of 255; seconds: of a chunk.\n\n"
+        f"![One line an approximation: own voice, other voice, seconds](prices.svg)\n\n{table(document['prices'])}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

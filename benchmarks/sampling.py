@@ -1,0 +1,47 @@
+"""Command line arguments that choose weights and sampling, the same for every measurement of the small model."""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.puppet import COLOR_CORRECTION, WEIGHTS, Puppet
+from wan.lora import Lora
+from wan.sampling.options import Options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Weights, and every sampling value; what is not given comes from the preset."""
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"))
+    parser.add_argument("--lora", type=Path, help="a safetensors file to merge")
+    parser.add_argument("--preset", default="fast", choices=("fast", "balanced", "quality", "turbo"))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--shift", type=float)
+    parser.add_argument("--text-guidance", type=float)
+    parser.add_argument("--audio-guidance", type=float)
+    parser.add_argument("--teacache", type=float)
+    parser.add_argument("--apg", action="store_true")
+    parser.add_argument("--color", type=float, default=COLOR_CORRECTION)
+    parser.add_argument("--seed", type=int, default=0, help="of the clips and of the noise")
+
+
+def load(given: argparse.Namespace) -> Puppet:
+    """The networks that were asked for."""
+    puppet = Puppet(given.weights, given.precision)
+    if given.lora is not None:
+        puppet.use([Lora(source=given.lora)])
+    return puppet
+
+
+def options(puppet: Puppet, given: argparse.Namespace) -> Options:
+    """The sampling that was asked for."""
+    return puppet.options(
+        None if given.preset == "turbo" else given.preset,
+        sampling_steps=given.steps,
+        shift=given.shift,
+        text_guide_scale=given.text_guidance,
+        audio_guide_scale=given.audio_guidance,
+        teacache_thresh=given.teacache,
+        use_apg=given.apg or None,
+        color_correction_strength=given.color,
+        seed=given.seed,
+    )
