@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _CROP = 64
 _KL_WEIGHT = 1e-4
-_DARK_WEIGHT = 1.0
+_DARK_WEIGHT = 2.0
 """Of what is as dark as an open mouth."""
 
 
@@ -49,7 +49,7 @@ def _draw_crop(rng: np.random.Generator, frames: int) -> Tensor:
 
 def _wander(rng: np.random.Generator, frames: int) -> np.ndarray:
     """Noise as fast as syllables, about unit variance."""
-    return np.convolve(rng.standard_normal(frames + 2), (0.5, 0.8, 0.5), mode="valid")
+    return np.convolve(rng.standard_normal(frames + 4), (0.3, 0.5, 0.6, 0.5, 0.3), mode="valid")
 
 
 class SingleFrames:
@@ -109,8 +109,9 @@ def loss_of(model: AutoencoderKLWan, video_BCFHW: Tensor) -> tuple[Tensor, dict[
     error = shown - video_BCFHW
     weight = 1 + _DARK_WEIGHT * torch.sigmoid(-10 * (video_BCFHW.mean(1, keepdim=True) + 0.65))
     pixels = ((error.abs() + 2 * error.square()) * weight).mean()
-    axes = (2, 3, 4) if video_BCFHW.shape[2] > 1 else (3, 4)
-    edges = torch.stack([(shown.diff(dim=axis) - video_BCFHW.diff(dim=axis)).abs().mean() for axis in axes]).sum()
+    edges = torch.stack([error.diff(dim=axis).abs().mean() for axis in (3, 4)]).sum()
+    if error.shape[2] > 1:
+        edges = edges + 2 * (error.diff(dim=2).abs() * weight[:, :, 1:]).mean()
     kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
     mse = error.detach().square().mean() / 4
     return pixels + 0.5 * edges + _KL_WEIGHT * kl, {"psnr": (-10 * mse.log10()).item(), "kl": kl.item()}
@@ -125,9 +126,10 @@ def train(folder: Path, pictures: int, clips: int, seed: int) -> None:
     while run.step < pictures + clips:
         rng = np.random.default_rng((seed, run.step))
         still = run.step < pictures
+        share = schedule(run.step, pictures) if still else schedule(run.step - pictures, clips)
         video = draw_crops(rng, 10, 1) if still else draw_crops(rng, 3, int(rng.choice([5, 9, 9, 13])))
         loss, figures = loss_of(model, video)
-        norm = descend(loss, run, schedule(run.step, pictures + clips))
+        norm = descend(loss, run, share)
         run.log({"loss": loss.item(), **figures, "gradient": norm}, every=20)
         if run.step % 100 == 0:
             run.save()
