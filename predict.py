@@ -41,7 +41,7 @@ from wan.conditioning.framing import frame_picture
 from wan.conditioning.request import Request
 from wan.conditioning.speakers import Box, SpeakerError
 from wan.configs import WAN_CONFIGS, ModelConfig
-from wan.layout import is_converted
+from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
 from wan.modules.text import clean
 from wan.multitalk import Progress, choose_device
@@ -136,7 +136,7 @@ class Predictor(BasePredictor):
         except CheckpointError as error:
             hint = f"; python -m training.random_weights {folder} writes the small one" * (not config.needs_gpu)
             raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}{hint}") from error
-        speech_folder = folder / config.files.speech
+        speech_folder = find_speech_encoder(config, folder)
         self.speech = Wav2Vec2Model.from_pretrained(speech_folder, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
         self.output: Path | None = None
@@ -328,9 +328,8 @@ class Predictor(BasePredictor):
         """The installed LoRA of a name in the manifest; InputError for one that is not there."""
         if name is None or strength == 0:
             return []
-        bundle = weights.BUNDLES[name]
-        path = self.settings.folder / bundle.folder / bundle.files[0].path
-        if not path.is_file():
+        path = weights.locate(self.settings.folder, name)
+        if path is None:
             raise InputError(
                 f"lora is {name!r}, which this server does not have; allowed is what the operator has installed "
                 f"(python weights.py download {name} --dest {self.settings.folder}), or none"

@@ -131,7 +131,10 @@ def check_sizes(config: TransformerConfig, path: Path) -> None:
     """Compare the checkpoint's own `config.json` with ours: head counts cannot be seen in shapes."""
     if not path.is_file():
         raise CheckpointError(f"no file {path}")
-    published = json.loads(path.read_text())
+    try:
+        published = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     wrong = [
         f"{field.name} is {published[field.name]}, not {getattr(config, field.name)}"
         for field in fields(config)

@@ -1,12 +1,13 @@
 """What a folder holds of a bundle: every file looked at, none believed."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from src.weights.format import BrokenError, check_format, sha256
-from src.weights.manifest import Bundle, File
+from src.weights.manifest import BUNDLES, CONVERTED, Bundle, File
 
 State = Literal["ok", "missing", "broken"]
 # How closely to look: at the ends of the file; also at its hash where the manifest has one; at every byte.
@@ -44,9 +45,37 @@ def home(folder: Path, bundle: Bundle) -> Path:
 
 
 def examine(folder: Path, bundle: Bundle, depth: Depth = "format") -> list[Finding]:
-    """Look at every file of the bundle in the folder of all weights, also where older packages kept it."""
+    """Look at every file of the bundle in the folder of all weights, also where older packages kept it.
+
+    Where that folder is the base bundle itself, everything else may be inside it or beside it.
+    """
     place = home(folder, bundle)
-    return [examine_file(place, file, [folder / path for path in file.elsewhere], depth) for file in bundle.files]
+    beside = folder.absolute().parent if is_bundle(folder) else None
+
+    def elsewhere(file: File) -> list[Path]:
+        found = [folder / path for path in file.elsewhere]
+        if beside is not None:
+            found += [beside / bundle.folder / path for path in file.paths if beside / bundle.folder != folder]
+            found += [beside / path for path in file.elsewhere]
+        return found
+
+    return [examine_file(place, file, elsewhere(file), depth) for file in bundle.files]
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is not that of all weights, but one bundle itself."""
+    return any(home(folder, bundle) == folder for bundle in BUNDLES.values() if bundle.itself)
+
+
+def examine_converted(folder: Path, depth: Depth = "format") -> list[Finding]:
+    """Look at every file that the description in a converted folder names; it has the hashes of all of them."""
+    try:
+        hashes = json.loads((folder / CONVERTED).read_text(encoding="utf-8"))["sha256"]
+        files = [File(path=path, sha256=str(digest)) for path, digest in hashes.items()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        broken = Finding(file=File(path=CONVERTED), path=folder / CONVERTED, state="broken", remark=f"({error})")
+        return [broken]
+    return [examine_file(folder, file, depth=depth) for file in files]
 
 
 def examine_file(place: Path, file: File, elsewhere: Iterable[Path] = (), depth: Depth = "format") -> Finding:

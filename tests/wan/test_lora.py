@@ -183,3 +183,22 @@ def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkey
         loras.switch(model, [Lora(source={**PLAIN, f"{LAYER}.diff_b": draw(192)})])
     assert changed(before, model) == set()
     assert (loras.merged, loras.originals) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({f"{LAYER}.alpha": torch.ones(2)}, r"alpha \[2\]"),
+        ({f"{LAYER}.lora_down.weight": torch.zeros(0, 192)}, r"down \[0, 192\]"),
+        ({f"{LAYER}.lora_up.weight": torch.ones(())}, r"up \[\]"),
+        ({f"{LAYER}.lora_up.weight": torch.ones(192, RANK, dtype=torch.int8)}, "up"),
+        ({f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "says again"),
+    ],
+)
+def test_tensors_that_cannot_be_what_they_are_called(
+    model: MultiTalkTransformer, change: dict[str, Tensor], words: str
+) -> None:
+    before = bits(model)
+    with pytest.raises(LoraError, match=words):
+        Loras().switch(model, [Lora(source=PLAIN | change)])
+    assert changed(before, model) == set()
