@@ -55,6 +55,7 @@ DEFAULT_MODEL = "multitalk-14B"
 DEFAULT_FOLDER = "weights"
 DEFAULT_STEPS = 40
 DEFAULT_MAX_SECONDS = 600.0
+PERSISTENT = "MULTITALK_PERSISTENT_PARAMS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Settings:
     limits: Limits
     precision: Precision
     memory_limit: int | None
+    persistent: int | None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -78,6 +80,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         raise ValueError(f"MULTITALK_DTYPE is {precision!r}; allowed are {', '.join(get_args(Precision))}")
     max_seconds = read_number(environ, "MAX_SECONDS", str(DEFAULT_MAX_SECONDS), least=1 / FPS)
     gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
+    persistent = read_number(environ, PERSISTENT, "0", least=0)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
     return Settings(
         config=WAN_CONFIGS[name],
@@ -85,6 +88,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         limits=Limits(max_seconds=max_seconds, local_files=local_files),
         precision=cast(Precision, precision),
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
+        persistent=int(persistent) if PERSISTENT in environ else None,
     )
 
 
@@ -132,6 +136,7 @@ class Predictor(BasePredictor):
                 device_id=0,
                 precision=self.settings.precision,
                 memory_limit=self.settings.memory_limit,
+                num_persistent_param_in_dit=self.settings.persistent,
             )
         except CheckpointError as error:
             hint = f"; python -m training.random_weights {folder} writes the small one" * (not config.needs_gpu)
