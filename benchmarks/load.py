@@ -3,15 +3,21 @@
 Random weights are written in the published form (float32) and in our converted one (bfloat16). Every way of reading
 ends with tensors in memory of their own, in bfloat16; every measurement has a process of its own, since a second one
 would find the memory of the first ready for use. Ways take turns within a round, with a warm page cache and with one
-that was dropped. The limit is on the ratio to the plain read that keeps the bytes (`read_bytes`), in the same run; a
-plain read into one small buffer, which needs no memory and stays in the processor's cache, is shown beside it.
-Streaming loaders are measured if they are installed.
+that was dropped.
+
+What "within 1.5 times the plain read" means: the plain read takes every byte once, in one thread, into memory that
+stays, since that is what weights are for; and that memory is in huge pages, as ours is, since otherwise page faults
+would be counted against the plain read only. The ratio is of medians of the same run, for both forms and both caches,
+and the command ends with status 1 when one of the four is above the limit. Shown beside it are `read_bytes`, which
+keeps the bytes in ordinary pages, and a read into one small buffer, which keeps nothing and stays in the processor's
+cache; no loader can be held to the second. Streaming loaders are measured if they are installed.
 """
 
 import argparse
 import importlib
 import json
 import logging
+import mmap
 import multiprocessing
 import os
 import statistics
@@ -62,6 +68,19 @@ def plain_read(files: tuple[Path, ...]) -> None:
                 pass
 
 
+def read_into_huge_pages(files: tuple[Path, ...]) -> mmap.mmap:
+    """Every byte once, into one region that stays."""
+    region = mmap.mmap(-1, sum(path.stat().st_size for path in files), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    done, view = 0, memoryview(region)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(view[done : done + BUFFER]):
+                done += count
+    return region
+
+
 def read_into_memory(files: tuple[Path, ...]) -> list[bytes]:
     """Every byte once, into memory that stays."""
     return [path.read_bytes() for path in files]
@@ -103,7 +122,8 @@ def ways_of(config: ModelConfig, folder: Path) -> tuple[dict[str, Way], tuple[Pa
     layout = find_layout(config, folder, "bf16")
     files = layout.transformer.files
     ways: dict[str, Way] = {
-        PLAIN: lambda: read_into_memory(files),
+        PLAIN: lambda: read_into_huge_pages(files),
+        "read_bytes": lambda: read_into_memory(files),
         "plain read into one buffer": lambda: plain_read(files),
         "ours: tensors": lambda: read_all(make_plan(transformer_part(config, layout)).reads, CPU),
         OURS: lambda: load_part(transformer_part(config, layout), CPU),
@@ -189,15 +209,20 @@ def main() -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=2) + "\n")
     logger.info("%s", json.dumps(document, indent=2))
-    slow = {
-        f"{form}, {cache}": measured[cache][OURS]["ratio"]
-        for form, measured in document["forms"].items()
-        for cache in ("warm", "dropped")
-        if measured[cache][OURS]["ratio"] > LIMIT
-    }
+    slow = beyond(document["forms"])
     for place, ratio in slow.items():
         logger.error("%s: %.2f times a plain read, the limit is %.1f", place, ratio, LIMIT)
     return 1 if slow else 0
+
+
+def beyond(forms: dict[str, Any]) -> dict[str, float]:
+    """The ratios that are above the limit, by form and cache."""
+    ratios = {
+        f"{form}, {cache}": measured[cache][OURS]["ratio"]
+        for form, measured in forms.items()
+        for cache in ("warm", "dropped")
+    }
+    return {place: ratio for place, ratio in ratios.items() if ratio > LIMIT}
 
 
 if __name__ == "__main__":
