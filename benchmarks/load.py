@@ -6,11 +6,11 @@ would find the memory of the first ready for use. Ways take turns within a round
 that was dropped.
 
 What "within 1.5 times the plain read" means: the plain read takes every byte once, in one thread, into memory that
-stays, since that is what weights are for; and that memory is in huge pages, as ours is, since otherwise page faults
-would be counted against the plain read only. The ratio is of medians of the same run, for both forms and both caches,
-and the command ends with status 1 when one of the four is above the limit. Shown beside it are `read_bytes`, which
-keeps the bytes in ordinary pages, and a read into one small buffer, which keeps nothing and stays in the processor's
-cache; no loader can be held to the second. Streaming loaders are measured if they are installed.
+stays, since that is what weights are for. There are two such reads, `read_bytes` into ordinary pages and one into huge
+pages, which ours asks for; which is faster depends on how much of the memory is in pieces, and the faster one counts.
+The ratio is of medians of the same run, for both forms and both caches, and the command ends with status 1 when one of
+the four is above the limit. A read into one small buffer, which keeps nothing and stays in the processor's cache, is
+shown beside it; no loader can be held to that. Streaming loaders are measured if they are installed.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from wan.reading import read_all
 logger = logging.getLogger(__name__)
 
 LIMIT, GOAL = 1.5, 1.3
-PLAIN, OURS = "plain read", "ours: module"
+PLAIN, OURS = ("read_bytes", "plain read into huge pages"), "ours: module"
 BUFFER = 16 * 2**20
 CPU = torch.device("cpu")
 Way = Callable[[], Any]
@@ -122,8 +122,8 @@ def ways_of(config: ModelConfig, folder: Path) -> tuple[dict[str, Way], tuple[Pa
     layout = find_layout(config, folder, "bf16")
     files = layout.transformer.files
     ways: dict[str, Way] = {
-        PLAIN: lambda: read_into_huge_pages(files),
-        "read_bytes": lambda: read_into_memory(files),
+        PLAIN[0]: lambda: read_into_memory(files),
+        PLAIN[1]: lambda: read_into_huge_pages(files),
         "plain read into one buffer": lambda: plain_read(files),
         "ours: tensors": lambda: read_all(make_plan(transformer_part(config, layout)).reads, CPU),
         OURS: lambda: load_part(transformer_part(config, layout), CPU),
@@ -176,7 +176,7 @@ def measure(layers: int, folder: Path, repeats: int, cold: bool) -> dict[str, An
                 if name not in STREAMERS:
                     raise
                 failed[name] = {"failed": f"{type(error).__name__}: {error}"}
-    plain = statistics.median(seconds[PLAIN])
+    plain = min(statistics.median(seconds[name]) for name in PLAIN)
     rows: dict[str, Any] = {}
     for name in (name for name in names if name not in failed):
         median = statistics.median(seconds[name])
