@@ -207,22 +207,22 @@ def test_a_folder_that_is_the_base_bundle_itself(tmp_path: Path) -> None:
 
 
 def test_the_neighbours_of_a_base_bundle(tmp_path: Path) -> None:
-    """They get a second name inside it, where the server looks first, under the name of the file that there is."""
+    """Whole ones are used where they are; a second name would outlive their next version."""
     for name in DEFAULT_NAMES:
         fill(tmp_path, name)
-    speech = tmp_path / WAV2VEC
-    (speech / "model.safetensors").unlink()
-    write(speech / "pytorch_model.bin", files_of(BASE)["Wan2.1_VAE.pth"])
+    before = sorted(tmp_path.rglob("*"))
     ensure(tmp_path / BASE)
-    assert tree(tmp_path / BASE / WAV2VEC) == tree(speech)
-    assert (tmp_path / BASE / "MeiGen-MultiTalk" / "multitalk.safetensors").stat().st_nlink == 2
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / WAV2VEC / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"base lacks config\.json, preprocessor_config\.json, model"):
+        ensure(tmp_path / BASE)
 
 
 def test_bundles_go_into_a_base_bundle_that_is_given(tmp_path: Path) -> None:
     """Beside it might be another volume, or one that nobody keeps."""
     fill(tmp_path, BASE)
     with pytest.raises(WeightsError, match=rf"Put the files into .*/{BASE}/MeiGen-MultiTalk, or"):
-        ensure(tmp_path / BASE)
+        ensure(tmp_path / BASE, [BASE, "MeiGen-MultiTalk"])
 
 
 def test_a_lora_beside_everything_is_found(tmp_path: Path) -> None:

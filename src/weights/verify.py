@@ -37,34 +37,36 @@ class Finding:
 
 
 def home(folder: Path, bundle: Bundle) -> Path:
-    """Where a bundle lies: its own folder, or `folder` itself when that is the bundle."""
-    own = folder / bundle.folder
-    if bundle.itself and not own.is_dir() and (folder / bundle.itself).is_file():
+    """Where a bundle lies: its own folder, or `folder` itself when that is the bundle, or a neighbour of that."""
+    own, beside = folder / bundle.folder, folder.absolute().parent / bundle.folder
+    if own.is_dir():
+        return own
+    if is_itself(folder, bundle):
         return folder
+    if is_one_bundle(folder) and not any(examine_file(beside, file).lacking for file in bundle.files):
+        return beside
     return own
 
 
-def examine(folder: Path, bundle: Bundle, depth: Depth = "format") -> list[Finding]:
-    """Look at every file of the bundle in the folder of all weights, also where older packages kept it.
+def is_itself(folder: Path, bundle: Bundle) -> bool:
+    """Whether a folder is not that of all weights, but this very bundle."""
+    return bool(bundle.itself) and not (folder / bundle.folder).is_dir() and (folder / str(bundle.itself)).is_file()
 
-    Where that folder is the base bundle itself, everything else may be inside it or beside it.
-    """
+
+def is_one_bundle(folder: Path) -> bool:
+    """Whether a folder is one of the bundles."""
+    return any(is_itself(folder, bundle) for bundle in BUNDLES.values())
+
+
+def examine(folder: Path, bundle: Bundle, depth: Depth = "format") -> list[Finding]:
+    """Look at every file of the bundle in the folder of all weights, also where older packages kept it."""
     place = home(folder, bundle)
-    beside = folder.absolute().parent if is_bundle(folder) else None
+    roots = (folder, folder.absolute().parent) if is_one_bundle(folder) else (folder,)
 
     def elsewhere(file: File) -> list[Path]:
-        found = [folder / path for path in file.elsewhere]
-        if beside is not None:
-            found += [beside / bundle.folder / path for path in file.paths if beside / bundle.folder != folder]
-            found += [beside / path for path in file.elsewhere]
-        return found
+        return [root / path for root in roots for path in file.elsewhere]
 
     return [examine_file(place, file, elsewhere(file), depth) for file in bundle.files]
-
-
-def is_bundle(folder: Path) -> bool:
-    """Whether a folder is not that of all weights, but one bundle itself."""
-    return any(home(folder, bundle) == folder for bundle in BUNDLES.values() if bundle.itself)
 
 
 def examine_converted(folder: Path, depth: Depth = "format") -> list[Finding]:

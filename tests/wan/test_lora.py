@@ -13,6 +13,7 @@ from torch import Tensor
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora, LoraError, Loras
 from wan.modules.quantised import quantise_linears
+from wan.modules.streaming import StreamedBlocks
 from wan.modules.transformer import MultiTalkTransformer
 
 CONFIG = replace(WAN_CONFIGS["multitalk-puppet"].transformer, num_layers=2)
@@ -201,4 +202,20 @@ def test_tensors_that_cannot_be_what_they_are_called(
     before = bits(model)
     with pytest.raises(LoraError, match=words):
         Loras().switch(model, [Lora(source=PLAIN | change)])
+    assert changed(before, model) == set()
+
+
+def test_blocks_that_are_streamed_are_merged_and_restored(model: MultiTalkTransformer) -> None:
+    plain, before = bits(model), bits(model)
+    Loras().switch(model, [Lora(source=PLAIN)])
+    merged = bits(model)
+    model.load_state_dict(plain)
+    model.blocks = StreamedBlocks(model.blocks, 1, torch.device("cpu"))
+    loras = Loras()
+    loras.switch(model, [Lora(source=PLAIN)])
+    assert changed(merged, model) == set()
+    for number, block in enumerate(model.blocks):
+        weight = block.get_parameter("cross_attn.k_img.weight")
+        assert torch.equal(weight, merged[f"blocks.{number}.cross_attn.k_img.weight"])
+    loras.restore(model)
     assert changed(before, model) == set()
