@@ -22,7 +22,7 @@ from wan.modules.labels import token_masks
 from wan.modules.rope import Rotation
 from wan.modules.transformer import BlockConstants, Context, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
-from wan.types import VideoSize
+from wan.types import TEMPORAL_STRIDE, VideoSize
 from wan.video import decode_video
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 META = torch.device("meta")
 HOST = torch.device("cpu")
 GIGABYTE = 1e9
+COUNTED_FRAMES = 2 * TEMPORAL_STRIDE + 1
 
 
 class PeakCounter(TorchDispatchMode):
@@ -222,15 +223,20 @@ def measure_demand(config: ModelConfig, size: VideoSize, persons: int, texts: in
 
 
 def vae_peak(vae: VideoVAE, size: VideoSize, rest: torch.device) -> int:
-    """The most that the VAE's work takes, both ways, with what waits on the device `rest`."""
+    """The most that the VAE's work takes, both ways, with what waits on the device `rest`.
+
+    Slices are alike from the third one on, so three are counted; the frames of the others wait where theirs do.
+    """
     device = vae.model.device
-    latent = torch.empty(16, *size.latent, device=device)
+    few = replace(size, frames=min(size.frames, COUNTED_FRAMES))
+    latent = torch.empty(16, *few.latent, device=device)
     frame = torch.empty(3, size.height, size.width, device=device)
     known = torch.empty(3, 1, size.height, size.width, device=rest)
-    return max(
+    peak = max(
         peak_of(lambda: decode_video(vae, latent, frame, 1.0, rest), device),
-        peak_of(lambda: condition_latent(vae, known, size, rest), device),
+        peak_of(lambda: condition_latent(vae, known, few, rest), device),
     )
+    return peak + (size.frames - few.frames) * frame.nbytes * (rest == device)
 
 
 def cast_on_meta(model: MultiTalkTransformer, dtype: torch.dtype) -> None:

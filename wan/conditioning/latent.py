@@ -20,8 +20,9 @@ def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize, rest: t
     `rest` is where the VAE's features wait between slices.
     """
     known = known_CFHW.shape[1]
-    zeros = known_CFHW.new_zeros(3, size.frames - known, size.height, size.width)
-    latent = vae.encode(torch.cat((known_CFHW, zeros), dim=1), rest)
+    video = known_CFHW.new_zeros(3, size.frames, size.height, size.width)
+    video[:, :known] = known_CFHW
+    latent = vae.encode(video, rest)
     return torch.cat((known_mask(known, size).to(latent.device), latent))
 
 
