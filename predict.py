@@ -41,7 +41,7 @@ from wan.conditioning.framing import frame_picture
 from wan.conditioning.request import Request
 from wan.conditioning.speakers import Box, SpeakerError
 from wan.configs import WAN_CONFIGS, ModelConfig
-from wan.layout import is_converted
+from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
 from wan.modules.text import clean
 from wan.multitalk import Progress, choose_device
@@ -55,6 +55,7 @@ DEFAULT_MODEL = "multitalk-14B"
 DEFAULT_FOLDER = "weights"
 DEFAULT_STEPS = 40
 DEFAULT_MAX_SECONDS = 600.0
+PERSISTENT = "MULTITALK_PERSISTENT_PARAMS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Settings:
     limits: Limits
     precision: Precision
     memory_limit: int | None
+    persistent: int | None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -78,6 +80,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         raise ValueError(f"MULTITALK_DTYPE is {precision!r}; allowed are {', '.join(get_args(Precision))}")
     max_seconds = read_number(environ, "MAX_SECONDS", str(DEFAULT_MAX_SECONDS), least=1 / FPS)
     gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
+    persistent = read_number(environ, PERSISTENT, "0", least=0)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
     return Settings(
         config=WAN_CONFIGS[name],
@@ -85,6 +88,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         limits=Limits(max_seconds=max_seconds, local_files=local_files),
         precision=cast(Precision, precision),
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
+        persistent=int(persistent) if PERSISTENT in environ else None,
     )
 
 
@@ -132,11 +136,12 @@ class Predictor(BasePredictor):
                 device_id=0,
                 precision=self.settings.precision,
                 memory_limit=self.settings.memory_limit,
+                num_persistent_param_in_dit=self.settings.persistent,
             )
         except CheckpointError as error:
             hint = f"; python -m training.random_weights {folder} writes the small one" * (not config.needs_gpu)
             raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}{hint}") from error
-        speech_folder = folder / config.files.speech
+        speech_folder = find_speech_encoder(config, folder)
         self.speech = Wav2Vec2Model.from_pretrained(speech_folder, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
         self.output: Path | None = None
@@ -328,9 +333,8 @@ class Predictor(BasePredictor):
         """The installed LoRA of a name in the manifest; InputError for one that is not there."""
         if name is None or strength == 0:
             return []
-        bundle = weights.BUNDLES[name]
-        path = self.settings.folder / bundle.folder / bundle.files[0].path
-        if not path.is_file():
+        path = weights.locate(self.settings.folder, name)
+        if path is None:
             raise InputError(
                 f"lora is {name!r}, which this server does not have; allowed is what the operator has installed "
                 f"(python weights.py download {name} --dest {self.settings.folder}), or none"

@@ -13,14 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from src.weights import ensure as fetching
+from src.weights import pack as packing
 from src.weights.errors import WeightsError
-from src.weights.manifest import BUNDLES, MARKER, Bundle
+from src.weights.manifest import BUNDLES, CONVERTED, MARKER, Bundle
 from src.weights.patience import Patience
 from src.weights.progress import Progress
 from src.weights.sources import BASE_URL_VARIABLE, NAMES, Sources, read_names, read_sources
-from src.weights.verify import Depth, Finding, examine
+from src.weights.verify import Depth, Finding, examine, examine_converted
 
-__all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure"]
+__all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure", "locate"]
 
 DEFAULT_NAMES = tuple(name for name, bundle in BUNDLES.items() if bundle.default)
 DTYPES = ("bf16", "fp8")
@@ -44,6 +45,12 @@ def ensure(
     fetching.ensure(
         folder, find(names), sources=sources or read_sources(os.environ), patience=patience, progress=progress
     )
+
+
+def locate(folder: Path, name: str) -> Path | None:
+    """The file of a bundle that is one file, where it lies in `folder`, also in a place of older packages."""
+    (found,) = examine(folder, BUNDLES[name])
+    return found.path if found.state == "ok" else None
 
 
 def find(names: Iterable[str]) -> list[Bundle]:
@@ -103,15 +110,22 @@ def download(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Look at every file of bundles in a folder; 1 if any of them is missing or broken."""
     depth: Depth = "all" if options.deep else "format"
+    if (options.folder / CONVERTED).is_file() and not options.names:
+        return told({options.folder.resolve().name: examine_converted(options.folder, depth)})
     found = {bundle.name: examine(options.folder, bundle, depth) for bundle in find(options.names or BUNDLES)}
     if not options.names:
         found = {name: findings for name, findings in found.items() if any(f.state != "missing" for f in findings)}
+    if not found:
+        say(f"{options.folder} holds none of {', '.join(BUNDLES)}")
+    return told(found)
+
+
+def told(found: dict[str, list[Finding]]) -> int:
+    """Say what was found; 1 if there is nothing, or any of it is missing or broken."""
     for name, findings in found.items():
         say(f"{name}: {verdict(findings)}")
         for finding in findings:
             say(f"  {finding}")
-    if not found:
-        say(f"{options.folder} holds none of {', '.join(BUNDLES)}")
     return int(not found or any(finding.lacking for findings in found.values() for finding in findings))
 
 
@@ -124,19 +138,21 @@ def verdict(findings: list[Finding]) -> str:
 def convert(options: argparse.Namespace) -> int:
     """One merged, sharded form of all that inference needs."""
     from wan.configs import WAN_CONFIGS
-    from wan.convert import convert
+    from wan.convert import CheckpointError, convert
 
     if options.model not in WAN_CONFIGS:
         raise WeightsError(f"--model is {options.model!r}; allowed are {', '.join(WAN_CONFIGS)}")
-    convert(WAN_CONFIGS[options.model], options.source, options.target, options.dtype)
+    try:
+        convert(WAN_CONFIGS[options.model], options.source, options.target, options.dtype)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
     return 0
 
 
 def pack(options: argparse.Namespace) -> int:
-    """The tars of a folder of bundles."""
-    from wan.convert import pack
-
-    pack(options.source, options.target)
+    """The tars of a folder of bundles, or of a converted one."""
+    for tar in packing.pack(options.source, options.target):
+        say(str(tar))
     return 0
 
 
@@ -178,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except WeightsError as problem:
+    except (WeightsError, OSError) as problem:
         logger.error(f"error: {problem}")
         return 1
     except ValueError as problem:

@@ -28,9 +28,19 @@ logger = logging.getLogger(__name__)
 
 def forward_call(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Callable[[], Any]:
     """One forward on random inputs, with everything that is constant in a clip computed beforehand."""
-    config: TransformerConfig = model.config
     t, h, w = size.latent
     generator = torch.Generator().manual_seed(0)
+    context = context_of(model, size, persons, generator)
+    latent, condition = (torch.randn(1, channels, t, h, w, generator=generator) for channels in (16, 20))
+    time_embedding = model.embed_time(torch.tensor([500.0]))
+    rotation = video_rotation(size.grid, model.config.head_dim, "cpu")
+    return lambda: model(latent, condition, time_embedding, rotation, context)
+
+
+def context_of(model: MultiTalkTransformer, size: VideoSize, persons: int, generator: torch.Generator) -> Context:
+    """Random text, image and speech; with two persons, one on the left and one on the right."""
+    config: TransformerConfig = model.config
+    _, h, w = size.latent
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
@@ -39,16 +49,12 @@ def forward_call(model: MultiTalkTransformer, size: VideoSize, persons: int) -> 
     halves[:, 0, :, : w // 3], halves[:, 1, :, -w // 3 :] = 1, 1
     halves[:, 2] = 1 - halves[:, :2].amax(1)
     windows = draw(1, persons, size.frames, config.audio_window, config.audio_layers, config.audio_dim)
-    context = Context(
+    return Context(
         text=model.embed_text(draw(1, 20, config.text_dim)),
         image=model.embed_image(draw(1, config.image_tokens, config.image_dim)),
         speech=model.embed_speech(windows),
         masks=token_masks(halves, *size.grid[1:]) if persons == 2 else None,
     )
-    latent, condition = draw(1, 16, t, h, w), draw(1, 20, t, h, w)
-    time_embedding = model.embed_time(torch.tensor([500.0]))
-    rotation = video_rotation(size.grid, config.head_dim, "cpu")
-    return lambda: model(latent, condition, time_embedding, rotation, context)
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:

@@ -3,15 +3,21 @@
 Random weights are written in the published form (float32) and in our converted one (bfloat16). Every way of reading
 ends with tensors in memory of their own, in bfloat16; every measurement has a process of its own, since a second one
 would find the memory of the first ready for use. Ways take turns within a round, with a warm page cache and with one
-that was dropped. The limit is on the ratio to the plain read that keeps the bytes (`read_bytes`), in the same run; a
-plain read into one small buffer, which needs no memory and stays in the processor's cache, is shown beside it.
-Streaming loaders are measured if they are installed.
+that was dropped.
+
+What "within 1.5 times the plain read" means: the plain read takes every byte once, in one thread, into memory that
+stays, since that is what weights are for. There are two such reads, `read_bytes` into ordinary pages and one into huge
+pages, which ours asks for; which is faster depends on how much of the memory is in pieces, and the faster one counts.
+The ratio is of medians of the same run, for both forms and both caches, and the command ends with status 1 when one of
+the four is above the limit. A read into one small buffer, which keeps nothing and stays in the processor's cache, is
+shown beside it; no loader can be held to that. Streaming loaders are measured if they are installed.
 """
 
 import argparse
 import importlib
 import json
 import logging
+import mmap
 import multiprocessing
 import os
 import statistics
@@ -40,7 +46,7 @@ from wan.reading import read_all
 logger = logging.getLogger(__name__)
 
 LIMIT, GOAL = 1.5, 1.3
-PLAIN, OURS = "plain read", "ours: module"
+PLAIN, OURS = ("read_bytes", "plain read into huge pages"), "ours: module"
 BUFFER = 16 * 2**20
 CPU = torch.device("cpu")
 Way = Callable[[], Any]
@@ -60,6 +66,19 @@ def plain_read(files: tuple[Path, ...]) -> None:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+
+
+def read_into_huge_pages(files: tuple[Path, ...]) -> mmap.mmap:
+    """Every byte once, into one region that stays."""
+    region = mmap.mmap(-1, sum(path.stat().st_size for path in files), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    done, view = 0, memoryview(region)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(view[done : done + BUFFER]):
+                done += count
+    return region
 
 
 def read_into_memory(files: tuple[Path, ...]) -> list[bytes]:
@@ -103,7 +122,8 @@ def ways_of(config: ModelConfig, folder: Path) -> tuple[dict[str, Way], tuple[Pa
     layout = find_layout(config, folder, "bf16")
     files = layout.transformer.files
     ways: dict[str, Way] = {
-        PLAIN: lambda: read_into_memory(files),
+        PLAIN[0]: lambda: read_into_memory(files),
+        PLAIN[1]: lambda: read_into_huge_pages(files),
         "plain read into one buffer": lambda: plain_read(files),
         "ours: tensors": lambda: read_all(make_plan(transformer_part(config, layout)).reads, CPU),
         OURS: lambda: load_part(transformer_part(config, layout), CPU),
@@ -156,7 +176,7 @@ def measure(layers: int, folder: Path, repeats: int, cold: bool) -> dict[str, An
                 if name not in STREAMERS:
                     raise
                 failed[name] = {"failed": f"{type(error).__name__}: {error}"}
-    plain = statistics.median(seconds[PLAIN])
+    plain = min(statistics.median(seconds[name]) for name in PLAIN)
     rows: dict[str, Any] = {}
     for name in (name for name in names if name not in failed):
         median = statistics.median(seconds[name])
@@ -189,15 +209,20 @@ def main() -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=2) + "\n")
     logger.info("%s", json.dumps(document, indent=2))
-    slow = {
-        f"{form}, {cache}": measured[cache][OURS]["ratio"]
-        for form, measured in document["forms"].items()
-        for cache in ("warm", "dropped")
-        if measured[cache][OURS]["ratio"] > LIMIT
-    }
+    slow = beyond(document["forms"])
     for place, ratio in slow.items():
         logger.error("%s: %.2f times a plain read, the limit is %.1f", place, ratio, LIMIT)
     return 1 if slow else 0
+
+
+def beyond(forms: dict[str, Any]) -> dict[str, float]:
+    """The ratios that are above the limit, by form and cache."""
+    ratios = {
+        f"{form}, {cache}": measured[cache][OURS]["ratio"]
+        for form, measured in forms.items()
+        for cache in ("warm", "dropped")
+    }
+    return {place: ratio for place, ratio in ratios.items() if ratio > LIMIT}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ WAN = [
     {"wan.configs"},
     {"wan.types"},
     {"wan.chunks", "wan.color", "wan.modules", "wan.stored"},
-    {"wan.conditioning", "wan.naming", "wan.reading", "wan.sampling"},
+    {"wan.conditioning", "wan.naming", "wan.reading", "wan.sampling", "wan.video"},
     {"wan.quantised"},
     {"wan.layout", "wan.part"},
     {"wan.checkpoint", "wan.lora"},

@@ -3,22 +3,21 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer, CLIPVisionModel
 
 from wan import naming
-from wan.configs.schema import ImageEncoderConfig, ModelConfig, TransformerConfig
+from wan.configs.schema import ModelConfig, TransformerConfig
 from wan.layout import Layout, Precision, Stored, find_layout
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.transformer import FLOAT32_NAMES, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
-from wan.part import M, Part, load_part
+from wan.part import Part, load_part
 from wan.stored import CheckpointError, Source, open_tensors
 
 __all__ = ["CheckpointError", "Models", "Precision", "load_models"]
@@ -38,17 +37,6 @@ class Models:
     image_encoder: ImageEncoder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where a network's parameters go, and as what."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-CPU = Placement(device=torch.device("cpu"), dtype=torch.float32)
-
-
 def load_models(config: ModelConfig, folder: Path, device: torch.device, precision: Precision = "bf16") -> Models:
     """Every network of `config` from any layout of files that `find_layout` knows.
 
@@ -64,7 +52,7 @@ def load_models(config: ModelConfig, folder: Path, device: torch.device, precisi
         transformer=load_part(transformer_part(config, layout, precision), device),
         vae=VideoVAE(load_part(vae_part(config, layout.vae), device)),
         text_encoder=load_text_encoder(config, layout, device, precision),
-        image_encoder=ImageEncoder(_with_positions(image_encoder)),
+        image_encoder=ImageEncoder(with_positions(image_encoder)),
     )
     logger.info("%s (%s) on %s after %.1f s", config.name, precision, device, time.perf_counter() - start)
     return models
@@ -110,7 +98,13 @@ def text_encoder_part(config: ModelConfig, files: Stored, precision: Precision =
 
 def image_encoder_part(config: ModelConfig, files: Stored) -> Part:
     """CLIP's vision tower, less its last block, from the file of both towers."""
-    return _image_part(config.image_encoder, open_all(files.files), getattr(torch, config.image_encoder_dtype))
+    return Part(
+        build=lambda: build_image_encoder(config.image_encoder),
+        name=naming.image_encoder_name,
+        tensors=naming.split_qkv(open_all(files.files)),
+        dtype=getattr(torch, config.image_encoder_dtype),
+        unused=(*naming.IMAGE_UNUSED, f"visual.transformer.{config.image_encoder.num_layers - 1}."),
+    )
 
 
 def vae_part(config: ModelConfig, files: Stored) -> Part:
@@ -121,22 +115,6 @@ def vae_part(config: ModelConfig, files: Stored) -> Part:
         tensors=open_all(files.files),
         dtype=getattr(torch, config.vae_dtype),
     )
-
-
-def load_image_module(config: ImageEncoderConfig, tensors: Mapping[str, Tensor], place: Placement) -> CLIPVisionModel:
-    """The vision tower from tensors of the published file."""
-    return _with_positions(load_part(_image_part(config, tensors, place.dtype), place.device))
-
-
-def load_library_module(
-    build: Callable[[], M],
-    name: naming.Naming,
-    tensors: Mapping[str, Tensor],
-    unused: tuple[str, ...] = (),
-    place: Placement = CPU,
-) -> M:
-    """A library's module from tensors in their published naming; `unused` are beginnings of names to leave out."""
-    return load_part(Part(build=build, name=name, tensors=tensors, dtype=place.dtype, unused=unused), place.device)
 
 
 def open_all(files: Iterable[Path]) -> dict[str, Source]:
@@ -153,7 +131,10 @@ def check_sizes(config: TransformerConfig, path: Path) -> None:
     """Compare the checkpoint's own `config.json` with ours: head counts cannot be seen in shapes."""
     if not path.is_file():
         raise CheckpointError(f"no file {path}")
-    published = json.loads(path.read_text())
+    try:
+        published = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     wrong = [
         f"{field.name} is {published[field.name]}, not {getattr(config, field.name)}"
         for field in fields(config)
@@ -168,17 +149,7 @@ def _same(name: str) -> str:
     return name
 
 
-def _image_part(config: ImageEncoderConfig, tensors: Mapping[str, Source], dtype: torch.dtype) -> Part:
-    return Part(
-        build=lambda: build_image_encoder(config),
-        name=naming.image_encoder_name,
-        tensors=naming.split_qkv(tensors),
-        dtype=dtype,
-        unused=(*naming.IMAGE_UNUSED, f"visual.transformer.{config.num_layers - 1}."),
-    )
-
-
-def _with_positions(module: CLIPVisionModel) -> CLIPVisionModel:
+def with_positions(module: CLIPVisionModel) -> CLIPVisionModel:
     """Rebuild what is in no file, and still on the meta device."""
     embeddings = module.embeddings
     device = embeddings.position_embedding.weight.device

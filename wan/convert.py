@@ -4,6 +4,7 @@ A folder of it loads like any other; its tensors are the bits that loading the s
 piece by piece from the source files into the shards, so memory stays at a few pieces.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -11,8 +12,8 @@ import math
 import os
 import shutil
 import struct
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from wan.checkpoint import check_sizes, image_encoder_part, text_encoder_part, transformer_part, vae_part
 from wan.configs.schema import ModelConfig
-from wan.layout import MANIFEST, Layout, find_layout, read_manifest
+from wan.layout import MANIFEST, Layout, find_layout
 from wan.part import Part, Plan, make_plan
 from wan.quantised import map_content
 from wan.reading import Read
@@ -52,35 +53,46 @@ def convert(
         raise CheckpointError(f"{target} is there already")
     layout = find_layout(config, source, dtype)
     check_sizes(config.transformer, layout.config_json)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    plans = {name: make_plan(part) for name, part in model_parts(config, layout, dtype).items()}
     manifest: dict[str, Any] = {"model": config.name, "dtype": dtype, "quantised": {}, "parts": {}, "sha256": {}}
-    for name, part in model_parts(config, layout, dtype).items():
-        plan = make_plan(part)
-        hashes = write_part(plan, partial, name, shard_size)
-        manifest["parts"][name] = list(hashes)
-        manifest["sha256"] |= hashes
-        if plan.layers:
-            manifest["quantised"][name] = map_content(plan.layers)
-    manifest["sha256"] |= copy_rest(config, layout, partial)
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    partial.rename(target)
+    with unfinished(target) as partial:
+        require_space(partial, sum(_read_size(read) for plan in plans.values() for read in plan.reads.values()))
+        for name, plan in plans.items():
+            hashes = write_part(plan, partial, name, shard_size)
+            manifest["parts"][name] = list(hashes)
+            manifest["sha256"] |= hashes
+            if plan.layers:
+                manifest["quantised"][name] = map_content(plan.layers)
+        manifest["sha256"] |= copy_rest(config, layout, partial)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        partial.rename(target)
 
 
-def pack(source: Path, target: Path) -> None:
-    """A plain tar of a converted folder, below a folder of its name, for a downloader that unpacks while it loads."""
-    read_manifest(source)
+@contextmanager
+def unfinished(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, for this process alone; what a killed one left there is removed."""
     partial = target.with_name(f".{target.name}.partial")
-    with tarfile.open(partial, "w") as tar:
-        tar.add(source, arcname=source.name)
-    partial.rename(target)
+    partial.mkdir(parents=True, exist_ok=True)
+    ours = False
+    descriptor = os.open(partial, os.O_RDONLY)  # the lock is on the folder itself, and goes with this process
+    try:
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.fstat(descriptor).st_ino == partial.stat().st_ino
+        if not ours:
+            raise CheckpointError(f"another process is writing {target}")
+        for left in partial.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield partial
+    finally:
+        os.close(descriptor)
 
 
-def verify(folder: Path) -> list[str]:
-    """Names of the files of a converted folder that are absent or differ from their hashes."""
-    hashes: Mapping[str, str] = read_manifest(folder)["sha256"]
-    return [name for name, digest in hashes.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+def require_space(folder: Path, needed: int) -> None:
+    """`CheckpointError` unless so many bytes are free there."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise CheckpointError(f"{folder.parent} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed")
 
 
 def sha256(path: Path) -> str:
@@ -116,9 +128,8 @@ def copy_rest(config: ModelConfig, layout: Layout, target: Path) -> dict[str, st
     """Copy what is no network: sizes, tokenizer and, where it lies beside the base, the speech encoder."""
     shutil.copyfile(layout.config_json, target / "config.json")
     shutil.copytree(layout.tokenizer, target / config.files.tokenizer)
-    speech = next((path for path in layout.places if (path / config.files.speech).is_dir()), None)
-    if speech is not None:
-        shutil.copytree(speech / config.files.speech, target / config.files.speech)
+    if layout.speech.is_dir():
+        shutil.copytree(layout.speech, target / config.files.speech)
     copied = [target / "config.json", target / config.files.tokenizer, target / config.files.speech]
     files = (file for path in copied for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
     return {file.relative_to(target).as_posix(): sha256(file) for file in sorted(files)}
@@ -129,7 +140,7 @@ def _shards(reads: Mapping[str, Read], shard_size: int) -> Iterator[dict[str, Re
     shard: dict[str, Read] = {}
     total = 0
     for name in sorted(reads):
-        size = sum(_size(form.shape, form.dtype) for form in reads[name].forms.values())
+        size = _read_size(reads[name])
         if shard and total + size > shard_size:
             yield shard
             shard, total = {}, 0
@@ -177,6 +188,10 @@ def _bytes(read: Read) -> Iterator[bytes]:
 
 def _memory(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _read_size(read: Read) -> int:
+    return sum(_size(form.shape, form.dtype) for form in read.forms.values())
 
 
 def _size(shape: Iterable[int], dtype: torch.dtype) -> int:

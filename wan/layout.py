@@ -18,6 +18,7 @@ Precision = Literal["bf16", "fp8", "int8"]
 """bf16 means the configuration's own dtype; the others keep the linear layers in eight bits."""
 
 MANIFEST = "converted.json"
+PARTS = ("transformer", "text_encoder", "image_encoder", "vae")
 _SHARDS = "diffusion_pytorch_model*.safetensors"
 _AUDIO = "audio_proj."
 # Maps that are not named like their weights.
@@ -34,7 +35,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything is that `wan` loads, and the folders where it was looked for.
+    """Where everything is that a model needs; the speech encoder's folder is not read by `wan`, and may be absent.
 
     `converted` is the precision of our own form, None for every other layout.
     """
@@ -45,7 +46,7 @@ class Layout:
     vae: Stored
     tokenizer: Path
     config_json: Path
-    places: tuple[Path, ...]
+    speech: Path
     converted: str | None = None
 
 
@@ -57,8 +58,8 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layo
     if is_converted(folder):
         return _converted_layout(config, folder, precision)
     base = _base_folder(config, folder)
-    places = list(dict.fromkeys((base, base.parent / config.files.audio, base.parent, folder)))
     files = config.files
+    places = list(dict.fromkeys((base, folder / files.audio, base.parent / files.audio, base.parent, folder)))
     return Layout(
         transformer=_quantised(files.quantised, places, precision) or Stored(files=_shards(config, places)),
         text_encoder=_quantised(files.text_encoder_quantised, places, precision)
@@ -66,9 +67,14 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layo
         image_encoder=Stored(files=(_find(files.image_encoder, places),)),
         vae=Stored(files=(_find(files.vae, places),)),
         tokenizer=_find(files.tokenizer, places),
+        speech=find_speech_encoder(config, folder),
         config_json=_find("config.json", places),
-        places=tuple(places),
     )
+
+
+def find_speech_encoder(config: ModelConfig, folder: Path) -> Path:
+    """The folder of the speech encoder: in `folder`, or beside it where `folder` is the base bundle itself."""
+    return _find(config.files.speech, [folder, folder.absolute().parent])
 
 
 def is_converted(folder: Path) -> bool:
@@ -88,11 +94,16 @@ def map_path(weights: Path) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The description that `convert` leaves in a folder."""
+    """The description that `convert` leaves in a folder; `CheckpointError` for one that lacks something."""
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
+        manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    parts, quantised = manifest.get("parts"), manifest.get("quantised")
+    whole = isinstance(parts, dict) and isinstance(quantised, dict) and {"model", "dtype"} <= manifest.keys()
+    if not whole or not all(isinstance(parts.get(name), list) for name in PARTS):  # type: ignore[union-attr]
+        raise CheckpointError(f"{folder / MANIFEST} does not say what the folder holds")
+    return manifest
 
 
 def _converted_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layout:
@@ -110,13 +121,10 @@ def _converted_layout(config: ModelConfig, folder: Path, precision: Precision) -
         )
 
     return Layout(
-        transformer=part("transformer"),
-        text_encoder=part("text_encoder"),
-        image_encoder=part("image_encoder"),
-        vae=part("vae"),
+        **{name: part(name) for name in PARTS},
         tokenizer=folder / config.files.tokenizer,
+        speech=folder / config.files.speech,
         config_json=folder / "config.json",
-        places=(folder,),
         converted=manifest["dtype"],
     )
 

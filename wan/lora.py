@@ -127,7 +127,9 @@ def read_changes(model: nn.Module, lora: Lora) -> list[Change]:
         logger.warning("%s: %d keys match nothing and are left out: %s", lora, len(unmatched), listing(unmatched))
     layers: dict[str, dict[str, Tensor]] = {}
     for key, (layer, role) in places.items():
-        layers.setdefault(layer, {})[role] = tensors[key]
+        if role in layers.setdefault(layer, {}):
+            raise LoraError(f"{lora}: {key} says again what another key says of {layer}")
+        layers[layer][role] = tensors[key]
     quantised = set(quantised_layers(model)) & layers.keys()
     if quantised:
         raise LoraError(f"{lora}: quantised weights take no LoRA; it changes {listing(sorted(quantised))}")
@@ -164,6 +166,9 @@ def _changes(lora: Lora, layer: str, parts: Mapping[str, Tensor]) -> Iterator[Ch
     """The changes of one layer's parameters; half a product, or a factor without one, is an error."""
     if len({_DOWN, _UP} & parts.keys()) == 1 or (_ALPHA in parts and _UP not in parts):
         raise LoraError(f"{lora}: {layer} has a part of a product only: {', '.join(sorted(parts))}")
+    odd = [role for role, tensor in parts.items() if not _is_sound(role, tensor)]
+    if odd:
+        raise LoraError(f"{lora}: {layer} has {', '.join(f'{role} {list(parts[role].shape)}' for role in odd)}")
     for role, tensor in parts.items():
         if role == _UP:
             rank = parts[_DOWN].shape[0]
@@ -171,6 +176,14 @@ def _changes(lora: Lora, layer: str, parts: Mapping[str, Tensor]) -> Iterator[Ch
             yield Change(parameter=f"{layer}.weight", factor=factor, tensors=(tensor, parts[_DOWN]))
         elif role not in (_DOWN, _ALPHA):
             yield Change(parameter=f"{layer}.{role}", factor=lora.strength, tensors=(tensor,))
+
+
+def _is_sound(role: str, tensor: Tensor) -> bool:
+    """Whether a tensor can be what its key says: floating point, a matrix or a number where one is needed."""
+    if role == _ALPHA:
+        return tensor.numel() == 1
+    matrix = tensor.ndim >= 2 and tensor.numel() > 0
+    return tensor.is_floating_point() and (matrix or role not in (_DOWN, _UP))
 
 
 def _check_shapes(model: nn.Module, lora: Lora, changes: Iterable[Change]) -> None:

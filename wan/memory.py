@@ -6,7 +6,7 @@ counted. Sizes are in bytes.
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,17 +16,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wan.checkpoint import stays_float32
+from wan.conditioning.latent import condition_latent
 from wan.configs.schema import ModelConfig
 from wan.modules.labels import token_masks
 from wan.modules.rope import Rotation
 from wan.modules.transformer import BlockConstants, Context, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
-from wan.types import VideoSize
+from wan.types import TEMPORAL_STRIDE, VideoSize
+from wan.video import decode_video
 
 logger = logging.getLogger(__name__)
 
 META = torch.device("meta")
+HOST = torch.device("cpu")
 GIGABYTE = 1e9
+COUNTED_FRAMES = 2 * TEMPORAL_STRIDE + 1
 
 
 class PeakCounter(TorchDispatchMode):
@@ -42,7 +46,9 @@ class PeakCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = _to_host(func, args, kwargs or {})
+        if result is None:
+            result = func(*args, **(kwargs or {}))
         # What an operator returns may be a view of what was there before.
         before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
@@ -63,6 +69,15 @@ class PeakCounter(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+def _to_host(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """In place of a copy from the meta device, which has no data: room for it on the host, which nobody touches."""
+    if func.overloadpacket not in (torch.ops.aten.to, torch.ops.aten._to_copy) or not args[0].is_meta:
+        return None
+    if not any(isinstance(value, torch.device) and value.type == "cpu" for value in (*args, *kwargs.values())):
+        return None
+    return torch.empty(args[0].shape, dtype=args[0].dtype, device="cpu")
 
 
 def peak_of(work: Callable[[], Any], device: torch.device = META) -> int:
@@ -91,69 +106,90 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a request needs besides weights: keys and values of all passes, and the peaks of the work itself."""
+    """What a request needs besides weights: keys and values of all passes, and the peaks of the work itself.
+
+    `vae` includes colours and the finished video; `vae_slices` is the same with everything that waits on the host.
+    """
 
     constants: int
     forward: int
     vae: int
+    vae_slices: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where the networks stay. `resident_blocks` of the transformer's blocks stay on the device, the others are
-    streamed; encoders and the VAE stay there, or come for their work and leave again."""
+    """Where everything stays. `resident_blocks` of the transformer's blocks stay on the device, the others are
+    streamed; encoders and the VAE stay there, or come for their work and leave again; with `vae_slices` features and
+    finished frames wait on the host while the VAE works on a slice of time."""
 
     name: str
     resident_blocks: int
     encoders_stay: bool
+    vae_slices: bool
     peak: int
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.resident_blocks} resident blocks, about {self.peak / GIGABYTE:.1f} GB"
+        parts = [self.name, f"{self.resident_blocks} resident blocks", "VAE in slices of time" * self.vae_slices]
+        return ", ".join([*filter(None, parts), f"about {self.peak / GIGABYTE:.1f} GB"])
+
+    @property
+    def places(self) -> tuple[int, bool, bool]:
+        """What makes a plan another one, its figures aside."""
+        return self.resident_blocks, self.encoders_stay, self.vae_slices
 
 
 class OutOfMemoryPlanError(ValueError):
     """No plan fits into the memory that is free."""
 
 
-def plans(weights: Weights, demand: Demand) -> list[Plan]:
-    """Every plan with its peak, from the fastest to the leanest."""
-    count = len(weights.blocks)
-    candidates = [("resident", count, True), ("encoders leave", count, False)]
-    candidates += [("streamed", resident, False) for resident in range(count - 1, -1, -1)]
-    return [
-        Plan(name=name, resident_blocks=n, encoders_stay=stay, peak=peak_bytes(weights, demand, n, stay))
-        for name, n, stay in candidates
-    ]
+def plans(weights: Weights, demand: Demand, most_resident: int | None = None) -> list[Plan]:
+    """Every plan with its peak, from the fastest to the leanest; at most `most_resident` blocks stay on the device.
+
+    A VAE in slices of time costs copies of a few GB for every latent frame of a chunk, a streamed block one of its
+    size for every forward: slices come first, and only where they lower the peak.
+    """
+    count = len(weights.blocks) if most_resident is None else min(most_resident, len(weights.blocks))
+    candidates = [(count, True, False)]
+    candidates += [(resident, False, slices) for resident in range(count, -1, -1) for slices in (False, True)]
+    found: list[Plan] = []
+    for resident, stay, slices in candidates:
+        name = "streamed" if resident < len(weights.blocks) else "resident" if stay else "encoders leave"
+        peak = peak_bytes(weights, demand, resident, stay, slices)
+        if not slices or peak < found[-1].peak:
+            found.append(Plan(name=name, resident_blocks=resident, encoders_stay=stay, vae_slices=slices, peak=peak))
+    return found
 
 
-def peak_bytes(weights: Weights, demand: Demand, resident_blocks: int, encoders_stay: bool) -> int:
+def peak_bytes(
+    weights: Weights, demand: Demand, resident_blocks: int, encoders_stay: bool, vae_slices: bool = False
+) -> int:
     """The most that is on the device at once, over the stages of a request."""
     streamed = weights.blocks[resident_blocks:]
     always = weights.transformer - sum(streamed)
     slots = 2 * max(streamed, default=0)  # there only while the blocks are gone through
-    encoders = weights.text_encoder + weights.image_encoder + weights.vae
+    vae = demand.vae_slices if vae_slices else demand.vae
     if encoders_stay:
-        return always + encoders + demand.constants + max(demand.forward, demand.vae)
+        encoders = weights.text_encoder + weights.image_encoder + weights.vae
+        return always + encoders + demand.constants + max(slots + demand.forward, vae)
     stages = (
         weights.text_encoder,
         slots + demand.constants + weights.image_encoder,
         slots + demand.constants + demand.forward,
-        demand.constants + weights.vae + demand.vae,
+        demand.constants + weights.vae + vae,
     )
     return always + max(stages)
 
 
-def choose_plan(weights: Weights, demand: Demand, free: int, margin: float) -> Plan:
-    """The fastest plan whose peak, with a share `margin` on top, fits into `free` bytes.
+def choose_plan(candidates: Sequence[Plan], free: int, margin: float) -> Plan:
+    """The first plan whose peak, with a share `margin` on top, fits into `free` bytes.
 
     Raises `OutOfMemoryPlanError` with both numbers when even the leanest does not.
     """
-    candidates = plans(weights, demand)
     for plan in candidates:
         if plan.peak * (1 + margin) <= free:
             return plan
-    leanest = candidates[-1]
+    leanest = min(candidates, key=lambda plan: plan.peak)
     raise OutOfMemoryPlanError(
         f"{free / GIGABYTE:.1f} GB of the device's memory are free; the leanest plan ({leanest.name}) needs "
         f"{leanest.peak * (1 + margin) / GIGABYTE:.1f} GB for this size and number of persons"
@@ -178,9 +214,29 @@ def measure_demand(config: ModelConfig, size: VideoSize, persons: int, texts: in
     pairs = config.transformer.head_dim // 2
     angles = torch.empty(1, size.grid[0] * size.grid[1] * size.grid[2], 1, pairs, device=META)
     forward = peak_of(lambda: model(latent, condition, time, Rotation(angles, angles), context))
-    video = torch.empty(3, size.frames, size.height, size.width, device=META)
-    vae_peak = max(peak_of(lambda: vae.decode(latent[0])), peak_of(lambda: vae.encode(video)))
-    return Demand(constants=constants + 2 * angles.nbytes, forward=forward, vae=vae_peak)
+    return Demand(
+        constants=constants + 2 * angles.nbytes,
+        forward=forward,
+        vae=vae_peak(vae, size, META),
+        vae_slices=vae_peak(vae, size, HOST),
+    )
+
+
+def vae_peak(vae: VideoVAE, size: VideoSize, rest: torch.device) -> int:
+    """The most that the VAE's work takes, both ways, with what waits on the device `rest`.
+
+    Slices are alike from the third one on, so three are counted; the frames of the others wait where theirs do.
+    """
+    device = vae.model.device
+    few = replace(size, frames=min(size.frames, COUNTED_FRAMES))
+    latent = torch.empty(16, *few.latent, device=device)
+    frame = torch.empty(3, size.height, size.width, device=device)
+    known = torch.empty(3, 1, size.height, size.width, device=rest)
+    peak = max(
+        peak_of(lambda: decode_video(vae, latent, frame, 1.0, rest), device),
+        peak_of(lambda: condition_latent(vae, known, few, rest), device),
+    )
+    return peak + (size.frames - few.frames) * frame.nbytes * (rest == device)
 
 
 def cast_on_meta(model: MultiTalkTransformer, dtype: torch.dtype) -> None:

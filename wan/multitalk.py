@@ -15,7 +15,6 @@ from torch import Tensor
 
 from wan.checkpoint import Models, Precision, load_models
 from wan.chunks import Chunk, plan_chunks
-from wan.color import match_color
 from wan.conditioning.framing import Framing, frame_picture
 from wan.conditioning.latent import MASK_CHANNELS, condition_latent
 from wan.conditioning.picture import crop_picture
@@ -24,6 +23,7 @@ from wan.conditioning.speech import check_tracks, speech_windows
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
 from wan.lora import Lora, Loras
+from wan.memory import HOST
 from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
@@ -34,6 +34,7 @@ from wan.sampling.guidance import PASSES
 from wan.sampling.options import Options, resolve_options
 from wan.sampling.schedule import timesteps
 from wan.types import VideoSize, latent_frames
+from wan.video import decode_video
 
 logger = logging.getLogger(__name__)
 
@@ -100,26 +101,36 @@ class MultiTalkPipeline:
         device_id: int = 0,
         precision: Precision = "bf16",
         memory_limit: int | None = None,
+        num_persistent_param_in_dit: int | None = None,
     ) -> None:
         """Load the weights of `config` from a folder of bundles (or the base bundle) onto a GPU, or else the CPU.
 
         `precision` fp8 or int8 keeps the large layers in eight bits; `memory_limit` caps the device's memory in bytes.
+        `num_persistent_param_in_dit` caps how many of the transformer's parameters stay on the device; the others wait
+        in host memory and are streamed, all blocks of them with 0. Both None: what fits decides.
         Raises `CheckpointError` (a ValueError) that lists what is absent, missing or unknown, and RuntimeError for a
         model that needs a GPU where there is none.
         """
         self.config = config
         self.device = choose_device(config, device_id)
-        place = where_to_load(config, precision, self.device, memory_limit)
+        streams = num_persistent_param_in_dit is not None
+        place = HOST if streams else where_to_load(config, precision, self.device, memory_limit)
         self.models = load_models(config, Path(checkpoint_dir), place, precision)
-        self.residence = Residence(config, self.models, self.device, memory_limit)
+        self.residence = Residence(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
         self.loras = Loras()
 
     @classmethod
-    def from_models(cls, config: ModelConfig, models: Models, memory_limit: int | None = None) -> "MultiTalkPipeline":
-        """A pipeline of networks that are there already; `memory_limit` in bytes of the device's memory."""
+    def from_models(
+        cls,
+        config: ModelConfig,
+        models: Models,
+        memory_limit: int | None = None,
+        num_persistent_param_in_dit: int | None = None,
+    ) -> "MultiTalkPipeline":
+        """A pipeline of networks that are there already; the limits as above."""
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
-        pipeline.residence = Residence(config, models, pipeline.device, memory_limit)
+        pipeline.residence = Residence(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
         pipeline.loras = Loras()
         return pipeline
 
@@ -188,7 +199,7 @@ class MultiTalkPipeline:
     def stream(
         self, request: Request, options: Options, progress: Callable[[Progress], None] | None = None
     ) -> Iterator[Tensor]:
-        """The video as it is made: for every chunk its fresh frames, float32 3 x F x H x W, on the device.
+        """The video as it is made: for every chunk its fresh frames, float32 3 x F x H x W, where the plan left them.
 
         Only the frames that the next chunk continues from are kept.
         """
@@ -258,8 +269,8 @@ class MultiTalkPipeline:
     ) -> Tensor:
         """One chunk, float32 3 x F x H x W in [-1, 1], continuing from `known_CFHW`, the picture or last frames."""
         with self.residence.visit(self.models.vae) as vae:
-            condition = condition_latent(vae, known_CFHW, scene.size)
-        contexts = self._contexts(request, scene, chunk, known_CFHW[:, -1])
+            condition = condition_latent(vae, known_CFHW, scene.size, self.residence.rest)
+        contexts = self._contexts(request, scene, chunk, known_CFHW[:, -1].to(self.device))
         report("condition")
 
         noise = draw_noise((condition.shape[0] - MASK_CHANNELS, *scene.size.latent), generator)
@@ -283,9 +294,7 @@ class MultiTalkPipeline:
         )
 
         with self.residence.visit(self.models.vae) as vae:
-            video = vae.decode(latent)
-        if options.color_correction_strength > 0:
-            video = match_color(video, scene.frame_CHW, options.color_correction_strength)
+            video = decode_video(vae, latent, scene.frame_CHW, options.color_correction_strength, self.residence.rest)
         report("decode")
         return video
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from wan.checkpoint import Models, Precision
 from wan.configs.schema import ModelConfig
-from wan.memory import Demand, Plan, Weights, bytes_of, choose_plan, measure_demand, plans
+from wan.memory import HOST, Demand, Plan, Weights, bytes_of, choose_plan, measure_demand, plans
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.streaming import StreamedBlocks
 from wan.modules.text import TextEncoder, build_text_encoder
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 N = TypeVar("N", TextEncoder, ImageEncoder, VideoVAE)
 
-HOST = torch.device("cpu")
 MARGIN = 0.1
 """Share of a plan's peak kept free on top of it, for what the counting does not see: workspaces, fragments."""
 ROOM_TO_WORK = 12 * 10**9
@@ -38,16 +38,26 @@ class Residence:
     On a CPU without a limit there is nothing to plan: host and device are the same memory.
     """
 
-    def __init__(self, config: ModelConfig, models: Models, device: torch.device, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        models: Models,
+        device: torch.device,
+        limit: int | None = None,
+        persistent: int | None = None,
+    ) -> None:
         """Networks on `device`, or on the host, from where the first plan brings to the device what it wants there.
 
-        `limit`: bytes of the device's memory that may be used; None for all that is free.
+        `limit`: bytes of the device's memory that may be used; None for all that is free. `persistent`: how many of
+        the transformer's parameters may stay on the device; the others are streamed. None for as many as fit.
         """
         self.config = config
         self.models = models
         self.device = device
         self.limit = limit
-        self.plan = Plan(name="resident", resident_blocks=len(models.transformer.blocks), encoders_stay=True, peak=0)
+        blocks = models.transformer.blocks
+        self.most_resident = None if persistent is None else blocks_within(models.transformer, persistent)
+        self.plan = Plan(name="resident", resident_blocks=len(blocks), encoders_stay=True, vae_slices=False, peak=0)
         self._settled = models.transformer.device == device
         self._demands: dict[tuple[VideoSize, int], Demand] = {}
 
@@ -60,7 +70,18 @@ class Residence:
         """Choose the plan of a request and settle into it. Raises `OutOfMemoryPlanError` where none fits."""
         budget = self.budget()
         if budget is not None:
-            self.settle(choose_plan(self.weights, self.demand(size, persons), budget, MARGIN))
+            self.settle(choose_plan(self.plans(size, persons), budget, MARGIN))
+        elif self.most_resident is not None:
+            self.settle(self.plans(size, persons)[0])
+
+    def plans(self, size: VideoSize, persons: int) -> list[Plan]:
+        """Every plan for a request of this size, from the fastest to the leanest."""
+        return plans(self.weights, self.demand(size, persons), self.most_resident)
+
+    @property
+    def rest(self) -> torch.device:
+        """Where the plan lets the VAE's features and finished frames wait."""
+        return HOST if self.plan.vae_slices else self.device
 
     def demand(self, size: VideoSize, persons: int) -> Demand:
         """What a request of this size needs; counted once per size."""
@@ -78,13 +99,13 @@ class Residence:
 
     def leaner(self, size: VideoSize, persons: int) -> Plan | None:
         """The next plan that needs noticeably less than the present one."""
-        candidates = plans(self.weights, self.demand(size, persons))
-        present = next(plan for plan in candidates if same_places(plan, self.plan))
+        candidates = self.plans(size, persons)
+        present = next((plan for plan in candidates if plan.places == self.plan.places), candidates[0])
         return next((plan for plan in candidates if plan.peak <= NOTICEABLY_LEANER * present.peak), None)
 
     def settle(self, plan: Plan) -> None:
         """Move the networks to where the plan wants them."""
-        stays = self._settled and same_places(plan, self.plan)
+        stays = self._settled and plan.places == self.plan.places
         self.plan = plan
         logger.info("memory plan: %s", plan)
         if stays:
@@ -145,9 +166,19 @@ def weights_bytes(config: ModelConfig, precision: Precision) -> int:
     return sum(sum(parameter.numel() for parameter in module.parameters()) * each for module, each in sized)
 
 
-def same_places(one: Plan, other: Plan) -> bool:
-    """Whether two plans differ in their figures only."""
-    return (one.resident_blocks, one.encoders_stay) == (other.resident_blocks, other.encoders_stay)
+def blocks_within(transformer: MultiTalkTransformer, persistent: int) -> int:
+    """How many of the first blocks stay on the device when at most so many of the network's parameters may.
+
+    What is not in a block stays in any case, and counts.
+    """
+    sizes = [_count(block) for block in transformer.blocks.children()]
+    left = persistent - (_count(transformer) - sum(sizes))
+    return sum(total <= left for total in accumulate(sizes))
+
+
+def _count(module: nn.Module) -> int:
+    """Numbers in a network; those of quantised layers are buffers."""
+    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def weights_of(models: Models) -> Weights:

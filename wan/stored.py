@@ -10,6 +10,7 @@ import os
 import pickle
 import struct
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,11 @@ DTYPES = {
 }
 
 _LISTED = 20
+# What torch and zipfile raise for bytes that are not what they should be.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
+    *(RuntimeError, EOFError, AttributeError, AssertionError, LookupError, TypeError, ValueError),
+)
 _thread = threading.local()
 
 
@@ -94,7 +100,7 @@ def open_safetensors(path: Path) -> dict[str, Source]:
     try:
         with safe_open(path, framework="pt"):
             pass
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -117,17 +123,39 @@ def open_safetensors(path: Path) -> dict[str, Source]:
 def open_pth(path: Path) -> dict[str, Source]:
     """Where each tensor of a `.pth` file lies; a pickle that needs code to run is refused.
 
-    Files of the legacy format, and tensors that are not contiguous, are read into memory at once.
+    Files of the legacy format, compressed ones, and tensors that are not contiguous are read into memory at once.
     """
-    try:
+    if _is_uncompressed(path):
         with FakeTensorMode():
-            shapes = torch.load(path, map_location="cpu", weights_only=True)
+            shapes = _load_pth(path)
         located = {name: _locate(path, tensor) for name, tensor in shapes.items()}
         if all(located.values()):
             return {name: tensor for name, tensor in located.items() if tensor is not None}
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a file of tensors only: {str(error).splitlines()[0]}") from error
+    return dict(_load_pth(path))
+
+
+def _load_pth(path: Path) -> dict[str, Tensor]:
+    """What torch loads, if that is tensors by name."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is not a file of tensors only: {reason}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a file of tensors only: it holds one {type(content).__name__}")
+    others = [repr(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
+        raise CheckpointError(f"{path} is not a file of tensors only: {listing(others)}")
+    return content
+
+
+def _is_uncompressed(path: Path) -> bool:
+    """Whether the bytes of a zip file's entries are those of the tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    except _UNREADABLE:
+        return False
 
 
 def _locate(path: Path, tensor: Any) -> StoredTensor | None:

@@ -8,19 +8,21 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
+from src.weights import lock
 from src.weights.disk import remove, require_space, tree_bytes
 from src.weights.errors import SpaceError, WeightsError
 from src.weights.fetch import Task, fetch
-from src.weights.lock import exclusive
 from src.weights.manifest import Bundle
 from src.weights.patience import Patience
 from src.weights.place import adopt, mark
 from src.weights.progress import LoggedProgress, Progress, partials, reported
 from src.weights.sources import Sources
-from src.weights.verify import examine, home, is_complete
+from src.weights.verify import Finding, examine, home, is_complete
 
 PARALLEL_BUNDLES = 4
+MOST_NAMED = 5
 FULL = {errno.ENOSPC, errno.EDQUOT}
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,9 @@ def fetch_missing(
     folder: Path, bundles: list[Bundle], sources: Sources, patience: Patience, progress: Progress
 ) -> None:
     """Fetch under the folder's lock; another process may have done it while we waited."""
-    if not prepared(folder) and all(is_complete(folder, bundle) for bundle in bundles):
-        return  # a volume that is read only, with files where older packages kept them
-    with exclusive(folder):
+    if not prepared(folder, bundles):
+        return
+    with lock.exclusive(folder):
         for bundle in bundles:
             clean(folder, bundle)
             adopt(folder, bundle, examine(folder, bundle))
@@ -68,16 +70,33 @@ def fetch_missing(
             fetch_all(tasks, patience)
 
 
-def prepared(folder: Path) -> bool:
-    """Whether the folder is there, or could be made, and can be written to."""
+def prepared(folder: Path, bundles: Iterable[Bundle]) -> bool:
+    """Whether the folder is there, or could be made, and can be written to.
+
+    Where it cannot, files in the places of older packages will do as they are; WeightsError names what is missing.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".download.lock").touch()
+        (folder / lock.NAME).touch()
     except OSError as error:
-        if error.errno in FULL or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in FULL | READ_ONLY:
+            raise
+        lacking = [found for bundle in bundles for found in examine(folder, bundle) if found.lacking]
+        if not lacking:
             return False
-        raise
+        if error.errno in FULL:
+            raise
+        raise WeightsError(
+            f"{folder} cannot be written to ({error.strerror}) and lacks {listing(lacking)}: "
+            "fetch the weights elsewhere, or set MODEL_PATH to another volume"
+        ) from error
     return True
+
+
+def listing(findings: list[Finding]) -> str:
+    """The first few of them, and how many more there are."""
+    more = len(findings) - MOST_NAMED
+    return ", ".join(str(found.path) for found in findings[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_settled(folder: Path, bundle: Bundle) -> bool:

@@ -7,6 +7,7 @@ end in a directory of their contents, JSON does not parse.
 import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 BLOCK = 1 << 22
@@ -46,7 +47,7 @@ def check_safetensors(path: Path) -> str:
         header = json.loads(text)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         declared = 8 + length + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise BrokenError("has no readable safetensors header") from error
     if declared != size:
         raise BrokenError(f"has {size:,} bytes and declares {declared:,}")
@@ -62,7 +63,7 @@ def check_torch(path: Path, *, deep: bool) -> str:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             bad = archive.testzip() if deep else None
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, OSError, EOFError) as error:
         raise BrokenError(f"has no whole zip directory ({error})") from error
     if bad is not None:
         raise BrokenError(f"has another checksum than declared in {bad}")
@@ -79,7 +80,7 @@ def check_json(path: Path, *, deep: bool) -> str:
         return "end of JSON"
     try:
         json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenError(f"is no JSON ({error})") from error
     return "JSON"
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,8 +78,13 @@ def download(hub: Hub, remotes: list[Remote], tree: Path, patience: Patience) ->
     for stale in tree.rglob("*.incomplete"):
         stale.unlink()
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        for task in [pool.submit(fetch, hub, remote, tree, patience) for remote in remotes]:
-            task.result()
+        tasks = [pool.submit(fetch, hub, remote, tree, patience) for remote in remotes]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun need not
+            raise
     shutil.rmtree(tree / ".cache", ignore_errors=True)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 MARKER = "download_complete.txt"
+CONVERTED = "converted.json"
+"""What `convert` leaves in the folder that it writes: names, dtypes and hashes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

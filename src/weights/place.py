@@ -1,5 +1,6 @@
 """Moving what was fetched to where it belongs, and saying so."""
 
+import errno
 import logging
 import os
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from src.weights.disk import flush, flush_tree
 from src.weights.manifest import Bundle
 from src.weights.verify import Finding, home
 
+# What the system says of a rename onto something that is there: a folder with files, a link.
+OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,7 +25,8 @@ def adopt(folder: Path, bundle: Bundle, findings: Iterable[Finding]) -> None:
     """
     place = home(folder, bundle)
     for found in findings:
-        target = place / found.file.path
+        names = (name for name in found.file.paths if Path(name).name == found.path.name)
+        target = place / next(names, found.file.path)
         if found.state != "ok" or found.path.is_relative_to(place):
             continue
         try:
@@ -42,12 +47,17 @@ def link(path: Path, target: Path) -> None:
 
 
 def put(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
-    """Put a whole new bundle in place in one rename; complete one that is there in part file by file."""
+    """Put a whole new bundle in place in one rename; complete one that is there in part file by file.
+
+    It is the rename that finds out, for bundles that share a folder may come at the same time.
+    """
     flush_tree(tree)
     place.parent.mkdir(parents=True, exist_ok=True)
-    if is_new(place):
+    try:
         tree.rename(place)
-    else:
+    except OSError as error:
+        if error.errno not in OCCUPIED:
+            raise
         merge(tree, place, fetched)
     flush(place.parent)
 

@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, cast
 from src.weights.errors import CorruptError
 
 BLOCK = 1 << 20
+MOST_MEMBERS = 100_000
 # What only an archive can be at fault for; a full disk and the like are passed on.
 ODD_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
@@ -27,6 +28,26 @@ class Archive(Protocol):
     def tell(self) -> int: ...
 
 
+class Sparing:
+    """An archive of which nobody reads much at once, or before its beginning, whatever a header says of lengths."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self.tell = archive.tell
+
+    def seek(self, offset: int, /) -> int:
+        """Go to an offset from the beginning; CorruptError before it."""
+        if offset < 0:
+            raise CorruptError("is refused: a file of less than no bytes")
+        return self._archive.seek(offset)
+
+    def read(self, count: int = -1, /) -> bytes:
+        """At most BLOCK bytes; CorruptError for more, which only a header can ask for that is none."""
+        if not 0 <= count <= BLOCK:
+            raise CorruptError(f"is refused: a header of {count:,} bytes")
+        return self._archive.read(count)
+
+
 def unpack(archive: Archive, tree: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
     """Unpack a plain tar below `tree`, from which files of an earlier attempt at the same archive are continued.
 
@@ -36,8 +57,10 @@ def unpack(archive: Archive, tree: Path, wanted: Callable[[str], bool] = lambda 
     links: list[tarfile.TarInfo] = []
     seen: set[str] = set()
     try:
-        with tarfile.open(fileobj=cast(BinaryIO, archive), mode="r:") as tar:
-            for member in tar:
+        with tarfile.open(fileobj=cast(BinaryIO, Sparing(archive)), mode="r:") as tar:
+            for number, member in enumerate(tar):
+                if number >= MOST_MEMBERS:
+                    raise CorruptError(f"is refused: it has more than {MOST_MEMBERS:,} entries")
                 name = check_member(member, tree, seen)
                 if member.issym() or member.islnk():
                     links.append(member)
@@ -45,7 +68,7 @@ def unpack(archive: Archive, tree: Path, wanted: Callable[[str], bool] = lambda 
                     write(archive, member, tree / name)
         for link in links:
             make_link(link, tree)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:  # the library lets the last two out as they are
         raise CorruptError(f"is no tar that can be unpacked: {error}") from error
     except OSError as error:
         if error.errno not in ODD_NAMES:

@@ -1,12 +1,13 @@
 """What a folder holds of a bundle: every file looked at, none believed."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from src.weights.format import BrokenError, check_format, sha256
-from src.weights.manifest import Bundle, File
+from src.weights.manifest import BUNDLES, CONVERTED, Bundle, File
 
 State = Literal["ok", "missing", "broken"]
 # How closely to look: at the ends of the file; also at its hash where the manifest has one; at every byte.
@@ -36,17 +37,47 @@ class Finding:
 
 
 def home(folder: Path, bundle: Bundle) -> Path:
-    """Where a bundle lies: its own folder, or `folder` itself when that is the bundle."""
-    own = folder / bundle.folder
-    if bundle.itself and not own.is_dir() and (folder / bundle.itself).is_file():
+    """Where a bundle lies: its own folder, or `folder` itself when that is the bundle, or a neighbour of that."""
+    own, beside = folder / bundle.folder, folder.absolute().parent / bundle.folder
+    if own.is_dir():
+        return own
+    if is_itself(folder, bundle):
         return folder
+    if is_one_bundle(folder) and not any(examine_file(beside, file).lacking for file in bundle.files):
+        return beside
     return own
+
+
+def is_itself(folder: Path, bundle: Bundle) -> bool:
+    """Whether a folder is not that of all weights, but this very bundle."""
+    return bool(bundle.itself) and not (folder / bundle.folder).is_dir() and (folder / str(bundle.itself)).is_file()
+
+
+def is_one_bundle(folder: Path) -> bool:
+    """Whether a folder is one of the bundles."""
+    return any(is_itself(folder, bundle) for bundle in BUNDLES.values())
 
 
 def examine(folder: Path, bundle: Bundle, depth: Depth = "format") -> list[Finding]:
     """Look at every file of the bundle in the folder of all weights, also where older packages kept it."""
     place = home(folder, bundle)
-    return [examine_file(place, file, [folder / path for path in file.elsewhere], depth) for file in bundle.files]
+    roots = (folder, folder.absolute().parent) if is_one_bundle(folder) else (folder,)
+
+    def elsewhere(file: File) -> list[Path]:
+        return [root / path for root in roots for path in file.elsewhere]
+
+    return [examine_file(place, file, elsewhere(file), depth) for file in bundle.files]
+
+
+def examine_converted(folder: Path, depth: Depth = "format") -> list[Finding]:
+    """Look at every file that the description in a converted folder names; it has the hashes of all of them."""
+    try:
+        hashes = json.loads((folder / CONVERTED).read_text(encoding="utf-8"))["sha256"]
+        files = [File(path=path, sha256=str(digest)) for path, digest in hashes.items()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        broken = Finding(file=File(path=CONVERTED), path=folder / CONVERTED, state="broken", remark=f"({error})")
+        return [broken]
+    return [examine_file(folder, file, depth=depth) for file in files]
 
 
 def examine_file(place: Path, file: File, elsewhere: Iterable[Path] = (), depth: Depth = "format") -> Finding:

@@ -2,24 +2,24 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.audio_analysis.loudness import normalise
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from tests.golden.file import GoldenFile
 from wan import naming
-from wan.checkpoint import CPU, load_image_module, load_library_module
+from wan.checkpoint import with_positions
 from wan.color import match_color
 from wan.configs.schema import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VideoVAEConfig
 from wan.lora import Lora, Loras
-from wan.modules.image import ImageEncoder
+from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.labels import token_masks
 from wan.modules.quantised import quantised_layers
 from wan.modules.rope import video_rotation
@@ -33,6 +33,14 @@ from wan.sampling.schedule import timesteps
 from wan.types import PATCH
 
 Outputs = dict[str, Tensor]
+CPU = torch.device("cpu")
+
+
+def load_library_module(
+    build: Callable[[], nn.Module], name: naming.Naming, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
+) -> Any:
+    """A library's module in float32 from tensors in their published naming, less those whose names begin `unused`."""
+    return load_part(Part(build=build, name=name, tensors=tensors, dtype=torch.float32, unused=unused), CPU)
 
 
 def transformer_config(golden: GoldenFile) -> TransformerConfig:
@@ -68,7 +76,7 @@ def quanto(golden: GoldenFile) -> Outputs:
         dtype=torch.float32,
         stored=layers,
     )
-    model = load_part(part, torch.device("cpu"))
+    model = load_part(part, CPU)
     assert len(quantised_layers(model)) == len(layers)
     return forwards(model, golden.sibling("dit_forward"), golden.tensors)
 
@@ -132,7 +140,13 @@ def clip_visual(golden: GoldenFile) -> Outputs:
         num_layers=sizes["num_layers"],
         num_heads=sizes["num_heads"],
     )
-    encoder = ImageEncoder(load_image_module(config, golden.weights, CPU))
+    module = load_library_module(
+        lambda: build_image_encoder(config),
+        naming.image_encoder_name,
+        naming.split_qkv(golden.weights),
+        unused=(*naming.IMAGE_UNUSED, f"visual.transformer.{config.num_layers - 1}."),
+    )
+    encoder = ImageEncoder(with_positions(module))
     frame = golden.tensors["image"][0, :, 0]
     return {"pixels": encoder.preprocess(frame), "out": encoder(frame)}
 
@@ -154,7 +168,8 @@ def load_vae(golden: GoldenFile) -> VideoVAE:
 def vae(golden: GoldenFile) -> Outputs:
     """Both ways."""
     model = load_vae(golden)
-    return {"latent": model.encode(golden.tensors["video"]), "decoded": model.decode(golden.tensors["z"])}
+    decoded = torch.cat(list(model.decode(golden.tensors["z"])), dim=1)
+    return {"latent": model.encode(golden.tensors["video"]), "decoded": decoded}
 
 
 def wav2vec(golden: GoldenFile) -> Outputs:

@@ -1,6 +1,7 @@
 """Whole generations with small networks: latents of every chunk, the video, and what the network was given."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -45,9 +46,9 @@ class RecordingTransformer(MultiTalkTransformer):
 class RecordingVAE(VideoVAE):
     """Remembers the latents it decodes."""
 
-    def decode(self, latent_CTHW: Tensor) -> Tensor:
+    def decode(self, latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
         self.__dict__.setdefault("latents", []).append(latent_CTHW)
-        return super().decode(latent_CTHW)
+        return super().decode(latent_CTHW, rest)
 
 
 class DrawnText:

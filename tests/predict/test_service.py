@@ -186,12 +186,19 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
         ("MAX_SECONDS", "0.03", ["'0.03'", "from 0.04"]),
         ("MAX_SECONDS", "nan", ["'nan'", "from 0.04"]),
         ("MAX_SECONDS", "inf", ["'inf'", "from 0.04"]),
+        ("MULTITALK_PERSISTENT_PARAMS", "-1", ["'-1'", "from 0"]),
     ],
 )
 def test_settings_that_cannot_be(name: str, value: str, words: list[str]) -> None:
     with pytest.raises(ValueError, match=name) as error:
         read_settings({name: value})
     assert all(word in str(error.value) for word in words)
+
+
+def test_persistent_parameters() -> None:
+    assert read_settings({}).persistent is None
+    assert read_settings({"MULTITALK_PERSISTENT_PARAMS": "0"}).persistent == 0
+    assert read_settings({"MULTITALK_PERSISTENT_PARAMS": "7e9"}).persistent == 7 * 10**9
 
 
 def command_line(folder: Path, tmp_path: Path, *inputs: str) -> subprocess.CompletedProcess[str]:

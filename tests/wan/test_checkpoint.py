@@ -1,10 +1,14 @@
 """Folders of weights: what loads, and what is said of those that do not."""
 
+import contextlib
 import json
 import pickle
+import random
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ from wan.checkpoint import CheckpointError, load_models
 from wan.configs import ModelConfig
 from wan.layout import find_layout
 from wan.reading import Cast, read_all
-from wan.stored import open_pth
+from wan.stored import open_pth, open_tensors
 
 CPU = torch.device("cpu")
 
@@ -130,6 +134,53 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path, how: str) -> None:
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         open_pth(path)
     assert not proof.exists()
+
+
+def test_a_compressed_pth_is_read(tmp_path: Path) -> None:
+    """Its bytes are not those of the tensors."""
+    tensor = torch.arange(1000.0)
+    torch.save({"x": tensor}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "x.pth", "w") as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    assert torch.equal(read_all({"x": Cast(open_pth(tmp_path / "x.pth")["x"], torch.float32)}, CPU)["x"], tensor)
+
+
+@pytest.mark.parametrize("content", [[1], {"x": 1}, {1: torch.ones(1)}, {"state_dict": {"x": torch.ones(1)}}])
+def test_a_pth_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="not a file of tensors only"):
+        open_pth(tmp_path / "x.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "legacy.pth"])
+def test_random_bytes_are_refused_or_read(tmp_path: Path, name: str) -> None:
+    """Never anything but tensors, or our own error."""
+    tensors = {"a": torch.ones(4, 8), "b": torch.ones(3).bfloat16()}
+    path = tmp_path / name
+    if path.suffix == ".pth":
+        torch.save(tensors, path, _use_new_zipfile_serialization=name == "x.pth")
+    else:
+        save_file(tensors, path)
+    whole = path.read_bytes()
+    for seed in range(150):
+        dice = random.Random(seed)
+        data = bytearray(whole[: dice.choice([len(whole), dice.randrange(len(whole))])])
+        for _ in range(dice.choice([0, 1, 3, 10])):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        path.write_bytes(data)
+        with contextlib.suppress(CheckpointError):
+            read_all({key: Cast(source, torch.float32) for key, source in open_tensors(path).items()}, CPU)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "5"])
+def test_sizes_that_are_none(puppet: ModelConfig, folder: Path, text: str) -> None:
+    path = folder / puppet.files.base / "config.json"
+    path.unlink()
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        load_models(puppet, folder, CPU)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

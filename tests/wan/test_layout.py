@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from src.weights.pack import pack
+from src.weights.verify import examine_converted
 from wan.checkpoint import CheckpointError, Models, load_models
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.configs.models import infinitetalk
-from wan.convert import convert, pack, sha256, verify
-from wan.layout import MANIFEST, Precision, find_layout, map_path
+from wan.convert import convert, unfinished
+from wan.layout import MANIFEST, Precision, find_layout, find_speech_encoder, map_path
 from wan.modules.quantised import QuantisedLinear, quantise_rows, quantised_layers
 from wan.quantised import map_content
 
@@ -97,6 +99,20 @@ def test_layouts(
     arrange(puppet, folder)
     place = folder if given == "the folder" else folder / puppet.files.base
     assert same(state(load_models(puppet, place, CPU)), plain)
+
+
+def test_bundles_inside_the_base(puppet: ModelConfig, folder: Path, plain: dict[str, Tensor]) -> None:
+    """Where `weights.ensure` puts them when it is given the base bundle."""
+    base = folder / puppet.files.base
+    for name in (puppet.files.audio, puppet.files.speech):
+        (folder / name).rename(base / name)
+    assert same(state(load_models(puppet, base, CPU)), plain)
+    assert find_speech_encoder(puppet, base) == base / puppet.files.speech
+
+
+def test_the_speech_encoder_beside_the_base(puppet: ModelConfig, folder: Path) -> None:
+    assert find_speech_encoder(puppet, folder) == folder / puppet.files.speech
+    assert find_speech_encoder(puppet, folder / puppet.files.base) == folder / puppet.files.speech
 
 
 @pytest.mark.parametrize("variant", ["single", "multi"])
@@ -240,7 +256,7 @@ def test_the_converted_form(puppet: ModelConfig, converted: tuple[Precision, Pat
     files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert files == manifest["sha256"].keys() | {MANIFEST}
     assert (target / puppet.files.speech / "config.json").is_file()
-    assert verify(target) == []
+    assert lacking(target) == []
 
 
 def test_other_precisions_of_the_converted_form(puppet: ModelConfig, converted: tuple[Precision, Path]) -> None:
@@ -255,6 +271,11 @@ def test_other_precisions_of_the_converted_form(puppet: ModelConfig, converted: 
         load_models(replace(config, name="other"), target, CPU, precision)
 
 
+def lacking(folder: Path) -> list[str]:
+    """Names of the files of a converted folder that are absent or differ from their hashes."""
+    return [found.file.path for found in examine_converted(folder, "all") if found.lacking]
+
+
 def test_a_damaged_file_is_found(converted: tuple[Precision, Path], tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(converted[1], tmp_path / "damaged"))
     victim = damaged / "vae-0001.safetensors"
@@ -262,15 +283,46 @@ def test_a_damaged_file_is_found(converted: tuple[Precision, Path], tmp_path: Pa
     data[-1] ^= 1
     victim.write_bytes(data)
     (damaged / "config.json").unlink()
-    assert sorted(verify(damaged)) == ["config.json", "vae-0001.safetensors"]
+    assert sorted(lacking(damaged)) == ["config.json", "vae-0001.safetensors"]
 
 
 def test_a_pack_unpacks_to_the_same(converted: tuple[Precision, Path], tmp_path: Path) -> None:
-    pack(converted[1], tmp_path / "puppet.tar")
+    assert pack(converted[1], tmp_path) == [tmp_path / "puppet.tar"]
     shutil.unpack_archive(tmp_path / "puppet.tar", tmp_path, filter="data")
-    assert verify(tmp_path / "puppet") == []
-    assert sha256(tmp_path / "puppet" / MANIFEST) == sha256(converted[1] / MANIFEST)
+    assert lacking(tmp_path / "puppet") == []
+    assert (tmp_path / "puppet" / MANIFEST).read_bytes() == (converted[1] / MANIFEST).read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"model": "x", "dtype": "bf16", "quantised": {}, "parts": {"vae": 1}}']
+)
+def test_a_description_that_is_none(puppet: ModelConfig, tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(CheckpointError, match=r"converted\.json"):
+        load_models(puppet, tmp_path, CPU)
+
+
+def test_two_that_convert_at_once(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (tmp_path / ".target.partial").mkdir()
+    (tmp_path / ".target.partial" / "left.safetensors").write_text("by a run that was killed")
+    with unfinished(target) as partial:
+        assert list(partial.iterdir()) == []
+        with pytest.raises(CheckpointError, match="another process is writing"):
+            convert(puppet, puppet_folder, target)
+    convert(puppet, puppet_folder, target)
+    assert lacking(target) == []
+
+
+def test_converting_needs_room(
+    puppet: ModelConfig, puppet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(CheckpointError, match=r"0\.0 GB free and 0\.0 GB are needed"):
+        convert(puppet, puppet_folder, tmp_path / "target")
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_converting_leaves_nothing_unfinished(puppet: ModelConfig, folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora, LoraError, Loras
 from wan.modules.quantised import quantise_linears
+from wan.modules.streaming import StreamedBlocks
 from wan.modules.transformer import MultiTalkTransformer
 
 CONFIG = replace(WAN_CONFIGS["multitalk-puppet"].transformer, num_layers=2)
@@ -183,3 +184,38 @@ def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkey
         loras.switch(model, [Lora(source={**PLAIN, f"{LAYER}.diff_b": draw(192)})])
     assert changed(before, model) == set()
     assert (loras.merged, loras.originals) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({f"{LAYER}.alpha": torch.ones(2)}, r"alpha \[2\]"),
+        ({f"{LAYER}.lora_down.weight": torch.zeros(0, 192)}, r"down \[0, 192\]"),
+        ({f"{LAYER}.lora_up.weight": torch.ones(())}, r"up \[\]"),
+        ({f"{LAYER}.lora_up.weight": torch.ones(192, RANK, dtype=torch.int8)}, "up"),
+        ({f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "says again"),
+    ],
+)
+def test_tensors_that_cannot_be_what_they_are_called(
+    model: MultiTalkTransformer, change: dict[str, Tensor], words: str
+) -> None:
+    before = bits(model)
+    with pytest.raises(LoraError, match=words):
+        Loras().switch(model, [Lora(source=PLAIN | change)])
+    assert changed(before, model) == set()
+
+
+def test_blocks_that_are_streamed_are_merged_and_restored(model: MultiTalkTransformer) -> None:
+    plain, before = bits(model), bits(model)
+    Loras().switch(model, [Lora(source=PLAIN)])
+    merged = bits(model)
+    model.load_state_dict(plain)
+    model.blocks = StreamedBlocks(model.blocks, 1, torch.device("cpu"))
+    loras = Loras()
+    loras.switch(model, [Lora(source=PLAIN)])
+    assert changed(merged, model) == set()
+    for number, block in enumerate(model.blocks):
+        weight = block.get_parameter("cross_attn.k_img.weight")
+        assert torch.equal(weight, merged[f"blocks.{number}.cross_attn.k_img.weight"])
+    loras.restore(model)
+    assert changed(before, model) == set()

@@ -10,15 +10,30 @@ import torch
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
+from wan.conditioning.latent import condition_latent
 from wan.configs import WAN_CONFIGS, ModelConfig
-from wan.memory import Demand, OutOfMemoryPlanError, Weights, choose_plan, measure_demand, peak_of, plans
+from wan.memory import (
+    META,
+    Demand,
+    OutOfMemoryPlanError,
+    Weights,
+    choose_plan,
+    measure_demand,
+    peak_of,
+    plans,
+    vae_peak,
+)
 from wan.modules.streaming import StreamedBlocks
-from wan.residence import Residence, weights_bytes
+from wan.modules.vae import Features, VideoVAE, build_vae
+from wan.residence import Residence, blocks_within, weights_bytes
 from wan.types import VideoSize
+from wan.video import decode_video
 
 CPU = torch.device("cpu")
 WEIGHTS = Weights(transformer=50, blocks=(4,) * 10, text_encoder=30, image_encoder=3, vae=2)
-DEMAND = Demand(constants=5, forward=10, vae=12)
+DEMAND = Demand(constants=5, forward=10, vae=12, vae_slices=6)
+LARGE = replace(DEMAND, vae=40)
+"""A large picture, of which the VAE's work is the most."""
 
 
 def test_plans_grow_leaner() -> None:
@@ -27,25 +42,81 @@ def test_plans_grow_leaner() -> None:
     assert candidates[0].peak == 50 + 35 + 5 + 12
     assert candidates[1].peak == 50 + 30
     assert candidates[-1].peak == (50 - 40) + 30
+    assert not any(plan.vae_slices for plan in candidates), "the text encoder needs more than the VAE"
+
+
+def test_a_vae_in_slices_comes_before_streaming_where_it_helps() -> None:
+    candidates = plans(WEIGHTS, LARGE)
+    assert [(plan.name, plan.vae_slices) for plan in candidates[:4]] == [
+        ("resident", False),
+        ("encoders leave", False),
+        ("encoders leave", True),
+        ("streamed", False),
+    ]
+    assert candidates[1].peak == 50 + 5 + 2 + 40
+    assert candidates[2].peak == 50 + 30
+    assert "VAE in slices of time" in str(candidates[2])
 
 
 @pytest.mark.parametrize(
     ("free", "name", "resident"), [(113, "resident", 10), (112, "encoders leave", 10), (60, "streamed", 3)]
 )
 def test_the_fastest_plan_that_fits_is_chosen(free: int, name: str, resident: int) -> None:
-    plan = choose_plan(WEIGHTS, DEMAND, free, margin=0.1)
+    plan = choose_plan(plans(WEIGHTS, DEMAND), free, margin=0.1)
     assert (plan.name, plan.resident_blocks) == (name, resident)
+
+
+def test_at_most_so_many_blocks_stay() -> None:
+    candidates = plans(WEIGHTS, DEMAND, most_resident=3)
+    assert [plan.resident_blocks for plan in candidates] == [3, 3, 2, 1, 0]
+    assert {plan.name for plan in candidates} == {"streamed"}
+    assert candidates[0].encoders_stay
+    assert candidates[0].peak == (50 - 7 * 4) + 35 + 5 + (2 * 4 + 10)
 
 
 def test_too_little_is_an_error_with_both_numbers() -> None:
     weights = replace(WEIGHTS, text_encoder=30 * 10**9)
     with pytest.raises(OutOfMemoryPlanError, match=r"8\.0 GB of the device's memory are free.*needs 33\.0 GB"):
-        choose_plan(weights, DEMAND, 8 * 10**9, margin=0.1)
+        choose_plan(plans(weights, DEMAND), 8 * 10**9, margin=0.1)
 
 
 def test_slots_count_where_blocks_are_gone_through() -> None:
     small_text = replace(WEIGHTS, text_encoder=0)
     assert plans(small_text, DEMAND)[-1].peak == (50 - 40) + 2 * 4 + 5 + 10
+
+
+@pytest.mark.parametrize("size", [VideoSize(frames=33, height=64, width=128), VideoSize(frames=9, height=96, width=96)])
+def test_the_vae_s_estimate_is_what_its_work_takes(
+    puppet: ModelConfig, size: VideoSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With features and frames on the device, and with both elsewhere: in arrays, and on the meta device."""
+    with META:
+        counted = VideoVAE(build_vae(puppet.vae).eval())
+    vae = VideoVAE(build_vae(puppet.vae).eval())
+    latent, frame = torch.zeros(16, *size.latent), torch.zeros(3, size.height, size.width)
+    measured = max(
+        peak_of(lambda: decode_video(vae, latent, frame, 1.0, CPU), CPU),
+        peak_of(lambda: condition_latent(vae, frame[:, None], size, CPU), CPU),
+    )
+    assert vae_peak(counted, size, META) == pytest.approx(measured, rel=0.15)
+
+    class InArrays(Features):
+        def __setitem__(self, number: int, kept: Any) -> None:
+            self.kept[number] = kept.numpy().copy() if isinstance(kept, torch.Tensor) else kept
+
+        def __getitem__(self, number: int) -> Any:
+            kept = self.kept.get(number)
+            return kept if kept is None or isinstance(kept, str) else torch.from_numpy(kept).clone()
+
+    monkeypatch.setattr("wan.modules.vae.Features", InArrays)
+    video = torch.zeros(3, size.frames, size.height, size.width)
+    lean = max(
+        peak_of(lambda: decode_video(vae, latent, frame, 1.0, META), CPU),
+        peak_of(lambda: vae.encode(video), CPU),
+    )
+    assert lean < 0.7 * measured
+    monkeypatch.undo()
+    assert vae_peak(counted, size, CPU) == pytest.approx(lean, rel=0.15)
 
 
 @pytest.mark.parametrize("persons", [1, 2])
@@ -81,6 +152,23 @@ def test_every_plan_gives_the_same_video(puppet: ModelConfig, puppet_folder: Pat
     assert len(set(names)) == 3
     assert torch.equal(videos[0], videos[1])
     assert torch.equal(videos[0], videos[2])
+
+
+@pytest.mark.parametrize("persistent", [0, None])
+def test_persistent_parameters(puppet: ModelConfig, puppet_folder: Path, persistent: int | None) -> None:
+    """Without a limit of memory as well: the operator has said so."""
+    models = load_models(puppet, puppet_folder, CPU)
+    transformer = models.transformer
+    blocks = [sum(p.numel() for p in block.parameters()) for block in transformer.blocks.children()]
+    rest = sum(p.numel() for p in transformer.parameters()) - sum(blocks)
+    assert [blocks_within(transformer, rest + n * blocks[0]) for n in (0, 1, 6)] == [0, 1, 6]
+    assert blocks_within(transformer, rest + 3 * blocks[0] - 1) == 2
+    assert blocks_within(transformer, 0) == 0
+    pipeline = MultiTalkPipeline.from_models(puppet, models, num_persistent_param_in_dit=persistent)
+    video = torch.cat(list(pipeline.stream(request_of(9), options_of(puppet))), dim=1)
+    assert isinstance(transformer.blocks, StreamedBlocks) == (persistent == 0)
+    plain = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+    assert torch.equal(video, torch.cat(list(plain.stream(request_of(9), options_of(puppet))), dim=1))
 
 
 def test_networks_on_the_host_are_brought_to_where_the_plan_wants_them(

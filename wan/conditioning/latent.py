@@ -13,14 +13,16 @@ MASK_CHANNELS = TEMPORAL_STRIDE
 """One channel for each video frame of a latent frame."""
 
 
-def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize) -> Tensor:
+def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize, rest: torch.device | None = None) -> Tensor:
     """20 x T x H/8 x W/8: 4 mask channels, 1 on the known frames, and the latent of those followed by zero frames.
 
     `known_CFHW` are the first frames of the chunk in [-1, 1]: the picture, or the frames the chunk before ended in.
+    `rest` is where the VAE's features wait between slices.
     """
     known = known_CFHW.shape[1]
-    rest = known_CFHW.new_zeros(3, size.frames - known, size.height, size.width)
-    latent = vae.encode(torch.cat((known_CFHW, rest), dim=1))
+    video = known_CFHW.new_zeros(3, size.frames, size.height, size.width)
+    video[:, :known] = known_CFHW
+    latent = vae.encode(video, rest)
     return torch.cat((known_mask(known, size).to(latent.device), latent))
 
 

@@ -92,6 +92,15 @@ def test_when_one_fails_the_others_stop(server: Server, run: Callable[..., None]
     assert time.monotonic() - start < 5
 
 
+def test_bundles_that_share_a_folder(tmp_path: Path, server: Server, run: Callable[..., None], way: str) -> None:
+    """Whichever is first makes the folder; the other adds its files."""
+    one, two = {"one.json": b"{}"}, {"two.json": b"[]"}
+    server.files |= {"/one.tar": tar(one, "one"), "/two.tar": tar(two, "two")}
+    run(*(bundle(name, folder="shared", files=(File(path=f"{name}.json"),)) for name in ("one", "two")))
+    assert tree(tmp_path / "w" / "shared") == one | two
+    assert visible(tmp_path / "w") == ["shared"]
+
+
 def test_what_a_tar_lacks_is_named(tmp_path: Path, server: Server, run: Callable[..., None], way: str) -> None:
     server.files["/tiny.tar"] = tar({"config.json": b"{}", "a.safetensors": FILES["a.safetensors"][:-5]})
     with pytest.raises(WeightsError, match=r"a\.safetensors \(has .* bytes and declares .*\); deep/b\.safetensors"):

@@ -7,6 +7,8 @@ import pytest
 from src.weights.format import BrokenError, check_format, sha256
 from tests.src.weights.samples import safetensors, torch_file, write
 
+# The flags of a zip entry in the directory, and those that call its name UTF-8.
+FLAGS, UTF8 = b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x08"
 SAFE, TORCH = safetensors(5000), torch_file(5000)
 
 
@@ -39,6 +41,9 @@ def test_whole_files(tmp_path: Path, name: str, data: bytes, checked: str) -> No
         ("a.pth", b"version https://git-lfs", "no whole zip directory"),
         ("a.json", b'{"a": ', "no JSON"),
         ("a.json", b"", "empty"),
+        ("a.json", b"[" * 100_000, "no JSON"),
+        ("a.safetensors", (100_000).to_bytes(8, "little") + b"[" * 100_000, "no readable safetensors header"),
+        ("a.pth", TORCH.replace(b"archive/data.pkl", b"archive\xff\xfe\xfd.pkl").replace(FLAGS, UTF8), "no whole zip"),
         ("large.json", b"[" + b"1," * 600_000, "does not end like one"),
         ("a.model", b"", "empty"),
     ],

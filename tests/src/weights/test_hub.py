@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from src.weights.ensure import ensure
-from src.weights.errors import SpaceError, WeightsError
+from src.weights.errors import SourceError, SpaceError, WeightsError
+from src.weights.hub import Remote, download
 from src.weights.manifest import MARKER, Bundle, File, Hub
 from src.weights.patience import Patience
 from src.weights.sources import Sources
@@ -131,6 +133,23 @@ def test_wrong_bytes_are_refused(tmp_path: Path, hub: FakeHub, run: Callable[...
     with pytest.raises(WeightsError, match=r"a\.safetensors of somebody/tiny came with another size or hash"):
         run()
     assert visible(tmp_path / "w") == []
+
+
+def test_what_has_not_begun_need_not(tmp_path: Path, patience: Patience, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that fails is no reason to fetch thirty others first."""
+    begun: list[str] = []
+
+    def fetch(_: Hub, remote: Remote, *__: object) -> None:
+        begun.append(remote.path)
+        if remote.path == "0":
+            raise SourceError("no")
+        time.sleep(0.05)
+
+    monkeypatch.setattr("src.weights.hub.fetch", fetch)
+    remotes = [Remote(path=str(number), commit=COMMIT, bytes=1, sha256=None) for number in range(40)]
+    with pytest.raises(SourceError, match="no"):
+        download(Hub(repository=REPOSITORY), remotes, tmp_path, patience)
+    assert len(begun) < 20
 
 
 @pytest.mark.parametrize(

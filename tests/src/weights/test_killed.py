@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from src.weights.disk import tree_bytes
-from src.weights.manifest import MARKER
+from src.weights.manifest import BUNDLES, MARKER
 from tests.src.weights.conftest import StandIn
 from tests.src.weights.samples import WAV2VEC, files_of, tar, tree, visible
 from tests.src.weights.server import Answer, Server
@@ -61,8 +61,9 @@ def start(request: pytest.FixtureRequest, server: Server, folder: Path, tmp_path
 
 
 def serve_hub(server: Server) -> None:
+    revisions = {file.revision for file in BUNDLES[WAV2VEC].files if file.revision}
     for path, data in FILES.items():
-        for revision in ("main", "refs%2Fpr%2F1", COMMIT):
+        for revision in ("main", COMMIT, *revisions):
             address = f"/TencentGameMate/{WAV2VEC}/resolve/{revision}/{path}"
             server.files[address] = data
             server.headers[address] = {"X-Repo-Commit": COMMIT, "X-Linked-Size": str(len(data))}

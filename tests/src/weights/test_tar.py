@@ -31,6 +31,19 @@ def members(*entries: tuple[str, bytes, str, bytes]) -> bytes:
     return file.getvalue()
 
 
+def headers(*entries: tuple[bytes, int]) -> bytes:
+    """Headers of these kinds that claim these sizes, without what should follow."""
+    blocks = []
+    for kind, size in entries:
+        info = tarfile.TarInfo("name")
+        info.type = kind
+        block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        block[124:136] = b"\xff" + (256**11 + size).to_bytes(12, "big")[-11:] if size < 0 else b"%011o\0" % size
+        block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:]))
+        blocks.append(bytes(block))
+    return b"".join(blocks) + bytes(1024)
+
+
 LINK, HARD, FILE = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.REGTYPE
 HOSTILE = {
     "absolute name": member("/tmp/evil-absolute"),
@@ -57,6 +70,12 @@ HOSTILE = {
     ),
     "a folder that is a file": member("first/evil"),
     "a sparse file": member("holes", tarfile.GNUTYPE_SPARSE),
+    "a name of a gigabyte": headers((tarfile.GNUTYPE_LONGNAME, 10**9)),
+    "a name of less than nothing": headers((tarfile.GNUTYPE_LONGNAME, -512)),
+    "attributes of a gigabyte": headers((tarfile.XHDTYPE, 10**9)),
+    "a file of less than nothing": headers((FILE, -1024)),
+    "headers without end": headers(*[(tarfile.GNUTYPE_LONGNAME, 512)] * 5000),
+    "sparse without numbers": headers((tarfile.GNUTYPE_SPARSE, 512)).replace(b"\0" * 12, b"x" * 12, 1),
     "empty": b"",
     "no tar": b"<html>not found</html>" * 100,
     "compressed": b"\x1f\x8b\x08\x00" + bytes(600),
@@ -72,6 +91,12 @@ def test_a_hostile_tar_is_refused_and_writes_nothing_outside(tmp_path: Path, nam
     assert (tmp_path / "outside").read_text() == "mine"
     assert (tmp_path / "outside").stat().st_nlink == 1
     assert not Path("/tmp/evil-absolute").exists()
+
+
+def test_more_members_than_any_bundle_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.weights.tar.MOST_MEMBERS", 2)
+    with pytest.raises(CorruptError, match="more than 2 entries"):
+        unpack(io.BytesIO(tar(tiny_files())), tmp_path / "tree")
 
 
 def test_links_within_are_made(tmp_path: Path) -> None:
