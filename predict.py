@@ -53,6 +53,8 @@ logger = logging.getLogger("multitalk")
 MAX_PROMPT = 5000
 DEFAULT_MODEL = "multitalk-14B"
 DEFAULT_FOLDER = "weights"
+BUILT_IN = Path(__file__).parent / "models"
+"""Models that came with the code, each in a folder of its name."""
 DEFAULT_STEPS = 40
 DEFAULT_MAX_SECONDS = 600.0
 PERSISTENT = "MULTITALK_PERSISTENT_PARAMS"
@@ -82,9 +84,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
     persistent = read_number(environ, PERSISTENT, "0", least=0)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
+    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else DEFAULT_FOLDER
     return Settings(
         config=WAN_CONFIGS[name],
-        folder=Path(environ.get("MODEL_PATH", DEFAULT_FOLDER)),
+        folder=Path(environ.get("MODEL_PATH", folder)),
         limits=Limits(max_seconds=max_seconds, local_files=local_files),
         precision=cast(Precision, precision),
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
@@ -139,8 +142,7 @@ class Predictor(BasePredictor):
                 num_persistent_param_in_dit=self.settings.persistent,
             )
         except CheckpointError as error:
-            hint = f"; python -m training.random_weights {folder} writes the small one" * (not config.needs_gpu)
-            raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}{hint}") from error
+            raise RuntimeError(f"MODEL_PATH is {str(folder)!r}: {error}") from error
         speech_folder = find_speech_encoder(config, folder)
         self.speech = Wav2Vec2Model.from_pretrained(speech_folder, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ class Puppet:
         """Frames through the VAE and back: what no transformer could do better. F is 4n + 1."""
         video = torch.from_numpy(frames).permute(3, 0, 1, 2).float().to(self.pipeline.device) / 127.5 - 1
         vae = self.pipeline.models.vae
-        return to_pixels(vae.decode(vae.encode(video)))
+        return to_pixels(torch.cat(list(vae.decode(vae.encode(video))), dim=1))
 
     def use(self, loras: Sequence[Lora]) -> None:
         """Merge exactly these LoRAs."""

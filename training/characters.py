@@ -142,7 +142,7 @@ class _Brush:
 
 
 def _superellipse(x: float, y: float, half_width: float, half_height: float, power: float) -> Points:
-    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     cos, sin = np.cos(angle), np.sin(angle)
     around = np.stack((np.sign(cos) * np.abs(cos) ** (2 / power), np.sign(sin) * np.abs(sin) ** (2 / power)), axis=1)
     return around * (half_width, half_height) + (x, y)

@@ -128,6 +128,12 @@ def render(scene: Scene, openings: list[Track], shapes: list[Track], start: int 
     )
 
 
+def draw_still(scene: Scene) -> NDArray[np.uint8]:
+    """The first frame with closed mouths, H x W x 3: the picture that a user would send."""
+    rest = [np.zeros(1)] * len(scene.people)
+    return render(scene, rest, rest)[0]
+
+
 def render_frame(scene: Scene, poses: list[Pose]) -> NDArray[np.uint8]:
     """One frame, H x W x 3, antialiased."""
     height, width = scene.size
