@@ -7,7 +7,6 @@ BIN := .venv/bin
 READY := .venv/ready
 TORCH := $(shell sed -n '/^torch==/p' requirements.txt)
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
-PUPPET := weights/multitalk-puppet
 DEMO := outputs/demo.mp4
 
 .PHONY: demo test check bench-lips serve soak clean
@@ -22,21 +21,14 @@ endif
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-$(PUPPET): wan/configs/models.py training/random_weights.py | $(READY)
-	rm -rf $@ $@.partial
-	$(BIN)/python -m training.random_weights $@.partial
-	mv $@.partial $@
-	@touch $@
-
-demo: $(READY) $(PUPPET)
+demo: $(READY)
 	@mkdir -p $(dir $(DEMO))
-	MULTITALK_MODEL=multitalk-puppet MODEL_PATH=$(PUPPET) $(BIN)/python predict.py \
+	MULTITALK_MODEL=multitalk-puppet $(BIN)/python predict.py \
 	    -i image=@examples/two_people.png \
 	    -i first_audio=@examples/voice_anna.flac -i second_audio=@examples/voice_ben.flac \
-	    -i sampling_steps=4 -i seed=1 -o $(DEMO)
+	    -i prompt="Anna and Ben talking." -i preset=balanced -i seed=1 -o $(DEMO)
 	@echo
 	@echo "The video: $(CURDIR)/$(DEMO)"
-	@echo "Its picture is noise: this small model has random weights until trained ones are there."
 
 # Two tests at a time, each on one core: threads that wait for each other on busy cores take far longer.
 test: $(READY)
@@ -55,14 +47,12 @@ bench-lips: $(READY)
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak
 
-# The small model, unless MULTITALK_MODEL (and with it MODEL_PATH) names another.
+# The built-in model, unless MULTITALK_MODEL names another.
 ifndef MULTITALK_MODEL
 serve: export MULTITALK_MODEL := multitalk-puppet
-serve: export MODEL_PATH := $(PUPPET)
-serve: $(PUPPET)
 endif
 serve: $(READY)
 	@exec $(BIN)/python -m src.serving.server
 
 clean:
-	rm -rf .venv .cog .mypy_cache .pytest_cache .ruff_cache outputs $(PUPPET).partial
+	rm -rf .venv .cog .mypy_cache .pytest_cache .ruff_cache outputs

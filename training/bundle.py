@@ -94,13 +94,13 @@ def write_image_encoder(tower: CLIPVisionModel, path: Path, dtype: torch.dtype) 
 
 
 def trained_networks(runs: Path) -> Networks:
-    """What the training runs below a folder ended in."""
-    full_tower = build_image_encoder(CONFIG.image_encoder, drop_last=False)
+    """What the training runs below a folder ended in; the vision tower's last block, which nobody uses, is random."""
+    tower = build_image_encoder(CONFIG.image_encoder, drop_last=False)
     return Networks(
         transformer=filled(MultiTalkTransformer(CONFIG.transformer), average_of(runs / "transformer")),
         vae=load_vae(runs),
         text=filled(build_text_encoder(CONFIG.text_encoder), average_of(runs / "text", "encoder.")),
-        image=filled(full_tower, average_of(runs / "image", "encoder.")),
+        image=filled(tower, tower.state_dict() | average_of(runs / "image", "encoder.")),
         speech=filled(Wav2Vec2Model(speech_config(CONFIG)), average_of(runs / "speech", "encoder.")),
     )
 

@@ -3,6 +3,7 @@
 Shapes: N persons, F frames, C channels, H x W pixels, h x w latent rows and columns.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,22 +118,24 @@ def _masks(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, bool]:
     height, width = scene.size
     if len(scene.people) == 1:
         return torch.ones(3, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE), False
-    boxes = None
-    if height > width or rng.random() < 0.4:
-        first, second = (_around(rng, box, scene.size) for box in face_boxes(scene))
-        boxes = (first, second)
     crop = Crop(scaled=scene.size, size=scene.size, top=0, left=0)
-    return speakers.latent_masks(height, width, boxes, crop), boxes is not None
+    if height <= width and rng.random() < 0.6:
+        return speakers.latent_masks(height, width, None, crop), False
+    for slack in (0.2, 0.1, 0.0, -0.05, -0.1):
+        first, second = (_around(rng, box, scene.size, slack) for box in face_boxes(scene))
+        with contextlib.suppress(speakers.SpeakerError):  # the background needs a token as well
+            return speakers.latent_masks(height, width, (first, second), crop), True
+    raise AssertionError(f"the faces fill the picture: {face_boxes(scene)}")
 
 
-def _around(rng: np.random.Generator, face: Box, size: tuple[int, int]) -> speakers.Box:
-    """A box as somebody would draw it around a face."""
-    slack = [int(rng.uniform(0, 0.2) * (face.bottom - face.top)) for _ in range(4)]
+def _around(rng: np.random.Generator, face: Box, size: tuple[int, int], slack: float) -> speakers.Box:
+    """A box as somebody would draw it around a face, each side up to `slack` of its height away from it."""
+    more = [int(rng.uniform(min(0, slack), max(0, slack)) * (face.bottom - face.top)) for _ in range(4)]
     return speakers.Box(
-        top=max(0, face.top - slack[0]),
-        left=max(0, face.left - slack[1]),
-        bottom=min(size[0], face.bottom + slack[2]),
-        right=min(size[1], face.right + slack[3]),
+        top=max(0, face.top - more[0]),
+        left=max(0, face.left - more[1]),
+        bottom=min(size[0], face.bottom + more[2]),
+        right=min(size[1], face.right + more[3]),
     )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from training.clips import Clip, Known, draw_clip
 from training.parts import CONFIG, Encoders, load_encoders
-from training.scenes import SMALL
+from training.scenes import LARGE, SMALL
 from training.vae import SingleFrames
 from training.voices import Voice, draw_voice
 from wan.chunks import Chunk
@@ -33,7 +33,9 @@ from wan.conditioning.speech import speech_windows
 logger = logging.getLogger(__name__)
 
 FRAMES = CONFIG.frame_num
-_SIZES = {"wide": 0.6, "square": 0.2, "upright": 0.2}
+_SHAPES = {"wide": 0.6, "square": 0.2, "upright": 0.2}
+_LARGE = 0.12
+"""Share of shards with large frames, whose clips cost more than twice as much."""
 _KNOWN: dict[Known, float] = {"picture": 0.45, "motion": 0.35, "source": 0.2}
 _TWO = 0.7
 _VOICE_SECONDS = 8.0
@@ -45,7 +47,8 @@ def make_shard(encoders: Encoders, seed: int, clips: int, voices: int = 24) -> d
     rng = np.random.default_rng(seed)
     pool = [draw_voice(rng, _VOICE_SECONDS, "train") for _ in range(voices)]
     persons = 2 if rng.random() < _TWO else 1
-    size = SMALL[str(rng.choice(list(_SIZES), p=list(_SIZES.values())))]
+    sizes = LARGE if rng.random() < _LARGE else SMALL
+    size = sizes[str(rng.choice(list(_SHAPES), p=list(_SHAPES.values())))]
     parts = [_encode_batch(encoders, rng, pool, persons, size) for _ in range(clips // _BATCH)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -18,7 +18,9 @@ _STAGING = 6
 """Frames in which a face takes on what the prompt says."""
 
 SMALL = {"wide": (64, 128), "square": (96, 96), "upright": (128, 64)}
-"""Height and width of the frames, as the small model's buckets have them."""
+"""Height and width of the frames, as the small model's buckets of the class 480 have them."""
+LARGE = {"wide": (96, 192), "square": (144, 144), "upright": (192, 96)}
+"""Those of its class 720."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,8 @@ _NO_SPEECH, _NO_TEXT = 0.1, 0.12
 _SHORT = 17
 """Frames that most batches are cut to: the VAE is causal, so that the beginning of a chunk needs nothing after it."""
 _SHORT_SHARE = 0.6
+_CELLS = 128
+"""Latent cells of a frame of the smallest size."""
 
 Batch = dict[str, Tensor]
 
@@ -59,18 +61,24 @@ class Shards:
         if not self.shards:
             raise FileNotFoundError(f"{self.folder} holds no shards; `python -m training.dataset` writes them")
 
-    def draw(self, rng: np.random.Generator, size: int) -> Batch:
-        """Clips of one frame size and number of persons, from any shards that hold such."""
+    def draw(self, rng: np.random.Generator, batch: int, frames: int) -> Batch:
+        """The first `frames` of clips of one size and number of persons, from any shards that hold such.
+
+        As many as have the tokens of `batch` whole chunks of the smallest frames.
+        """
         shards = list(self.shards.values())
         like = shards[rng.integers(len(shards))]
         shape = (like["video"].shape[1:], like["speech"].shape[1])
         same = [shard for shard in shards if (shard["video"].shape[1:], shard["speech"].shape[1]) == shape]
-        chosen = [same[i] for i in rng.integers(len(same), size=size)]
+        cells = like["video"].shape[-1] * like["video"].shape[-2]
+        count = max(2, batch * _CELLS * latent_frames(CONFIG.frame_num) // (cells * latent_frames(frames)))
+        chosen = [same[i] for i in rng.integers(len(same), size=count)]
         places = [int(rng.integers(len(shard["video"]))) for shard in chosen]
-        return {
+        examples = {
             name: torch.stack([shard[name][i] for shard, i in zip(chosen, places, strict=True)]).float()
             for name in like
         }
+        return cut(examples, frames)
 
 
 def cut(batch: Batch, frames: int) -> Batch:
@@ -190,7 +198,7 @@ def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int
             shards.refresh()
         rng = np.random.default_rng((seed, run.step))
         short = rng.random() < _SHORT_SHARE
-        examples = cut(shards.draw(rng, 7 * batch // 4), _SHORT) if short else shards.draw(rng, batch)
+        examples = shards.draw(rng, batch, (_SHORT if short else CONFIG.frame_num))
         loss, figures = objective(examples, rng)
         norm = descend(loss, run, schedule(run.step, steps))
         run.log({"loss": loss.item(), **figures, "gradient": norm})
