@@ -275,7 +275,7 @@ def test_explicit_values_win_over_turbo(service: Service) -> None:
 def test_a_long_prompt_is_cut_and_the_log_says_so(service: Service) -> None:
     long = "x" * 5_000
     answer = service.succeed(prompt=long)
-    assert "has 5001 tokens; the first 512 are used" in answer["logs"]
+    assert "has 5001 tokens; the first 128 are used" in answer["logs"]
     assert not different(movie_of(answer), asked(service, prompt=long[:4_000]))
     assert "tokens" not in service.succeed(prompt="x" * 500)["logs"]
 
