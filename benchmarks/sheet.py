@@ -1,5 +1,7 @@
 """`python -m benchmarks.sheet PNG`: frames to look at, of a video file or of a clip that lips are measured on.
 
+A name that ends in .gif gets all frames of the first video, as an animation at half the frame rate.
+
 A clip is shown twice, as the model made it and as the renderer draws it, with each face's own opening as a bar below.
 Shapes: F frames, H x W pixels.
 """
@@ -15,6 +17,7 @@ from PIL import Image, ImageDraw
 from benchmarks import sampling
 from benchmarks.clips import ROWS, Clip, draw_clip
 from benchmarks.faces import Video
+from src.media.rates import FPS
 from training.mouths import Track
 
 _GAP = 4
@@ -67,6 +70,15 @@ def read_video(path: Path) -> Video:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
+def write_animation(video: Video, path: Path, scale: int) -> None:
+    """Every second frame, for half as many a second, in one palette."""
+    frames = [Image.fromarray(frame) for frame in video[::2]]
+    frames = [one.resize((one.width * scale, one.height * scale), Image.Resampling.LANCZOS) for one in frames]
+    palette = frames[0].quantize(96)
+    first, *rest = (one.quantize(palette=palette, dither=Image.Dither.NONE) for one in frames)
+    first.save(path, save_all=True, append_images=rest, duration=2000 // FPS, loop=0, optimize=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sheet", description=__doc__)
@@ -86,7 +98,10 @@ def main() -> None:
         clip = draw_clip(next(row for row in ROWS if row.name == given.row), given.seed, given.index)
         videos, tracks = clip_videos(clip, given), clip.openings
     given.sheet.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(videos, tracks, given.columns, given.frames, given.scale).save(given.sheet)
+    if given.sheet.suffix == ".gif":
+        write_animation(videos[0], given.sheet, given.scale)
+    else:
+        contact_sheet(videos, tracks, given.columns, given.frames, given.scale).save(given.sheet)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def encode(vae: AutoencoderKLWan, videos_BCFHW: Tensor) -> Tensor:
     return vae.encode(videos_BCFHW).latent_dist.mode()
 
 
+@torch.no_grad()
 def embed_prompt(encoders: Encoders, prompt: str) -> Tensor:
     """States of a prompt, padded with zero rows: 1 x text_len x C."""
     states = encoders.text(prompt)

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 _SHIFT = 3.0
 _MOUTH_WEIGHT = 8.0
 _BINDING_WEIGHT = 0.05
+_DAMAGE = 0.3
+"""Deviation, at most, of the errors in the frames that a chunk continues from."""
 _NO_SPEECH, _NO_TEXT = 0.1, 0.12
 """How often a batch hears nothing, and a clip reads the negative prompt, as the passes of the guidance do."""
 
@@ -89,12 +91,10 @@ def cut(batch: Batch, frames: int) -> Batch:
 
 
 class Objective:
-    """The loss of a batch, and the figures that are watched."""
+    """The loss of a batch, and the figures that are watched; `negative` is the embedded negative prompt."""
 
-    def __init__(self, model: MultiTalkTransformer, runs: Path) -> None:
-        self.model = model
-        with torch.inference_mode():
-            self.negative = embed_prompt(load_encoders(runs), CONFIG.negative_prompt).clone()
+    def __init__(self, model: MultiTalkTransformer, negative_1SC: Tensor) -> None:
+        self.model, self.negative = model, negative_1SC
         mean, std = CONFIG.vae.latents_mean, CONFIG.vae.latents_std
         self.mean, self.std = (torch.tensor(values)[:, None, None, None] for values in (mean, std))
 
@@ -110,7 +110,11 @@ class Objective:
         t_B = _SHIFT * t_B / (1 + (_SHIFT - 1) * t_B)
         t = t_B[:, None, None, None, None]
         clean = _first_frames(batch["clean"], latent)
-        state = torch.where(clean, latent, (1 - t) * latent + t * noise)
+        motion = clean | _first_frames(torch.where(batch["known"] > 1, batch["known"], 0), latent)
+        damage = torch.where(motion, draw_damage(latent, generator), 0.0)
+        known = latent + damage
+        state = torch.where(clean, known, (1 - t) * known + t * noise)
+        condition = condition + torch.where(clean, 0.0, damage)
         masks = torch.stack([known_mask(int(known), size) for known in batch["known"]])
         with class_maps() as maps:
             velocity = self.model(
@@ -144,6 +148,16 @@ class Objective:
             speech=self.model.embed_speech(speech),
             masks=token_masks(batch["masks"], *size.grid[1:]) if two else None,
         )
+
+
+def draw_damage(latent_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
+    """What a chunk's own faults do to the frames that the next one continues from: errors that mostly stay in place.
+
+    The network is asked for the clean clip all the same, and so learns to mend them instead of adding to them.
+    """
+    strength = _DAMAGE * torch.rand(len(latent_BCTHW), 1, 1, 1, 1, generator=generator)
+    lasting = torch.randn(latent_BCTHW[:, :, :1].shape, generator=generator)
+    return strength * (lasting + 0.5 * torch.randn(latent_BCTHW.shape, generator=generator))
 
 
 def windows_of(speech_BNFYC: Tensor) -> Tensor:
@@ -192,7 +206,7 @@ def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int
     model = MultiTalkTransformer(CONFIG.transformer)
     torch.nn.init.zeros_(model.head.head.weight)
     run = Run(runs / "transformer", model, optimiser_of(model, peak), decay=0.9985)
-    shards, objective = Shards(data), Objective(model, runs)
+    shards, objective = Shards(data), Objective(model, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))
     while run.step < steps:
         if run.step % 100 == 0 or not shards.shards:
             shards.refresh()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from training.bundle import write_bundle
@@ -13,7 +14,7 @@ from training.muon import Muon, orthogonalise
 from training.random_weights import random_networks
 from training.run import Run, descend, schedule
 from training.scenes import SMALL
-from training.transformer import binding_loss, class_maps, windows_of
+from training.transformer import Objective, Shards, binding_loss, class_maps, cut, draw_damage, windows_of
 from training.vae import SingleFrames, decode, draw_crops, start_from_pictures
 from training.voices import Voice, synthesise
 from wan.checkpoint import load_models
@@ -111,6 +112,70 @@ def test_the_binding_loss_is_least_when_every_token_finds_its_class() -> None:
     perfect, lost = columns.repeat(1, 4, 1), torch.ones(1, 24, 3)
     assert binding_loss([perfect], masks)[0] < 0.01 < 1 < binding_loss([lost], masks)[0]
     assert binding_loss([perfect], masks)[1] == 1
+
+
+def random_batch(clips: int, clean: int = 0) -> dict[str, torch.Tensor]:
+    """Two persons in frames of 64 x 128 pixels, as a shard holds them, 33 frames."""
+    draw = torch.Generator().manual_seed(0)
+    masks = torch.zeros(clips, 3, 8, 16)
+    masks[:, 0, :, :7], masks[:, 1, :, 9:], masks[:, 2, :, 7:9] = 1, 1, 1
+    return {
+        "video": torch.randn(clips, 16, 9, 8, 16, generator=draw),
+        "condition": torch.randn(clips, 16, 9, 8, 16, generator=draw),
+        "known": torch.ones(clips, dtype=torch.long),
+        "clean": torch.full((clips,), clean),
+        "speech": torch.randn(clips, 2, 37, 4, 64, generator=draw),
+        "text": torch.randn(clips, 128, 64, generator=draw),
+        "image": torch.randn(clips, 17, 64, generator=draw),
+        "masks": masks,
+        "mouths": torch.zeros(clips, 8, 16),
+    }
+
+
+def test_the_objective_can_be_learnt_by_heart(puppet: ModelConfig) -> None:
+    model = random_networks(puppet, seed=0).transformer
+    objective, batch = Objective(model, torch.zeros(1, 128, 64)), cut(random_batch(2), 9)
+    optimiser = Muon(model, lambda name: not name.startswith("blocks."))
+    losses = []
+    for _ in range(8):
+        loss, figures = objective(batch, np.random.default_rng(1))
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"]
+        optimiser.step()
+    assert losses[-1] < 0.8 * losses[0]
+    assert 0 <= figures["bound"] <= 1
+
+
+def test_frames_that_the_noise_spares_are_not_asked_for(puppet: ModelConfig) -> None:
+    model = random_networks(puppet, seed=0).transformer
+    objective = Objective(model, torch.zeros(1, 128, 64))
+    batch = cut(random_batch(2, clean=9), 13)
+    with torch.no_grad():
+        losses = []
+        for factor in (1.0, 5.0):  # targets of spared frames do not count, those of the others do
+            spared = batch | {"video": batch["video"] * torch.tensor([factor, factor, factor, 1.0])[:, None, None]}
+            losses.append(objective(spared, np.random.default_rng(1))[1]["plain"])
+    assert losses[1] < 2 * losses[0]
+
+
+def test_damage_lasts() -> None:
+    damage = draw_damage(torch.zeros(64, 16, 3, 8, 8), torch.Generator().manual_seed(0))
+    assert damage.mean(2).std() > 0.7 * damage.std() > 0
+
+
+def test_shards_give_batches_of_one_size(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"training\.dataset"):
+        Shards(tmp_path).refresh()
+    save_file(random_batch(4), tmp_path / "a.safetensors")
+    shards = Shards(tmp_path)
+    shards.refresh()
+    assert shards.draw(np.random.default_rng(0), 2, 33)["video"].shape == (2, 16, 9, 8, 16)
+    short = shards.draw(np.random.default_rng(0), 2, 17)
+    assert short["video"].shape == (3, 16, 5, 8, 16)
+    assert short["speech"].shape == (3, 2, 21, 4, 64)
 
 
 def test_recording_the_maps_ends_with_its_context() -> None:
