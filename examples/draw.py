@@ -51,24 +51,28 @@ def stand(x: float, y: float, unit: float) -> Placement:
     return Placement(x=x, y=y, unit=unit, sway=(0, 0, 0), tilt=(0, 0, 0), blinks=())
 
 
+def scene_of(size: tuple[int, int], people: tuple[Character, ...], places: tuple[Placement, ...]) -> Scene:
+    """People who stand still in a room."""
+    return Scene(
+        size=size,
+        people=people,
+        placements=places,
+        backdrop=ROOM,
+        prompt="",
+        eyes_closed=False,
+        brows_raised=False,
+    )
+
+
 PICTURES = {
-    "portrait.png": ((768, 768), (ANNA,), (stand(384, 380, 250),)),
-    "two_people.png": ((512, 1024), (ANNA, BEN), (stand(262, 262, 172), stand(764, 250, 172))),
+    "portrait.png": scene_of((768, 768), (ANNA,), (stand(384, 380, 250),)),
+    "two_people.png": scene_of((512, 1024), (ANNA, BEN), (stand(262, 262, 172), stand(764, 250, 172))),
 }
 
 
 def main() -> None:
     """Write both pictures."""
-    for name, (size, people, places) in PICTURES.items():
-        scene = Scene(
-            size=size,
-            people=people,
-            placements=places,
-            backdrop=ROOM,
-            prompt="",
-            eyes_closed=False,
-            brows_raised=False,
-        )
+    for name, scene in PICTURES.items():
         Image.fromarray(draw_still(scene)).save(Path(__file__).parent / name, optimize=True)
 
 

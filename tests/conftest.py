@@ -1,5 +1,6 @@
 """What several tests need."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,9 @@ def puppet_folder(puppet: ModelConfig, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("puppet")
     write_model(puppet, folder, seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_folder(puppet: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the built-in model, to which tests may add files."""
+    return Path(shutil.copytree(ROOT / "models" / puppet.name, tmp_path_factory.mktemp("trained") / "weights"))

@@ -65,13 +65,13 @@ def environment(folder: Path, scratch: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def service(puppet_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The server, set up once."""
     scratch = tmp_path_factory.mktemp("scratch")
     lines: list[tuple[float, str]] = []
     with Server(
         ROOT,
-        env=environment(puppet_folder, scratch),
+        env=environment(trained_folder, scratch),
         setup_timeout=120,
         on_log=lambda line: lines.append((time.monotonic(), line)),
     ) as server:

@@ -13,10 +13,10 @@ from tests.predict.test_prediction import different
 
 
 @pytest.fixture(scope="module")
-def installed(service: Service, puppet_folder: Path) -> str:
+def installed(service: Service, trained_folder: Path) -> str:
     """A LoRA for the small model where the operator would put FusionX."""
     bundle = weights.BUNDLES["FusionX"]
-    path = puppet_folder / bundle.folder / bundle.files[0].path
+    path = trained_folder / bundle.folder / bundle.files[0].path
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     layers = [f"diffusion_model.blocks.{i}.self_attn.{part}" for i in range(6) for part in "qv"]

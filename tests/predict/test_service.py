@@ -221,8 +221,8 @@ def command_line(folder: Path, tmp_path: Path, *inputs: str) -> subprocess.Compl
     )
 
 
-def test_the_command_line(service: Service, puppet_folder: Path, tmp_path: Path) -> None:
-    done = command_line(puppet_folder, tmp_path, "num_frames=5")
+def test_the_command_line(service: Service, trained_folder: Path, tmp_path: Path) -> None:
+    done = command_line(trained_folder, tmp_path, "num_frames=5")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes() == movie_of(
@@ -238,8 +238,8 @@ def test_the_command_line(service: Service, puppet_folder: Path, tmp_path: Path)
     assert metrics["seconds"]["total"] - stages < 0.5
 
 
-def test_the_command_line_with_a_bad_input(puppet_folder: Path, tmp_path: Path) -> None:
-    done = command_line(puppet_folder, tmp_path, "audio_start=7")
+def test_the_command_line_with_a_bad_input(trained_folder: Path, tmp_path: Path) -> None:
+    done = command_line(trained_folder, tmp_path, "audio_start=7")
     assert done.returncode == 1
     assert done.stdout == ""
     last = done.stderr.splitlines()[-1]

@@ -1,0 +1,1 @@
+"""Pictures and voices to try, and how they were made."""

@@ -1,0 +1,56 @@
+"""From file to file: the person whose voice is heard is the one whose mouth moves in the MP4."""
+
+import pytest
+
+from benchmarks.faces import mouth_opening
+from examples.draw import PICTURES
+from tests.conftest import ROOT
+from tests.predict.conftest import Service
+from tests.predict.movies import Movie, movie_of
+from tests.predict.uploads import uri
+from training.scenes import Box, face_boxes
+
+EXAMPLES = ROOT / "examples"
+SHRUNK = 8
+"""The example picture is as many times larger than the small model's frames."""
+TURN = 20
+"""Frames that each of the two speaks."""
+
+
+def speak(service: Service, **inputs: str) -> Movie:
+    """Anna's voice, then Ben's."""
+    files = {"image": "two_people.png", "first_audio": "voice_anna.flac", "second_audio": "voice_ben.flac"}
+    uploads = {name: uri((EXAMPLES / file).read_bytes()) for name, file in files.items()}
+    return movie_of(
+        service.succeed(**uploads, num_frames=None, audio_duration=TURN / 25, preset="fast", sampling_steps=5, **inputs)
+    )
+
+
+def movement(movie: Movie) -> list[list[float]]:
+    """Mean opening of the left and the right person's mouth in the first turn, and in the second; not at the change."""
+    boxes = [
+        Box(top=box.top // SHRUNK, left=box.left // SHRUNK, bottom=box.bottom // SHRUNK, right=box.right // SHRUNK)
+        for box in face_boxes(PICTURES["two_people.png"])
+    ]
+    tracks = [mouth_opening(movie.frames_FHWC, box) for box in boxes]
+    return [[float(track[turn].mean()) for track in tracks] for turn in (slice(1, TURN - 2), slice(TURN + 2, 2 * TURN))]
+
+
+@pytest.fixture(scope="module")
+def in_turn(service: Service) -> list[list[float]]:
+    """The example, as it is."""
+    return movement(speak(service))
+
+
+def test_each_speaks_with_their_own_voice(in_turn: list[list[float]]) -> None:
+    (anna, listening_ben), (listening_anna, ben) = in_turn
+    assert anna > 0.25 > 3 * listening_ben
+    assert ben > 0.25 > 3 * listening_anna
+
+
+def test_swapped_boxes_swap_the_voices(service: Service) -> None:
+    (listening_anna, ben), (anna, listening_ben) = movement(
+        speak(service, person_boxes="0.55,0.1,0.95,0.9;0.05,0.1,0.45,0.9")
+    )
+    assert anna > 0.25 > 3 * listening_ben
+    assert ben > 0.25 > 3 * listening_anna
