@@ -8,8 +8,10 @@ says `agreement`; drift, PSNR and stillness are of everything but mouths, and of
 import argparse
 import json
 import logging
+import multiprocessing
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -119,11 +121,27 @@ def markdown(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
 
 
+def measured(wanted: Mapping[str, Row], given: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
+    """Every row in its order, several at a time."""
+    with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {name: pool.submit(_measure, row, given) for name, row in wanted.items()}
+        for name, future in futures.items():
+            yield name, future.result()
+
+
+def _measure(row: Row, given: argparse.Namespace) -> Figures:
+    puppet = sampling.load(given)
+    clips = given.clips if row.chunks == 1 or given.long_clips is None else given.long_clips
+    return measure_row(puppet, sampling.options(puppet, given), row, clips, given.seed, given.vae)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lipsync", description=__doc__)
     parser.add_argument("--clips", type=int, default=40, help="a row")
     parser.add_argument("--rows", nargs="*", default=[row.name for row in ROWS], choices=[row.name for row in ROWS])
+    parser.add_argument("--long-clips", type=int, help="in rows of five chunks (default: as many)")
+    parser.add_argument("--jobs", type=int, default=1, help="rows measured at a time")
     parser.add_argument("--vae", action="store_true", help="measure the renderer's frames through the VAE as well")
     parser.add_argument("--no-influences", action="store_true", help="leave out what is left out, and prompts")
     parser.add_argument("--output", type=Path, help="a JSON file (default: none; `make bench-lips` writes results/)")
@@ -137,8 +155,8 @@ def main() -> None:
     document: dict[str, Any] = {**provenance("benchmarks.lipsync"), "voices": KINDS, "options": asdict(options)}
     document["rows"] = {}
     logger.info("%s", markdown(COLUMNS, []))
-    for name, row in wanted.items():
-        figures = document["rows"][name] = measure_row(puppet, options, row, given.clips, given.seed, given.vae)
+    for name, figures in measured(wanted, given):
+        document["rows"][name] = figures
         logger.info("%s", markdown(line(name, figures), []).splitlines()[0])
     if not given.no_influences:
         count = min(given.clips, _INFLUENCED)
