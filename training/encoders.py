@@ -33,18 +33,6 @@ from wan.modules.text import build_text_encoder, clean
 _VOICES = 400
 _SIDES = 4
 """Cells of a picture, along each side, whose colour the vision tower is asked for."""
-_DISTRACTIONS = (
-    "the sun is setting",
-    "eyes wide open",
-    "with raised voices",
-    "the door is closed",
-    "a close up",
-    "high quality",
-    "closed captions",
-    "blue eyes",
-    "thick eyebrows",
-)
-
 CONFIG = WAN_CONFIGS["multitalk-puppet"]
 
 Loss = Callable[[np.random.Generator], tuple[Tensor, dict[str, float]]]
@@ -99,8 +87,8 @@ def text_loss(trainee: Trainee, batch: int = 16) -> Loss:
             asked = rng.random(2) < 0.4
             persons = int(rng.integers(1, 3))
             prompt = describe(rng, persons, *asked.tolist())
-            if rng.random() < 0.5:
-                prompt += " " + str(rng.choice(_DISTRACTIONS))
+            if rng.random() < 0.1:
+                prompt, asked, persons = CONFIG.negative_prompt, np.zeros(2, bool), 1
             ids = torch.tensor([tokenizer(clean(prompt))["input_ids"]])
             states = trainee.encoder(input_ids=ids).last_hidden_state[0]
             logits = trainee.head(states)

@@ -70,7 +70,7 @@ class Scene:
 
 def draw_scene(rng: np.random.Generator, persons: int, size: tuple[int, int], frames: int, split: str) -> Scene:
     """A new scene; two persons stand side by side, in an upright picture one above the other."""
-    eyes_closed, brows_raised = rng.random() < 0.15, rng.random() < 0.15
+    eyes_closed, brows_raised = rng.random() < 0.3, rng.random() < 0.3
     return Scene(
         size=size,
         people=tuple(draw_character(rng, split) for _ in range(persons)),
@@ -87,14 +87,39 @@ def draw_scene(rng: np.random.Generator, persons: int, size: tuple[int, int], fr
 
 
 def describe(rng: np.random.Generator, persons: int, eyes_closed: bool, brows_raised: bool) -> str:
-    """A sentence about the scene; "eyes closed" and "eyebrows raised" are what the picture obeys."""
-    one = ["A person", "Somebody", "A cartoon character", "A drawn face", "One friend"]
-    two = ["Two people", "Two friends", "Anna and Ben", "Two cartoon characters", "They"]
-    verbs = ["talking", "speaking", "chatting", "in conversation", "telling a story"]
-    places = ["", "", " in a room", " before a wall", " outside", " in the studio", " at home"]
-    text = f"{rng.choice(two if persons == 2 else one)} {rng.choice(verbs)}{rng.choice(places)}"
-    manner = [phrase for phrase, said in (("eyes closed", eyes_closed), ("eyebrows raised", brows_raised)) if said]
-    return text + (", " + " and ".join(manner) if manner else "") + str(rng.choice([".", "", "!"]))
+    """A sentence about the scene; "eyes closed" and "eyebrows raised" are what the picture obeys.
+
+    All else, order and punctuation among it, tells nothing about the faces and must not be mistaken for it.
+    """
+    who = _TWO if persons == 2 else _ONE
+    asked = [phrase for phrase, said in (("eyes closed", eyes_closed), ("eyebrows raised", brows_raised)) if said]
+    idle = rng.choice(_IDLE, size=rng.integers(0, 3), replace=False).tolist()
+    manner = [str(phrase) for phrase in rng.permutation(asked + idle)]
+    opening = f"{rng.choice(who)} {rng.choice(_VERBS)}{rng.choice(_PLACES)}"
+    joint = str(rng.choice([", ", " and ", "; ", ", with "]))
+    return joint.join([opening, *manner]) + str(rng.choice([".", "", "!"]))
+
+
+_ONE = ("A person", "Somebody", "A cartoon character", "A drawn face", "One friend", "A woman", "A man")
+_TWO = ("Two people", "Two friends", "Anna and Ben", "Two cartoon characters", "They", "People")
+_VERBS = ("talking", "speaking", "chatting", "in conversation", "telling a story", "talk naturally", "says hello")
+_PLACES = ("", "", " in a room", " before a wall", " outside", " in the studio", " at home", ", close up,")
+_IDLE = (
+    "lively faces",
+    "small gestures",
+    "while the camera stands still",
+    "soft light",
+    "eyes wide open",
+    "blue eyes",
+    "raised voices",
+    "the door is closed",
+    "thick eyebrows",
+    "closed captions",
+    "high quality",
+    "the sun is setting",
+    "in good spirits",
+    "blurred, distorted, flickering",
+)
 
 
 def _place(rng: np.random.Generator, index: int, persons: int, size: tuple[int, int], frames: int) -> Placement:

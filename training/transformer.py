@@ -32,7 +32,7 @@ from wan.types import TEMPORAL_STRIDE, VideoSize, latent_frames, whole_latents
 logger = logging.getLogger(__name__)
 
 _SHIFT = 3.0
-_MOUTH_WEIGHT = 8.0
+_MOUTH_WEIGHT = 3.0
 _BINDING_WEIGHT = 0.05
 _DAMAGE = 0.3
 """Deviation, at most, of the errors in the frames that a chunk continues from."""
