@@ -1,6 +1,7 @@
 """What several tests need."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from training.random_weights import write_model
 from wan.configs import WAN_CONFIGS, ModelConfig
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Commands that tests start can be interrupted, also where the tests run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -44,13 +44,13 @@ def in_turn(service: Service) -> list[list[float]]:
 
 def test_each_speaks_with_their_own_voice(in_turn: list[list[float]]) -> None:
     (anna, listening_ben), (listening_anna, ben) = in_turn
-    assert anna > 0.25 > 3 * listening_ben
-    assert ben > 0.25 > 3 * listening_anna
+    assert anna > max(0.2, 3 * listening_ben)
+    assert ben > max(0.2, 3 * listening_anna)
 
 
 def test_swapped_boxes_swap_the_voices(service: Service) -> None:
     (listening_anna, ben), (anna, listening_ben) = movement(
         speak(service, person_boxes="0.55,0.1,0.95,0.9;0.05,0.1,0.45,0.9")
     )
-    assert anna > 0.25 > 3 * listening_ben
-    assert ben > 0.25 > 3 * listening_anna
+    assert anna > max(0.2, 3 * listening_ben)
+    assert ben > max(0.2, 3 * listening_anna)

@@ -38,8 +38,8 @@ def test_states_of_the_real_tokens_and_eos(encoder: TextEncoder) -> None:
 def test_a_long_prompt_is_cut_and_said_so(encoder: TextEncoder, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         states = encoder("word " * 200)
-    assert states.shape[1] == 512
-    assert "has 1000 tokens; the first 512 are used" in caplog.text
+    assert states.shape[1] == 128
+    assert "has 1000 tokens; the first 128 are used" in caplog.text
 
 
 def test_an_unpadded_text_is_a_masked_padded_one(encoder: TextEncoder) -> None:

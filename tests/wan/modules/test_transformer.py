@@ -71,5 +71,5 @@ def test_gradients_reach_every_parameter(model: MultiTalkTransformer) -> None:
 def test_limits_are_named(model: MultiTalkTransformer) -> None:
     with pytest.raises(ValueError, match="3 speaking persons"):
         model.embed_speech(torch.zeros(1, 3, 5, 5, 4, 64))
-    with pytest.raises(ValueError, match="513 tokens; at most 512"):
-        model.embed_text(torch.zeros(1, 513, 64))
+    with pytest.raises(ValueError, match="129 tokens; at most 128"):
+        model.embed_text(torch.zeros(1, 129, 64))
