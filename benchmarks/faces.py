@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.characters import MOUTH_HEIGHT, MOUTH_INSIDE
 from training.mouths import Track
-from training.scenes import Box
+from wan.conditioning.speakers import Box
 
 Video = NDArray[np.uint8]
 Pixels = NDArray[np.float64]

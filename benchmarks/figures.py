@@ -22,7 +22,8 @@ from benchmarks.agreement import (
 )
 from benchmarks.clips import CHUNK, MOTION, Clip
 from benchmarks.faces import Face, Region, Video, mouth_free, mouth_opening
-from training.scenes import Box, face_boxes
+from training.scenes import face_boxes
+from wan.conditioning.speakers import Box
 
 Figures = dict[str, Any]
 _LAST = 8

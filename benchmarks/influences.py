@@ -15,7 +15,8 @@ from benchmarks.faces import Video, brow_darkness, eye_whiteness
 from benchmarks.figures import finite, read
 from benchmarks.puppet import Puppet
 from training.mouths import Track
-from training.scenes import Box, face_boxes
+from training.scenes import face_boxes
+from wan.conditioning.speakers import Box
 from wan.sampling.options import Options
 
 HEARD = Row(name="two para", persons=2)

@@ -23,7 +23,6 @@ from training import scenes
 from wan import MultiTalkPipeline
 from wan.checkpoint import Precision
 from wan.conditioning.request import Request
-from wan.conditioning.speakers import Box
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora
 from wan.modules.image import ImageEncoder
@@ -74,7 +73,7 @@ class Puppet:
         if clip.row.boxes != "default":
             faces = scenes.face_boxes(clip.scene)
             first, second = (faces[face] for face in order)
-            boxes = (_box(first), _box(second))
+            boxes = (first, second)
         return Request(
             picture=Image.fromarray(clip.picture()),
             tracks=tuple(self.embed(clip.tracks[face]) for face in order),
@@ -123,7 +122,3 @@ def to_pixels(video_CFHW: Tensor) -> NDArray[np.uint8]:
     """[-1, 1] to uint8 F x H x W x 3."""
     pixels = ((video_CFHW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
-
-
-def _box(box: scenes.Box) -> Box:
-    return Box(top=box.top, left=box.left, bottom=box.bottom, right=box.right)

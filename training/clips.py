@@ -15,10 +15,11 @@ from torch import Tensor
 
 from src.media.rates import SAMPLES_PER_FRAME
 from training.mouths import Track, opening_track, shape_track
-from training.scenes import Box, Scene, draw_scene, face_boxes, render
+from training.scenes import Scene, draw_scene, face_boxes, render
 from training.voices import Sound, Voice, disturb
 from wan.conditioning import speakers
 from wan.conditioning.picture import Crop
+from wan.conditioning.speakers import Box
 from wan.types import SPATIAL_STRIDE
 
 Known = Literal["picture", "motion", "source"]
@@ -26,6 +27,8 @@ Known = Literal["picture", "motion", "source"]
 picture and, within the noise, the last frames (InfiniteTalk)."""
 
 MOTION_FRAMES = 9
+_GONE = 200
+"""Frames at most that a scene has lasted before a clip that is not its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,9 @@ def draw_clip(
     heard, clean = _draw_sounds(rng, voices, persons)
     length = len(heard[0]) // SAMPLES_PER_FRAME
     start = int(rng.integers(0, max(1, length - frames + 4))) if rng.random() < 0.8 else 0
-    scene = draw_scene(rng, persons, size, start + frames + 200, "train")
+    scene = draw_scene(rng, persons, size, frames + _GONE, "train")
     first = known == "picture" or (known == "source" and rng.random() < 0.3)
-    gone = 0 if first else int(rng.integers(24, 200))
+    gone = 0 if first else int(rng.integers(24, _GONE))
     openings, shapes = ([_piece(of(sound), start, frames) for sound in clean] for of in (opening_track, shape_track))
     video = render(scene, openings, shapes, gone)
     if known != "motion":
@@ -128,10 +131,10 @@ def _masks(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, bool]:
     raise AssertionError(f"the faces fill the picture: {face_boxes(scene)}")
 
 
-def _around(rng: np.random.Generator, face: Box, size: tuple[int, int], slack: float) -> speakers.Box:
+def _around(rng: np.random.Generator, face: Box, size: tuple[int, int], slack: float) -> Box:
     """A box as somebody would draw it around a face, each side up to `slack` of its height away from it."""
     more = [int(rng.uniform(min(0, slack), max(0, slack)) * (face.bottom - face.top)) for _ in range(4)]
-    return speakers.Box(
+    return Box(
         top=max(0, face.top - more[0]),
         left=max(0, face.left - more[1]),
         bottom=min(size[0], face.bottom + more[2]),

@@ -2,6 +2,7 @@
 
 A shard holds clips of one frame size and number of persons:
   video, condition  B x 16 x T x h x w, the encoder's means, not normalised
+  handed            B x 16 x 3 x h x w, those of the nine frames that the chunk before handed over
   known             B, frames of the chunk that are known: 1 or 9
   clean             B, first frames that the noise spares (InfiniteTalk's motion frames): 0, 1 or 9
   speech            B x N x (F + 4) x Y x C, the states of the chunk's frames and two on either side
@@ -22,10 +23,11 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.clips import Clip, Known, draw_clip
+from training.clips import MOTION_FRAMES, Clip, Known, draw_clip
 from training.parts import CONFIG, Encoders, load_encoders
+from training.run import DEVICE
 from training.scenes import LARGE, SMALL
-from training.vae import SingleFrames
+from training.vae import SingleFrames, decode
 from training.voices import Voice, draw_voice
 from wan.chunks import Chunk
 from wan.conditioning.speech import speech_windows
@@ -39,6 +41,9 @@ _LARGE = 0.12
 _KNOWN: dict[Known, float] = {"picture": 0.45, "motion": 0.35, "source": 0.2}
 _TWO = 0.7
 _VOICE_SECONDS = 8.0
+_BATCH = 8
+_TRIPS = {0: 0.4, 1: 0.2, 2: 0.2, 4: 0.2}
+"""How often the frames handed over have been decoded and encoded before, as they are in a long video."""
 
 
 @torch.inference_mode()
@@ -53,27 +58,31 @@ def make_shard(encoders: Encoders, seed: int, clips: int, voices: int = 24) -> d
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-_BATCH = 8
-
-
 def _encode_batch(
     encoders: Encoders, rng: np.random.Generator, pool: list[Voice], persons: int, size: tuple[int, int]
 ) -> dict[str, Tensor]:
-    kinds = rng.choice(list(_KNOWN), size=_BATCH, p=list(_KNOWN.values()))
-    drawn = [draw_clip(rng, pool, persons, size, FRAMES, str(kind)) for kind in kinds]  # type: ignore[arg-type]
+    kinds = [tuple(_KNOWN)[i] for i in rng.choice(len(_KNOWN), size=_BATCH, p=list(_KNOWN.values()))]
+    drawn = [draw_clip(rng, pool, persons, size, FRAMES, kind) for kind in kinds]
+    trips = rng.choice(list(_TRIPS), size=_BATCH, p=list(_TRIPS.values()))
     videos = torch.stack([_pixels(clip.video) for clip in drawn])
-    conditions = torch.stack([_with_zeros(_pixels(clip.condition)) for clip in drawn])
     with SingleFrames():
-        latents = [encode(encoders.vae, batch) for batch in (videos, conditions)]
-    known = torch.tensor([len(clip.condition) for clip in drawn])
+        handed = _travelled(encoders.vae, videos[:, :, :MOTION_FRAMES], trips)
+        shown = [
+            handed[i] if kind == "motion" else _pixels(clip.condition)
+            for i, (kind, clip) in enumerate(zip(kinds, drawn, strict=True))
+        ]
+        conditions = torch.stack([_with_zeros(frames) for frames in shown])
+        latents = {
+            name: encode(encoders.vae, batch)
+            for name, batch in (("video", videos), ("condition", conditions), ("handed", handed))
+        }
     return {
-        "video": latents[0].half(),
-        "condition": latents[1].half(),
-        "known": known,
+        **{name: latent.half().cpu() for name, latent in latents.items()},
+        "known": torch.tensor([len(clip.condition) for clip in drawn]),
         "clean": torch.tensor([clip.clean for clip in drawn]),
-        "speech": torch.stack([_speech(encoders, clip) for clip in drawn]).half(),
-        "text": torch.cat([embed_prompt(encoders, clip.scene.prompt) for clip in drawn]).half(),
-        "image": torch.cat([encoders.image(_pixels(clip.condition)[:, -1]) for clip in drawn]).half(),
+        "speech": torch.stack([_speech(encoders, clip) for clip in drawn]).half().cpu(),
+        "text": torch.cat([embed_prompt(encoders, clip.scene.prompt) for clip in drawn]).half().cpu(),
+        "image": torch.cat([encoders.image(frames[:, -1]) for frames in shown]).half().cpu(),
         "masks": torch.stack([clip.masks_3hw for clip in drawn]).half(),
         "mouths": torch.stack([clip.mouths_hw for clip in drawn]).half(),
     }
@@ -82,6 +91,16 @@ def _encode_batch(
 def encode(vae: AutoencoderKLWan, videos_BCFHW: Tensor) -> Tensor:
     """Means of the posterior, not normalised."""
     return vae.encode(videos_BCFHW).latent_dist.mode()
+
+
+def _travelled(vae: AutoencoderKLWan, videos_BCFHW: Tensor, trips_B: np.ndarray) -> Tensor:
+    """Clips after so many trips through the VAE each: what chunk after chunk makes of the frames it hands over."""
+    videos = videos_BCFHW.clone()
+    for trip in range(trips_B.max()):
+        going = torch.from_numpy(trips_B > trip).to(videos.device)
+        decoded = decode(vae, encode(vae, videos[going])).clamp(-1, 1)
+        videos[going] = ((decoded + 1) * 127.5).round() / 127.5 - 1
+    return videos
 
 
 @torch.no_grad()
@@ -96,7 +115,7 @@ def _speech(encoders: Encoders, clip: Clip) -> Tensor:
     tracks = []
     for sound in clip.sounds:
         features = torch.from_numpy((sound - sound.mean()) / np.sqrt(sound.var() + 1e-7))
-        tracks.append(encoders.speech.layer_states(features[None])[0])
+        tracks.append(encoders.speech.layer_states(features[None].to(DEVICE))[0])
     half = CONFIG.transformer.audio_window // 2
     stop = clip.start + FRAMES
     chunk = Chunk(index=0, start=clip.start, stop=stop, overlap=0, fresh=FRAMES)
@@ -106,7 +125,7 @@ def _speech(encoders: Encoders, clip: Clip) -> Tensor:
 
 def _pixels(frames_FHWC: np.ndarray) -> Tensor:
     """3 x F x H x W in [-1, 1]."""
-    return torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(frames_FHWC).to(DEVICE).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def _with_zeros(known_CFHW: Tensor) -> Tensor:

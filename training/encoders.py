@@ -22,18 +22,18 @@ from src.media.rates import SAMPLES_PER_FRAME
 from training.characters import GLASSES, HAIR_STYLES, HATS
 from training.mouths import opening_track, shape_track
 from training.muon import Muon
-from training.parts import build_tokenizer, speech_config
-from training.run import Run, descend, schedule
+from training.parts import CONFIG, build_tokenizer, speech_config
+from training.run import DEVICE, Run, descend, schedule
 from training.scenes import SMALL, describe, draw_scene, render
 from training.voices import Voice, disturb, draw_voice
-from wan.configs import WAN_CONFIGS
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import build_text_encoder, clean
 
 _VOICES = 400
 _SIDES = 4
 """Cells of a picture, along each side, whose colour the vision tower is asked for."""
-CONFIG = WAN_CONFIGS["multitalk-puppet"]
+_KINDS = [2, len(HAIR_STYLES), len(HATS), len(GLASSES)]
+"""How many answers there are: persons, and the first one's hair, hat and glasses."""
 
 Loss = Callable[[np.random.Generator], tuple[Tensor, dict[str, float]]]
 
@@ -53,8 +53,8 @@ def speech_loss(trainee: Trainee, voices: list[Voice], batch: int = 8) -> Loss:
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         frames = int(rng.integers(40, 200))
         sounds, targets = zip(*(_piece(rng, voices, frames) for _ in range(batch)), strict=True)
-        states_BFYC = encoder.layer_states(torch.from_numpy(np.stack(sounds)))
-        wanted_BF2 = torch.from_numpy(np.stack(targets)).float()
+        states_BFYC = encoder.layer_states(torch.from_numpy(np.stack(sounds)).to(DEVICE))
+        wanted_BF2 = torch.from_numpy(np.stack(targets)).float().to(DEVICE)
         error = (trainee.head(states_BFYC) - wanted_BF2[:, :, None]).square()
         return error.mean(), {"opening": error[:, :, -1, 0].mean().item(), "shape": error[:, :, -1, 1].mean().item()}
 
@@ -82,17 +82,17 @@ def text_loss(trainee: Trainee, batch: int = 16) -> Loss:
     tokenizer = build_tokenizer(CONFIG)
 
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        error, right = torch.zeros(()), 0.0
+        error, right = torch.zeros((), device=DEVICE), 0.0
         for _ in range(batch):
             asked = rng.random(2) < 0.4
             persons = int(rng.integers(1, 3))
             prompt = describe(rng, persons, *asked.tolist())
             if rng.random() < 0.1:
                 prompt, asked, persons = CONFIG.negative_prompt, np.zeros(2, bool), 1
-            ids = torch.tensor([tokenizer(clean(prompt))["input_ids"]])
+            ids = torch.tensor([tokenizer(clean(prompt))["input_ids"]], device=DEVICE)
             states = trainee.encoder(input_ids=ids).last_hidden_state[0]
             logits = trainee.head(states)
-            wanted = torch.tensor([*asked, persons == 2]).float()
+            wanted = torch.tensor([*asked, persons == 2], device=DEVICE).float()
             error = error + functional.binary_cross_entropy_with_logits(logits.mean(0), wanted) / batch
             error = error + 0.1 * states.square().mean() / batch
             right += float(((logits.mean(0)[:2] > 0) == wanted[:2].bool()).float().mean()) / batch
@@ -102,7 +102,7 @@ def text_loss(trainee: Trainee, batch: int = 16) -> Loss:
 
 
 def image_loss(trainee: Trainee, batch: int = 16) -> Loss:
-    """Colours of a grid of cells from all tokens; number of persons, hair, hat and glasses from the class token."""
+    """Colours of a grid of cells, number of persons, hair, hat and glasses, from all tokens together."""
     preprocess = ImageEncoder(cast(CLIPVisionModel, trainee.encoder)).preprocess
 
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -118,20 +118,17 @@ def image_loss(trainee: Trainee, batch: int = 16) -> Loss:
             who = scene.people[0]
             kinds = (HAIR_STYLES.index(who.hair), HATS.index(who.hat), GLASSES.index(who.glasses))
             classes.append([persons - 1, *kinds])
-        hidden = trainee.encoder(pixel_values=torch.stack(pixels)).last_hidden_state
+        hidden = trainee.encoder(pixel_values=torch.stack(pixels).to(DEVICE)).last_hidden_state
         guess_colours, guess_classes = trainee.head(hidden.flatten(1)).split([3 * _SIDES**2, sum(_KINDS)], dim=1)
-        wanted = torch.tensor(classes).unbind(1)
+        wanted = torch.tensor(classes, device=DEVICE).unbind(1)
         entropies = [
             functional.cross_entropy(guess, truth)
             for guess, truth in zip(guess_classes.split(_KINDS, dim=1), wanted, strict=True)
         ]
-        colour = (guess_colours - torch.stack(colours)).square().mean()
+        colour = (guess_colours - torch.stack(colours).to(DEVICE)).square().mean()
         return colour * 10 + sum(entropies), {"colour": colour.item(), "kinds": float(sum(entropies))}
 
     return loss
-
-
-_KINDS = [2, len(HAIR_STYLES), len(HATS), len(GLASSES)]
 
 
 def build(part: str, seed: int) -> tuple[Trainee, Loss]:
@@ -152,11 +149,14 @@ def build(part: str, seed: int) -> tuple[Trainee, Loss]:
 def train(part: str, folder: Path, steps: int, seed: int) -> None:
     """Train, or go on, until `steps`."""
     trainee, loss_of = build(part, seed)
+    trainee.to(DEVICE)
     run = Run(folder, trainee, Muon(trainee, apart=lambda name: "embed" in name or "head" in name))
     while run.step < steps:
         loss, figures = loss_of(np.random.default_rng((seed, run.step)))
         norm = descend(loss, run, schedule(run.step, steps))
         run.log({"loss": loss.item(), **figures, "gradient": norm})
+        if run.step % 250 == 0:
+            run.save()
     run.save()
 
 

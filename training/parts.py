@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, UMT5EncoderModel, Wav2Vec2Config
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from training.run import average_of
+from training.run import DEVICE, average_of
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
@@ -35,21 +35,22 @@ class Encoders:
 
 
 def load_vae(runs: Path) -> AutoencoderKLWan:
-    """The video VAE."""
+    """The video VAE, on the CPU."""
     return filled(build_vae(CONFIG.vae), average_of(runs / "vae"))
 
 
 def load_encoders(runs: Path) -> Encoders:
-    """All that training the transformer needs; their image encoder lacks its last block, as the pipeline's does."""
+    """All that training the transformer needs, on `DEVICE`; the image encoder lacks its last block, as the pipeline's
+    does."""
     speech = filled(Wav2Vec2Model(speech_config(CONFIG)), average_of(runs / "speech", "encoder."))
     text: UMT5EncoderModel = filled(build_text_encoder(CONFIG.text_encoder), average_of(runs / "text", "encoder."))
     image: CLIPVisionModel = build_image_encoder(CONFIG.image_encoder)
     kept = {name: value for name, value in average_of(runs / "image", "encoder.").items() if name in image.state_dict()}
     return Encoders(
-        vae=load_vae(runs),
-        speech=speech,
-        text=TextEncoder(text, build_tokenizer(CONFIG), CONFIG.transformer.text_len),
-        image=ImageEncoder(filled(image, kept)),
+        vae=placed(load_vae(runs)),
+        speech=placed(speech),
+        text=TextEncoder(placed(text), build_tokenizer(CONFIG), CONFIG.transformer.text_len),
+        image=ImageEncoder(placed(filled(image, kept))),
     )
 
 
@@ -85,6 +86,12 @@ def speech_config(config: ModelConfig) -> Wav2Vec2Config:
         attention_dropout=0.0,
         feat_proj_dropout=0.0,
     )
+
+
+def placed(module: M) -> M:
+    """The module on the device that training computes on."""
+    module.to(DEVICE)
+    return module
 
 
 def filled(module: M, state: dict[str, Tensor]) -> M:

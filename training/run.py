@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where training computes; what is drawn is drawn on the CPU."""
+
 
 class Average:
     """Exponential moving average of a module's parameters and buffers; its weights are what is kept in the end."""
@@ -32,7 +35,10 @@ class Average:
 
 
 class Run:
-    """One training run in a folder: `state.pt` (resumed from when it is there), `log.jsonl`, `curves.png`."""
+    """One training run in a folder: `state.pt` (resumed from when it is there), `log.jsonl`, `curves.png`.
+
+    The optimiser's groups keep the peak rates that they were built with, whatever rates an earlier part of the run had.
+    """
 
     def __init__(self, folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, decay: float = 0.999) -> None:
         self.folder = folder
@@ -73,9 +79,12 @@ class Run:
         plot(self.folder)
 
     def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(self.folder / "state.pt", weights_only=True)
+        state: dict[str, Any] = torch.load(self.folder / "state.pt", weights_only=True, map_location=DEVICE)
+        peaks = [group["peak"] for group in self.optimiser.param_groups]
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
+        for group, peak in zip(self.optimiser.param_groups, peaks, strict=True):
+            group["peak"] = peak
         self.average.state, self.average.steps = state["average"], state["step"]
         self.step, self.seconds = state["step"], state["seconds"]
         logger.info("resumed at step %d", self.step)
@@ -83,8 +92,13 @@ class Run:
 
 def average_of(run: Path, prefix: str = "") -> dict[str, Tensor]:
     """The averaged weights of a run, those below `prefix` only."""
-    state = torch.load(run / "state.pt", weights_only=True)["average"]
+    state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")["average"]
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step on `DEVICE`: a run that was broken off goes on as if it had not been."""
+    return torch.Generator(DEVICE).manual_seed(seed * 1_000_003 + step)
 
 
 def schedule(step: int, steps: int, warm_up: int = 100) -> float:

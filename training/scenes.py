@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from src.media.rates import FPS
 from training.characters import Character, Colour, Pose, draw_character, draw_colour, paint
 from training.mouths import Track
+from wan.conditioning.speakers import Box
 
 _SUPERSAMPLING = 4
 _STAGING = 6
@@ -21,16 +22,6 @@ SMALL = {"wide": (64, 128), "square": (96, 96), "upright": (128, 64)}
 """Height and width of the frames, as the small model's buckets of the class 480 have them."""
 LARGE = {"wide": (96, 192), "square": (144, 144), "upright": (192, 96)}
 """Those of its class 720."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
-    """A rectangle in pixels: rows [top, bottom), columns [left, right)."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,13 +21,13 @@ from torch import Tensor
 from training.dataset import embed_prompt
 from training.muon import Muon
 from training.parts import CONFIG, load_encoders
-from training.run import Run, descend, schedule
+from training.run import DEVICE, Run, descend, schedule, step_generator
 from wan.conditioning.latent import known_mask
 from wan.modules import labels
 from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
-from wan.types import TEMPORAL_STRIDE, VideoSize, latent_frames, whole_latents
+from wan.types import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoSize, latent_frames, whole_latents
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Shards:
         chosen = [same[i] for i in rng.integers(len(same), size=count)]
         places = [int(rng.integers(len(shard["video"]))) for shard in chosen]
         examples = {
-            name: torch.stack([shard[name][i] for shard, i in zip(chosen, places, strict=True)]).float()
+            name: torch.stack([shard[name][i] for shard, i in zip(chosen, places, strict=True)]).float().to(DEVICE)
             for name in like
         }
         return cut(examples, frames)
@@ -96,32 +96,31 @@ class Objective:
     def __init__(self, model: MultiTalkTransformer, negative_1SC: Tensor) -> None:
         self.model, self.negative = model, negative_1SC
         mean, std = CONFIG.vae.latents_mean, CONFIG.vae.latents_std
-        self.mean, self.std = (torch.tensor(values)[:, None, None, None] for values in (mean, std))
+        self.mean, self.std = (torch.tensor(values, device=DEVICE)[:, None, None, None] for values in (mean, std))
 
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        latent, condition = ((batch[name] - self.mean) / self.std for name in ("video", "condition"))
-        frames = TEMPORAL_STRIDE * (latent.shape[2] - 1) + 1
-        size = VideoSize(frames=frames, height=8 * latent.shape[-2], width=8 * latent.shape[-1])
+    def __call__(
+        self, batch: Batch, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """`rng` draws what is left out of a batch, `generator`, on the batch's device, times, noise and damage."""
+        latent, condition, handed = ((batch[name] - self.mean) / self.std for name in ("video", "condition", "handed"))
+        size = _size(latent)
         deaf = bool(rng.random() < _NO_SPEECH)
         context = self._context(batch, size, rng, deaf)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        noise = torch.randn(latent.shape, generator=generator)
-        t_B = torch.sigmoid(torch.randn(len(latent), generator=generator))
-        t_B = _SHIFT * t_B / (1 + (_SHIFT - 1) * t_B)
+        noise, t_B = draw_noise(latent, generator)
         t = t_B[:, None, None, None, None]
         clean = _first_frames(batch["clean"], latent)
         motion = clean | _first_frames(torch.where(batch["known"] > 1, batch["known"], 0), latent)
         damage = torch.where(motion, draw_damage(latent, generator), 0.0)
-        known = latent + damage
+        known = torch.where(motion, _in_front(handed, latent), latent) + damage
         state = torch.where(clean, known, (1 - t) * known + t * noise)
         condition = condition + torch.where(clean, 0.0, damage)
-        masks = torch.stack([known_mask(int(known), size) for known in batch["known"]])
+        masks = torch.stack([known_mask(int(count), size) for count in batch["known"]]).to(latent.device)
         with class_maps() as maps:
             velocity = self.model(
                 state,
                 torch.cat((masks, condition), dim=1),
                 self.model.embed_time(1000 * t_B),
-                video_rotation(size.grid, CONFIG.transformer.head_dim, "cpu"),
+                video_rotation(size.grid, CONFIG.transformer.head_dim, latent.device),
                 context,
             )
         weight = 1 + _MOUTH_WEIGHT * batch["mouths"][:, None, None]
@@ -136,7 +135,7 @@ class Objective:
 
     def _context(self, batch: Batch, size: VideoSize, rng: np.random.Generator, deaf: bool) -> Context:
         """What the pipeline would give, or for a deaf batch what its passes without speech are given."""
-        unread = torch.from_numpy(rng.random(len(batch["text"])) < (0.5 if deaf else _NO_TEXT))
+        unread = torch.from_numpy(rng.random(len(batch["text"])) < (0.5 if deaf else _NO_TEXT)).to(DEVICE)
         text = torch.where(unread[:, None, None], self.negative, batch["text"])
         speech = windows_of(batch["speech"])
         if deaf:
@@ -150,14 +149,36 @@ class Objective:
         )
 
 
+def _size(latent_BCTHW: Tensor) -> VideoSize:
+    """Of the clips behind the latents."""
+    frames, height, width = latent_BCTHW.shape[2:]
+    return VideoSize(
+        frames=TEMPORAL_STRIDE * (frames - 1) + 1, height=SPATIAL_STRIDE * height, width=SPATIAL_STRIDE * width
+    )
+
+
+def draw_noise(latent_BCTHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise like the latents, and a time for every clip: B, logit-normal (Esser et al. 2024), shifted towards 1."""
+    noise = torch.randn(latent_BCTHW.shape, generator=generator, device=latent_BCTHW.device)
+    t_B = torch.sigmoid(torch.randn(len(latent_BCTHW), generator=generator, device=latent_BCTHW.device))
+    return noise, _SHIFT * t_B / (1 + (_SHIFT - 1) * t_B)
+
+
+def _in_front(handed_BCTHW: Tensor, latent_BCTHW: Tensor) -> Tensor:
+    """The latents with those that were handed over in place of the first."""
+    count = min(handed_BCTHW.shape[2], latent_BCTHW.shape[2])
+    return torch.cat((handed_BCTHW[:, :, :count], latent_BCTHW[:, :, count:]), dim=2)
+
+
 def draw_damage(latent_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
     """What a chunk's own faults do to the frames that the next one continues from: errors that mostly stay in place.
 
     The network is asked for the clean clip all the same, and so learns to mend them instead of adding to them.
     """
-    strength = _DAMAGE * torch.rand(len(latent_BCTHW), 1, 1, 1, 1, generator=generator)
-    lasting = torch.randn(latent_BCTHW[:, :, :1].shape, generator=generator)
-    return strength * (lasting + 0.5 * torch.randn(latent_BCTHW.shape, generator=generator))
+    device = latent_BCTHW.device
+    strength = _DAMAGE * torch.rand(len(latent_BCTHW), 1, 1, 1, 1, generator=generator, device=device)
+    lasting = torch.randn(latent_BCTHW[:, :, :1].shape, generator=generator, device=device)
+    return strength * (lasting + 0.5 * torch.randn(latent_BCTHW.shape, generator=generator, device=device))
 
 
 def windows_of(speech_BNFYC: Tensor) -> Tensor:
@@ -169,6 +190,7 @@ def _first_frames(frames_B: Tensor, latent_BCTHW: Tensor) -> Tensor:
     """True where the latent belongs to the first `frames_B` video frames of a clip (0 for none)."""
     counts = [0 if f == 0 else latent_frames(whole_latents(int(f))) for f in frames_B]
     places = torch.arange(latent_BCTHW.shape[2])[None, :] < torch.tensor(counts)[:, None]
+    places = places.to(latent_BCTHW.device)
     return places[:, None, :, None, None].expand_as(latent_BCTHW)
 
 
@@ -203,7 +225,7 @@ def binding_loss(maps: list[Tensor], masks: SpeakerMasks) -> tuple[Tensor, float
 def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int) -> None:
     """Train, or go on, until `steps`; the state is below `runs`."""
     torch.manual_seed(seed)
-    model = MultiTalkTransformer(CONFIG.transformer)
+    model = MultiTalkTransformer(CONFIG.transformer).to(DEVICE)
     torch.nn.init.zeros_(model.head.head.weight)
     run = Run(runs / "transformer", model, optimiser_of(model, peak), decay=0.9985)
     shards, objective = Shards(data), Objective(model, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))
@@ -213,7 +235,7 @@ def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int
         rng = np.random.default_rng((seed, run.step))
         short = rng.random() < _SHORT_SHARE
         examples = shards.draw(rng, batch, (_SHORT if short else CONFIG.frame_num))
-        loss, figures = objective(examples, rng)
+        loss, figures = objective(examples, rng, step_generator(seed, run.step))
         norm = descend(loss, run, schedule(run.step, steps))
         run.log({"loss": loss.item(), **figures, "gradient": norm})
         if run.step % 250 == 0:
@@ -222,7 +244,7 @@ def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int
 
 
 def optimiser_of(model: MultiTalkTransformer, peak: float) -> Muon:
-    """Muon for the blocks' matrices, AdamW at a tenth of its rate for all else."""
+    """Muon for the blocks' matrices, Adam at a tenth of its rate for all else."""
     return Muon(model, lambda name: not name.startswith("blocks."), matrix_peak=peak, other_peak=peak / 10)
 
 

@@ -17,10 +17,10 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
 from training.muon import Muon
-from training.run import Run, average_of, descend, schedule
+from training.parts import CONFIG, filled, placed
+from training.run import DEVICE, Run, average_of, descend, schedule, step_generator
 from training.scenes import SMALL, draw_scene, render
-from wan.configs import WAN_CONFIGS
-from wan.modules.vae import build_vae
+from wan.modules.vae import Features, build_vae
 
 logger = logging.getLogger(__name__)
 
@@ -89,23 +89,22 @@ def start_from_pictures(model: AutoencoderKLWan) -> None:
 
 def decode(model: AutoencoderKLWan, latent_BCTHW: Tensor) -> Tensor:
     """What the library decodes to before it clamps, whose gradient would be lost."""
-    model.clear_cache()
+    features = Features(latent_BCTHW.device, latent_BCTHW.device)
     z = model.post_quant_conv(latent_BCTHW)
-    frames = []
-    for i in range(z.shape[2]):
-        model._conv_idx = [0]
-        frames.append(
-            model.decoder(z[:, :, i : i + 1], feat_cache=model._feat_map, feat_idx=model._conv_idx, first_chunk=i == 0)
-        )
-    model.clear_cache()
-    return torch.cat(frames, dim=2)
+    slices = [
+        model.decoder(z[:, :, i : i + 1], feat_cache=features, feat_idx=[0], first_chunk=i == 0)
+        for i in range(z.shape[2])
+    ]
+    return torch.cat(slices, dim=2)
 
 
-def loss_of(model: AutoencoderKLWan, video_BCFHW: Tensor) -> tuple[Tensor, dict[str, float]]:
+def loss_of(
+    model: AutoencoderKLWan, video_BCFHW: Tensor, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
     """Error of pixels and of their differences, dark pixels (mouths, eyes) heavier, and the KL term."""
     with SingleFrames():
         posterior = model.encode(video_BCFHW).latent_dist
-        shown = decode(model, posterior.sample())
+        shown = decode(model, posterior.sample(generator))
     error = shown - video_BCFHW
     weight = 1 + _DARK_WEIGHT * torch.sigmoid(-10 * (video_BCFHW.mean(1, keepdim=True) + 0.65))
     pixels = ((error.abs() + 2 * error.square()) * weight).mean()
@@ -120,15 +119,15 @@ def loss_of(model: AutoencoderKLWan, video_BCFHW: Tensor) -> tuple[Tensor, dict[
 def train(folder: Path, pictures: int, clips: int, seed: int) -> None:
     """Train, or go on: steps on batches of 10 pictures, then steps on batches of 3 clips."""
     torch.manual_seed(seed)
-    model = build_vae(WAN_CONFIGS["multitalk-puppet"].vae)
-    start_from_pictures(model)
+    model = build_vae(CONFIG.vae)
+    start_from_pictures(model.to(DEVICE))
     run = Run(folder, model, Muon(model, apart=lambda name: "conv_in" in name or "conv_out" in name))
     while run.step < pictures + clips:
         rng = np.random.default_rng((seed, run.step))
         still = run.step < pictures
         share = schedule(run.step, pictures) if still else schedule(run.step - pictures, clips)
         video = draw_crops(rng, 10, 1) if still else draw_crops(rng, 3, int(rng.choice([5, 9, 9, 13])))
-        loss, figures = loss_of(model, video)
+        loss, figures = loss_of(model, video.to(DEVICE), step_generator(seed, run.step))
         norm = descend(loss, run, share)
         run.log({"loss": loss.item(), **figures, "gradient": norm}, every=20)
         if run.step % 100 == 0:
@@ -140,7 +139,7 @@ def train(folder: Path, pictures: int, clips: int, seed: int) -> None:
 def latent_statistics(model: AutoencoderKLWan, batches: int, seed: int) -> dict[str, list[float]]:
     """Mean and deviation of every latent channel over crops, for the model's configuration."""
     rng = np.random.default_rng((seed, 1))
-    means = [model.encode(draw_crops(rng, 4, 17)).latent_dist.mode() for _ in range(batches)]
+    means = [model.encode(draw_crops(rng, 4, 17).to(DEVICE)).latent_dist.mode() for _ in range(batches)]
     flat = torch.cat(means).transpose(0, 1).flatten(1)
     figures = {"latents_mean": flat.mean(1), "latents_std": flat.std(1)}
     return {name: [round(value, 3) for value in values.tolist()] for name, values in figures.items()}
@@ -157,8 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.statistics:
-        model = build_vae(WAN_CONFIGS["multitalk-puppet"].vae).eval()
-        model.load_state_dict(average_of(options.folder))
+        model = placed(filled(build_vae(CONFIG.vae), average_of(options.folder)))
         logger.info(json.dumps(latent_statistics(model, 24, options.seed)))
         return
     train(options.folder, options.pictures, options.clips, options.seed)

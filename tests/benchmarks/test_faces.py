@@ -10,7 +10,8 @@ from benchmarks.agreement import Reading, correlation, own_correlation
 from benchmarks.clips import ROWS, draw_clip, plain
 from benchmarks.faces import Video, brow_darkness, eye_whiteness, mouth_free, mouth_opening
 from benchmarks.figures import read
-from training.scenes import Box, face_boxes, render
+from training.scenes import face_boxes, render
+from wan.conditioning.speakers import Box
 
 ON_AVERAGE, EACH, BLURRED = 0.98, 0.95, 0.97
 SHORT = [row for row in ROWS if row.chunks == 1 and row.sound != "none"]

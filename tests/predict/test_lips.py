@@ -8,7 +8,8 @@ from tests.conftest import ROOT
 from tests.predict.conftest import Service
 from tests.predict.movies import Movie, movie_of
 from tests.predict.uploads import uri
-from training.scenes import Box, face_boxes
+from training.scenes import face_boxes
+from wan.conditioning.speakers import Box
 
 EXAMPLES = ROOT / "examples"
 SHRUNK = 8

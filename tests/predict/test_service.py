@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from predict import read_settings
+from predict import BUILT_IN, read_settings
 from src.serving.server import Server, ServerError
 from tests.conftest import ROOT
 from tests.predict.conftest import Service, environment, good
@@ -193,6 +193,12 @@ def test_settings_that_cannot_be(name: str, value: str, words: list[str]) -> Non
     with pytest.raises(ValueError, match=name) as error:
         read_settings({name: value})
     assert all(word in str(error.value) for word in words)
+
+
+def test_a_model_that_came_with_the_code_needs_no_folder() -> None:
+    assert read_settings({"MULTITALK_MODEL": "multitalk-puppet"}).folder == BUILT_IN / "multitalk-puppet"
+    assert read_settings({"MULTITALK_MODEL": "multitalk-puppet", "MODEL_PATH": "mine"}).folder == Path("mine")
+    assert read_settings({"MULTITALK_MODEL": "multitalk-14B"}).folder == Path("weights")
 
 
 def test_persistent_parameters() -> None:

@@ -12,7 +12,7 @@ from training.bundle import write_bundle
 from training.clips import MOTION_FRAMES, Known, draw_clip
 from training.muon import Muon, orthogonalise
 from training.random_weights import random_networks
-from training.run import Run, descend, schedule
+from training.run import Run, descend, schedule, step_generator
 from training.scenes import SMALL
 from training.transformer import Objective, Shards, binding_loss, class_maps, cut, draw_damage, windows_of
 from training.vae import SingleFrames, decode, draw_crops, start_from_pictures
@@ -55,6 +55,14 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     for ours, theirs in zip(whole.parameters(), broken.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert (tmp_path / "broken" / "curves.png").stat().st_size > 1000
+
+
+def test_a_resumed_run_takes_the_rates_that_it_is_given(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4)
+    for peak in (0.02, 0.005):
+        run = Run(tmp_path, model, Muon(model, apart=lambda _: False, matrix_peak=peak))
+        assert run.optimiser.param_groups[0]["peak"] == peak
+        run.save()
 
 
 def test_the_vaes_shortcuts_change_no_number(puppet: ModelConfig) -> None:
@@ -122,6 +130,7 @@ def random_batch(clips: int, clean: int = 0) -> dict[str, torch.Tensor]:
     return {
         "video": torch.randn(clips, 16, 9, 8, 16, generator=draw),
         "condition": torch.randn(clips, 16, 9, 8, 16, generator=draw),
+        "handed": torch.randn(clips, 16, 3, 8, 16, generator=draw),
         "known": torch.ones(clips, dtype=torch.long),
         "clean": torch.full((clips,), clean),
         "speech": torch.randn(clips, 2, 37, 4, 64, generator=draw),
@@ -138,7 +147,7 @@ def test_the_objective_can_be_learnt_by_heart(puppet: ModelConfig) -> None:
     optimiser = Muon(model, lambda name: not name.startswith("blocks."))
     losses = []
     for _ in range(8):
-        loss, figures = objective(batch, np.random.default_rng(1))
+        loss, figures = objective(batch, np.random.default_rng(1), step_generator(0, 1))
         losses.append(loss.item())
         optimiser.zero_grad()
         loss.backward()
@@ -157,7 +166,7 @@ def test_frames_that_the_noise_spares_are_not_asked_for(puppet: ModelConfig) -> 
         losses = []
         for factor in (1.0, 5.0):  # targets of spared frames do not count, those of the others do
             spared = batch | {"video": batch["video"] * torch.tensor([factor, factor, factor, 1.0])[:, None, None]}
-            losses.append(objective(spared, np.random.default_rng(1))[1]["plain"])
+            losses.append(objective(spared, np.random.default_rng(1), step_generator(0, 1))[1]["plain"])
     assert losses[1] < 2 * losses[0]
 
 

@@ -65,13 +65,12 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoVAEConfig:
-    """Sizes of the causal video VAE of Wan2.1; `decoder_dim` None stands for `dim`, as published.
+    """Sizes of the causal video VAE of Wan2.1.
 
     `latents_mean` and `latents_std` None stand for the published statistics of the latent channels.
     """
 
     dim: int
-    decoder_dim: int | None = None
     z_dim: int = 16
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2

@@ -23,7 +23,6 @@ def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
     statistics = {"latents_mean": config.latents_mean, "latents_std": config.latents_std}
     return AutoencoderKLWan(
         base_dim=config.dim,
-        decoder_base_dim=config.decoder_dim,
         z_dim=config.z_dim,
         dim_mult=list(config.dim_mult),
         num_res_blocks=config.num_res_blocks,
