@@ -10,11 +10,13 @@ from torch import nn
 
 from training.bundle import write_bundle
 from training.clips import MOTION_FRAMES, Known, draw_clip
+from training.examples import draw_damage, windows_of
 from training.muon import Muon, orthogonalise
 from training.random_weights import random_networks
 from training.run import Run, descend, schedule, step_generator
 from training.scenes import SMALL
-from training.transformer import Objective, Shards, binding_loss, class_maps, cut, draw_damage, windows_of
+from training.shards import Shards, cut
+from training.transformer import Objective, binding_loss, class_maps
 from training.vae import SingleFrames, decode, draw_crops, start_from_pictures
 from training.voices import Voice, synthesise
 from wan.checkpoint import load_models
