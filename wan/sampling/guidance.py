@@ -36,10 +36,12 @@ class Guider(Protocol):
 
 
 def differences(text_scale: float, audio_scale: float) -> tuple[Difference, ...]:
-    """Three passes, or two when the text scale is 1 and the text therefore needs no difference."""
+    """Of three passes; a scale of 1 needs no difference, and one pass less: with 1 and 1 there is the first only."""
     if text_scale == 1:
-        return ((audio_scale, "cond", "no_audio"),)
-    return ((text_scale, "cond", "no_text"), (audio_scale, "no_text", "neither"))
+        table: tuple[Difference, ...] = ((audio_scale, "cond", "no_audio"),)
+    else:
+        table = ((text_scale, "cond", "no_text"), (audio_scale, "no_text", "neither"))
+    return table[:-1] if audio_scale == 1 else table
 
 
 class ClassifierFreeGuidance:
@@ -96,4 +98,4 @@ class ProjectedDifference:
 
 
 def _passes(table: tuple[Difference, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for _, more, less in table for name in (more, less)))
+    return tuple(dict.fromkeys(("cond", *(name for _, more, less in table for name in (more, less)))))

@@ -23,7 +23,17 @@ def test_two_passes_when_the_text_scale_is_one() -> None:
 
 @pytest.mark.parametrize("kind", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)])
 def test_scales_of_one_give_the_conditional_pass(kind: type[ClassifierFreeGuidance]) -> None:
-    torch.testing.assert_close(kind(1.0, 1.0)(CALLS), CALLS["cond"])
+    guider = kind(1.0, 1.0)
+    assert guider.passes == ("cond",)
+    torch.testing.assert_close(guider(CALLS), CALLS["cond"])
+
+
+@pytest.mark.parametrize("kind", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)])
+def test_without_guidance_of_speech_two_passes_give_what_three_would(kind: type[ClassifierFreeGuidance]) -> None:
+    guider, three = kind(5.0, 1.0), kind(5.0, 1.0 + 1e-12)
+    assert guider.passes == ("cond", "no_text")
+    assert three.passes == ("cond", "no_text", "neither")
+    torch.testing.assert_close(guider(CALLS), three(CALLS))
 
 
 def test_a_projected_difference_is_orthogonal_and_clipped() -> None:
