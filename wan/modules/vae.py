@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 
 from wan.configs.schema import VideoVAEConfig
+from wan.modules.convolution import OneDnnConvolutions
 from wan.types import TEMPORAL_STRIDE, latent_frames
 
 
@@ -69,8 +70,8 @@ class VideoVAE:
         for index in range(count):
             start = max(0, TEMPORAL_STRIDE * (index - 1) + 1)
             frames = video_CFHW[None, :, start : TEMPORAL_STRIDE * index + 1].to(device, dtype)
-            slices.append(self.model.encoder(frames, feat_cache=features, feat_idx=[0]))
-        moments = self.model.quant_conv(torch.cat(slices, dim=2))[0]
+            slices.append(_run(self.model.encoder, frames, feat_cache=features, feat_idx=[0]))
+        moments = _run(self.model.quant_conv, torch.cat(slices, dim=2))[0]
         mean, std = self._statistics(device)
         return (moments[: len(moments) // 2].float() - mean) / std
 
@@ -79,11 +80,10 @@ class VideoVAE:
         device = self.model.device
         mean, std = self._statistics(device)
         features = Features(device, rest or device)
-        z = self.model.post_quant_conv((latent_CTHW * std + mean)[None].to(self.model.dtype))
+        z = _run(self.model.post_quant_conv, (latent_CTHW * std + mean)[None].to(self.model.dtype))
         for index in range(latent_CTHW.shape[1]):
-            frames = self.model.decoder(
-                z[:, :, index : index + 1], feat_cache=features, feat_idx=[0], first_chunk=index == 0
-            )
+            one = z[:, :, index : index + 1]
+            frames = _run(self.model.decoder, one, feat_cache=features, feat_idx=[0], first_chunk=index == 0)
             yield frames[0].clamp(-1, 1).float()
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -94,3 +94,8 @@ class VideoVAE:
             for values in (config["latents_mean"], config["latents_std"])
         )
         return mean, std
+
+
+def _run(part: nn.Module, x: Tensor, **rest: Any) -> Tensor:
+    with OneDnnConvolutions():
+        return part(x, **rest)
