@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wan.conditioning.source import Source
 from wan.conditioning.speakers import Box
 
 EmbedSpeech = Callable[[Sequence[Path], str], Sequence[Tensor]]
@@ -30,12 +31,16 @@ _PERSONS = ("person1", "person2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A picture, one or two speech tracks, a prompt; boxes when the persons are not the picture's halves."""
+    """A picture, one or two speech tracks, a prompt; boxes when the persons are not the picture's halves.
+
+    With a `source` the picture is its frame 0, on which the boxes are.
+    """
 
     picture: Image.Image
     tracks: tuple[Tensor, ...]
     prompt: str
     boxes: tuple[Box, Box] | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
