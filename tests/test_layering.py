@@ -15,7 +15,7 @@ WAN = [
     {"wan.types"},
     {"wan.chunks", "wan.color", "wan.modules", "wan.stored"},
     {"wan.conditioning", "wan.naming", "wan.reading", "wan.sampling", "wan.video"},
-    {"wan.quantised"},
+    {"wan.continuation", "wan.quantised"},
     {"wan.layout", "wan.part"},
     {"wan.checkpoint", "wan.lora"},
     {"wan.convert", "wan.memory"},

@@ -1,12 +1,15 @@
 """A video as what is shown, in place of a single picture."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
 
+@runtime_checkable
 class Source(Protocol):
     """Pictures by the time of the video that is made: index i is its frame i, 25 a second, from 0.
+
+    They are asked for in ascending order; the last one may be asked for again.
 
     `cuts` are the indices, ascending and above 0, at which another scene begins.
     """
