@@ -44,7 +44,7 @@ from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
 from wan.modules.text import clean
-from wan.multitalk import Progress, choose_device
+from wan.multitalk import Progress, check_ability, choose_device
 from wan.sampling.options import Options, choose_preset, resolve_options
 from wan.types import FPS
 
@@ -84,10 +84,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
     persistent = read_number(environ, PERSISTENT, "0", least=0)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
-    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else DEFAULT_FOLDER
+    config = WAN_CONFIGS[name]
     return Settings(
-        config=WAN_CONFIGS[name],
-        folder=Path(environ.get("MODEL_PATH", folder)),
+        config=config,
+        folder=Path(environ.get("MODEL_PATH", BUILT_IN / config.built_in if config.built_in else DEFAULT_FOLDER)),
         limits=Limits(max_seconds=max_seconds, local_files=local_files),
         precision=cast(Precision, precision),
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
@@ -130,7 +130,7 @@ class Predictor(BasePredictor):
         config, folder = self.settings.config, self.settings.folder
         choose_device(config, device_id=0)  # before anything is downloaded
         if not is_converted(folder):
-            needed = (config.files.base, config.files.audio, config.files.speech)
+            needed = (config.files.base, config.files.audio_bundle or config.files.audio, config.files.speech)
             weights.ensure(folder, [name for name in needed if name in weights.BUNDLES])
         try:
             self.pipeline = MultiTalkPipeline(
@@ -325,6 +325,10 @@ class Predictor(BasePredictor):
         boxes = to_boxes(material.rectangles)
         persons = len(material.timeline.tracks)
         try:
+            check_ability(config, persons, video=False)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        try:
             framing = frame_picture(picture.height, picture.width, config.buckets[options.size_class], persons, boxes)
         except SpeakerError as error:
             raise InputError(f"person_boxes is {quoted(uploads.person_boxes or '')}: {error}") from error
@@ -383,11 +387,11 @@ class Predictor(BasePredictor):
             self.record_metric(f"seconds.{stage}", spent)
 
     def warm_up(self) -> None:
-        """One step of a short clip with two persons, so that the first request meets no cold start."""
+        """One step of a short clip with as many persons as there may be, so that the first request meets no cold start."""
         config = self.settings.config
         rate = 48_000
         second = Sound(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
-        tracks_N = arrange((second, second), "para").tracks
+        tracks_N = arrange((second,) * config.persons, "para").tracks
         with torch.inference_mode():
             request = Request(
                 picture=Image.new("RGB", (512, 256), "grey"),

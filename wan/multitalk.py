@@ -103,8 +103,8 @@ def check_ability(config: ModelConfig, persons: int, video: bool) -> None:
     if persons > config.persons:
         others = [name for name, other in WAN_CONFIGS.items() if other.persons >= persons]
         raise ValueError(
-            f"{persons} persons, and {config.name} was trained for {config.persons}; {persons} are known to "
-            f"{', '.join(others)} (the operator sets MULTITALK_MODEL)"
+            f"{persons} persons are to be told apart (each has a voice or a place of their own), and {config.name} was "
+            f"trained for {config.persons}; {', '.join(others)} can do it (the operator sets MULTITALK_MODEL)"
         )
 
 
