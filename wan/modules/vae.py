@@ -15,6 +15,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from wan.configs.schema import VideoVAEConfig
+from wan.modules.convolution import OneDNN
 from wan.types import TEMPORAL_STRIDE, latent_frames
 
 
@@ -69,7 +70,8 @@ class VideoVAE:
         for index in range(count):
             start = max(0, TEMPORAL_STRIDE * (index - 1) + 1)
             frames = video_CFHW[None, :, start : TEMPORAL_STRIDE * index + 1].to(device, dtype)
-            slices.append(self.model.encoder(frames, feat_cache=features, feat_idx=[0]))
+            with OneDNN():
+                slices.append(self.model.encoder(frames, feat_cache=features, feat_idx=[0]))
         moments = self.model.quant_conv(torch.cat(slices, dim=2))[0]
         mean, std = self._statistics(device)
         return (moments[: len(moments) // 2].float() - mean) / std
@@ -81,9 +83,9 @@ class VideoVAE:
         features = Features(device, rest or device)
         z = self.model.post_quant_conv((latent_CTHW * std + mean)[None].to(self.model.dtype))
         for index in range(latent_CTHW.shape[1]):
-            frames = self.model.decoder(
-                z[:, :, index : index + 1], feat_cache=features, feat_idx=[0], first_chunk=index == 0
-            )
+            slice_z = z[:, :, index : index + 1]
+            with OneDNN():
+                frames = self.model.decoder(slice_z, feat_cache=features, feat_idx=[0], first_chunk=index == 0)
             yield frames[0].clamp(-1, 1).float()
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
