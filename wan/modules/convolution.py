@@ -1,7 +1,7 @@
 """Convolutions over time on a processor.
 
 PyTorch gives those of a single clip to oneDNN only where channels, frames and rows are many, and else to a fallback
-that copies each window into a row of a matrix (`use_mkldnn` in its Convolution.cpp). A small VAE's are below that bound.
+that copies each window into a row of a matrix (`use_mkldnn` in its Convolution.cpp). A small VAE is below the bound.
 """
 
 from collections.abc import Callable

@@ -72,7 +72,8 @@ class VideoVAE:
             frames = video_CFHW[None, :, start : TEMPORAL_STRIDE * index + 1].to(device, dtype)
             with OneDNN():
                 slices.append(self.model.encoder(frames, feat_cache=features, feat_idx=[0]))
-        moments = self.model.quant_conv(torch.cat(slices, dim=2))[0]
+        with OneDNN():
+            moments = self.model.quant_conv(torch.cat(slices, dim=2))[0]
         mean, std = self._statistics(device)
         return (moments[: len(moments) // 2].float() - mean) / std
 
@@ -81,7 +82,8 @@ class VideoVAE:
         device = self.model.device
         mean, std = self._statistics(device)
         features = Features(device, rest or device)
-        z = self.model.post_quant_conv((latent_CTHW * std + mean)[None].to(self.model.dtype))
+        with OneDNN():
+            z = self.model.post_quant_conv((latent_CTHW * std + mean)[None].to(self.model.dtype))
         for index in range(latent_CTHW.shape[1]):
             slice_z = z[:, :, index : index + 1]
             with OneDNN():
