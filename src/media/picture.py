@@ -49,7 +49,7 @@ def read_picture(path: Path, *, name: str = "image") -> Image.Image:
     """
     require_file(path, name=name)
     with _open(path, name=name) as image:
-        _check_size(image, name=name)
+        check_size(*image.size, name=name)
         try:
             image.load()
             return _upright(_opaque(_eight_bit(image, name=name)), _orientation(image))
@@ -76,8 +76,8 @@ def _open(path: Path, *, name: str) -> Image.Image:
         ) from error
 
 
-def _check_size(image: Image.Image, *, name: str) -> None:
-    width, height = image.size
+def check_size(width: int, height: int, *, name: str) -> None:
+    """Raises InputError for more pixels than MAX_PIXELS, a side below MIN_SIDE, and a shape beyond MAX_RATIO."""
     size = f"{name} has {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise InputError(f"{size}, {width * height:,} in all; at most {MAX_PIXELS:,} are allowed")
