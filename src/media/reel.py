@@ -124,21 +124,20 @@ def _check_whole(container: InputContainer, stream: VideoStream, found: Fraction
 
 
 def decode_track(path: Path, *, name: str) -> Generator[Shot]:
-    """The pictures of a file with their times in seconds, one after the other; over damaged ones, with a warning."""
-    damaged = 0
+    """The pictures of a file, one after the other; damaged ones are left out, with a warning."""
+    damaged = False
     with open_track(path, name=name) as (container, stream):
         seconds, step = Fraction(0), 1 / Fraction(stream.average_rate or FPS)
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
             except av.InvalidDataError:
-                damaged += 1
-                frames = []
+                if not damaged:
+                    logger.warning("%s has damaged pictures near %.2f s, and others hold over them", name, seconds)
+                damaged, frames = True, []
             for frame in frames:
                 if frame.pts is None or frame.time_base is None:
                     seconds += step
                 else:
                     seconds = frame.pts * frame.time_base
                 yield Shot(seconds, frame, stream.sample_aspect_ratio or Fraction(1))
-    if damaged:
-        logger.warning("%s: %d damaged pictures were left out", name, damaged)
