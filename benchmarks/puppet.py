@@ -78,7 +78,7 @@ class Puppet:
             picture=Image.fromarray(clip.picture()),
             tracks=tuple(self.embed(clip.tracks[face]) for face in order),
             prompt=clip.scene.prompt,
-            boxes=boxes,
+            regions=boxes,
         )
 
     def embed(self, track_N: NDArray[np.float32]) -> Tensor:

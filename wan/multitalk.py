@@ -34,7 +34,7 @@ from wan.sampling.denoise import TransformerVelocity, denoise, draw_noise
 from wan.sampling.guidance import PASSES
 from wan.sampling.options import Options, resolve_options
 from wan.sampling.schedule import timesteps
-from wan.types import VideoSize
+from wan.types import Aspect, VideoSize
 from wan.video import decode_video
 
 logger = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ class MultiTalkPipeline:
         apg_norm_threshold: float = 55.0,
         progress: Callable[[Progress], None] | None = None,
         embed_speech: EmbedSpeech | None = None,
+        aspect: Aspect = "bucket",
     ) -> Tensor:
         """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest track, max_frames_num).
 
@@ -209,6 +210,7 @@ class MultiTalkPipeline:
             use_apg=use_apg,
             apg_momentum=apg_momentum,
             apg_norm_threshold=apg_norm_threshold,
+            aspect=aspect,
         )
         logger.info("seed %d", options.seed)
         return torch.cat([frames.cpu() for frames in self.stream(request, options, progress)], dim=1)
@@ -253,7 +255,9 @@ class MultiTalkPipeline:
         check_ability(self.config, len(request.tracks), request.source is not None)
         check_tracks(request.tracks, sizes.audio_layers, sizes.audio_dim)
         picture, buckets = request.picture, self.config.buckets[options.size_class]
-        framing = frame_picture(picture.height, picture.width, buckets, len(request.tracks), request.boxes)
+        framing = frame_picture(
+            picture.height, picture.width, buckets, len(request.tracks), request.regions, options.aspect
+        )
         height, width = framing.crop.size
         return VideoSize(frames=options.frame_num, height=height, width=width), framing
 

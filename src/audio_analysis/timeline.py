@@ -3,6 +3,7 @@
 N samples, C channels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -41,8 +42,11 @@ class Timeline:
         return max(1, round(Fraction(FPS * sound.samples_CN.shape[1], sound.rate)))
 
 
-def arrange(voices: Sequence[Sound], mode: Mode) -> Timeline:
+def arrange(voices: Sequence[Sound], mode: Mode, heard: Sequence[Sound] | None = None) -> Timeline:
     """Lay out one or two voices, the first person's first.
+
+    The soundtrack is made from the voices, and so are the tracks unless `heard` is given: one sound for each voice,
+    such as the same without its music, cut or padded to the voice's length.
 
     `add`: one after the other, a track is silent while the other person speaks. `para`: together, the
     shorter is silent at its end. Loudness is normalised before silence is added.
@@ -55,8 +59,8 @@ def arrange(voices: Sequence[Sound], mode: Mode) -> Timeline:
         raise InputError(f"audio_mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
     if len(voices) not in (1, 2):
         raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
-    _check_audible(voices)
-    tracks = [normalise(mono(voice, SPEECH_RATE), SPEECH_RATE) for voice in voices]
+    _check_audible(heard or voices)
+    tracks = [_track(*pair) for pair in zip(heard or voices, voices, strict=True)]
     if len(voices) == 1:
         return Timeline(soundtrack=voices[0], tracks=tuple(tracks))
     place = _in_turn if mode == "add" else _together
@@ -74,6 +78,15 @@ def fit(timeline: Timeline, frames: int) -> Timeline:
     least = frames * SAMPLES_PER_FRAME
     tracks = tuple(_padded(track_N, after=max(0, least - len(track_N))) for track_N in timeline.tracks)
     return replace(timeline, soundtrack=lasting(sound, samples), tracks=tracks)
+
+
+def _track(heard: Sound, voice: Sound) -> np.ndarray:
+    """What the speech encoder hears in place of a voice: (N,) float32 of its length."""
+    track_N = mono(heard, SPEECH_RATE)
+    if heard is not voice:
+        samples = math.ceil(Fraction(voice.samples_CN.shape[1] * SPEECH_RATE, voice.rate))
+        track_N = _padded(track_N[:samples], after=max(0, samples - len(track_N)))
+    return normalise(track_N, SPEECH_RATE)
 
 
 def _check_audible(voices: Sequence[Sound]) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wan.conditioning.source import Source
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import Box, Region
 
 EmbedSpeech = Callable[[Sequence[Path], str], Sequence[Tensor]]
 """Sound files and how they follow each other ("add" or "para") to one track per person."""
@@ -32,15 +32,15 @@ _PERSONS = ("person1", "person2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A picture, one or two speech tracks, a prompt; boxes when the persons are not the picture's halves.
+    """A picture, one or two speech tracks, a prompt; regions when the persons are not the picture's halves.
 
-    With a `source` the picture is its frame 0, on which the boxes are.
+    With a `source` the picture is its frame 0, on which the regions are.
     """
 
     picture: Image.Image
     tracks: tuple[Tensor, ...]
     prompt: str
-    boxes: tuple[Box, Box] | None = None
+    regions: tuple[Region, Region] | None = None
     source: Source | None = None
 
     def __post_init__(self) -> None:
@@ -54,8 +54,8 @@ class Request:
                     f"speech of {person} has shape {tuple(track.shape)}; frames x layers x width is expected, "
                     "with at least 1 frame"
                 )
-        if self.boxes is not None and len(self.tracks) != 2:
-            raise ValueError(f"boxes were given for {len(self.tracks)} speech track; they are for 2 persons")
+        if self.regions is not None and len(self.tracks) != 2:
+            raise ValueError(f"regions were given for {len(self.tracks)} speech track; they are for 2 persons")
         if any(cut <= before for before, cut in itertools.pairwise((0, *self.cuts))):
             raise ValueError(f"cuts are {self.cuts}; they must ascend, and be above 0")
 
@@ -93,8 +93,8 @@ def parse_request(input_data: Mapping[str, Any], embed_speech: EmbedSpeech | Non
     picture = _read_picture(shown if source is None else source.frame(0), image_key)
     voices = _by_person(input_data[speech_key], speech_key)
     tracks = _read_tracks(voices, input_data.get("audio_type", "add"), speech_key, embed_speech)
-    boxes = _read_boxes(input_data.get("bbox"), picture) if len(tracks) == 2 else None
-    return Request(picture=picture, tracks=tracks, prompt=input_data["prompt"], boxes=boxes, source=source)
+    regions = _read_boxes(input_data.get("bbox"), picture) if len(tracks) == 2 else None
+    return Request(picture=picture, tracks=tracks, prompt=input_data["prompt"], regions=regions, source=source)
 
 
 def parse_lengths(input_data: Mapping[str, Any], longest: int) -> tuple[int | None, int | None]:
