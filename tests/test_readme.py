@@ -39,6 +39,8 @@ def allowed_text(field: dict[str, Any], schemas: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in schemas[field["allOf"][0]["$ref"].rpartition("/")[2]]["enum"])
     if field.get("format") == "uri":
         return "file"
+    if field["type"] == "array":
+        return "files"
     low, high = field.get("minimum"), field.get("maximum")
     bounds = f" {low} to {high}" if high is not None else f" from {low}" if low is not None else ""
     return {"string": "text", "boolean": "true, false"}.get(field["type"], field["type"]) + bounds
