@@ -445,7 +445,8 @@ class Predictor(BasePredictor):
         self.record_metric("frames", frames_at(job.fps, job.material.frames))
         self.record_metric("width", width)
         self.record_metric("height", height)
-        self.record_metric("seconds_per_step", stages.mean("denoise"))
+        if stages.reports["denoise"]:
+            self.record_metric("seconds_per_step", stages.mean("denoise"))
         self.record_metric("seconds.total", seconds)
         for stage, spent in stages.seconds.items():
             self.record_metric(f"seconds.{stage}", spent)

@@ -59,7 +59,7 @@ def arrange(voices: Sequence[Sound], mode: Mode, heard: Sequence[Sound] | None =
         raise InputError(f"audio_mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
     if len(voices) not in (1, 2):
         raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
-    _check_audible(heard or voices)
+    _check_audible(heard or voices, voices)
     tracks = [_track(*pair) for pair in zip(heard or voices, voices, strict=True)]
     if len(voices) == 1:
         return Timeline(soundtrack=voices[0], tracks=tuple(tracks))
@@ -89,12 +89,13 @@ def _track(heard: Sound, voice: Sound) -> np.ndarray:
     return normalise(track_N, SPEECH_RATE)
 
 
-def _check_audible(voices: Sequence[Sound]) -> None:
-    peaks = [peak(voice.samples_CN) for voice in voices]
-    if max(peaks) < SILENT_PEAK:
-        names = " and ".join(("first_audio", "second_audio")[: len(voices)])
-        loudest = f"its loudest sample is {max(peaks):g}"
-        raise InputError(f"{names}: nothing can be heard, {loudest}; at least {SILENT_PEAK:g} of full scale is needed")
+def _check_audible(heard: Sequence[Sound], voices: Sequence[Sound]) -> None:
+    loudest = max(peak(sound.samples_CN) for sound in heard)
+    if loudest < SILENT_PEAK:
+        named = zip(("first_audio", "second_audio"), heard, voices, strict=False)
+        names = " and ".join(name if sound is voice else "conditioning_audio" for name, sound, voice in named)
+        reason = f"nothing can be heard, its loudest sample is {loudest:g}"
+        raise InputError(f"{names}: {reason}; at least {SILENT_PEAK:g} of full scale is needed")
 
 
 Placement = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
