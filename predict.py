@@ -172,13 +172,13 @@ class Predictor(BasePredictor):
     def predict(
         self,
         image: Path = Input(
-            description="Picture of the person or the two people who will talk. Faces should be clearly visible and look towards the camera.",
+            description="Picture of the person or the people who will talk. Faces should be clearly visible and look towards the camera. Where the operator has loaded InfiniteTalk, a video as well (MP4, MOV, WebM, MKV).",
         ),
         first_audio: Path = Input(
             description="What the first person says: any sound file, or a video whose sound is taken. With two people the first is the one on the left, unless person_boxes says otherwise.",
         ),
         second_audio: Optional[Path] = Input(
-            description="What the second person says. Leave it empty for one speaker. A silent file makes the second person listen.",
+            description="What the second person says. Leave it empty for one speaker; with person_boxes or person_masks all others then listen.",
             default=None,
         ),
         prompt: str = Input(
@@ -239,7 +239,7 @@ class Predictor(BasePredictor):
             default=None,
         ),
         person_boxes: Optional[str] = Input(
-            description="Where the people are: x1,y1,x2,y2 for each person (left, top, right, bottom), people separated by a semicolon, as fractions of the picture or in pixels. Example: 0.05,0.1,0.45,1;0.55,0.1,0.95,1. Left empty, the picture is split into a left and a right half.",
+            description="Where the people are: x1,y1,x2,y2 for each person (left, top, right, bottom), people separated by a semicolon, as fractions of the picture or in pixels. Those who speak come first; everybody after them is silent, up to ten in all. Example: 0.05,0.1,0.45,1;0.55,0.1,0.95,1. Left empty, the picture is split into a left and a right half.",
             default=None,
         ),
         audio_start: float = Input(

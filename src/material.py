@@ -15,8 +15,9 @@ from src.media.cuts import find_cuts
 from src.media.errors import InputError
 from src.media.film import Film
 from src.media.people import People, find_people
-from src.media.picture import read_picture
+from src.media.picture import KINDS, read_picture
 from src.media.rates import FPS
+from src.media.reel import KINDS as FILMS
 from src.media.reel import is_film
 from src.media.sound import Sound, read_sound, silence_like
 from src.media.upload import local_path, require_file
@@ -107,7 +108,7 @@ def read_source(uploads: Uploads, limits: Limits) -> tuple[Image.Image, Film | N
     path = local_path(uploads.image, name="image", allowed=limits.local_files)
     require_file(path, name="image")
     if not is_film(path):
-        return read_picture(path), None
+        return read_picture(path, kinds=KINDS if limits.no_films else f"{KINDS}, or {FILMS},"), None
     if limits.no_films:
         raise InputError(limits.no_films)
     film = Film(path, seconds=limits.max_seconds)

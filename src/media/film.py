@@ -11,7 +11,7 @@ from PIL import Image
 from src.media.errors import InputError
 from src.media.picture import check_size
 from src.media.rates import FPS
-from src.media.reel import ALLOWED, Shot, decode_track, survey
+from src.media.reel import KINDS, Shot, decode_track, survey
 from src.media.still import still, view_of
 from src.media.upload import describe, require_file
 
@@ -90,4 +90,4 @@ class Film:
         return next(self._shots, None)
 
     def _unreadable(self, reason: str) -> InputError:
-        return InputError(f"{self._name}: {describe(self._path)} is damaged or cut off ({reason}); {ALLOWED}")
+        return InputError(f"{self._name}: {describe(self._path)} is damaged or cut off ({reason}); {KINDS} is needed")

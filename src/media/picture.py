@@ -18,7 +18,7 @@ MIN_SIDE = 32
 MAX_RATIO = 16
 # Only formats that are recognised by their content and decoded in this process (EPS would start a program).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-ALLOWED = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
+KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture"
 
 # What Pillow raises on damaged files, depending on the format and the place of the damage.
 DAMAGE = (
@@ -42,15 +42,15 @@ HALF_BRIGHT = 128
 DEEP_RANGES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 
 
-def read_picture(path: Path, *, name: str = "image", ground: str = "white") -> Image.Image:
+def read_picture(path: Path, *, name: str = "image", ground: str = "white", kinds: str = KINDS) -> Image.Image:
     """Read a picture as 8-bit RGB: upright by its EXIF, transparency on the ground, the first frame of several.
 
-    Raises InputError for what is no picture, a damaged one, one of more than MAX_PIXELS (judged by its
+    Raises InputError, which says that one of the `kinds` is needed, for what is no picture, a damaged one, one of more than MAX_PIXELS (judged by its
     header, before anything is decoded), one with a side below MIN_SIDE pixels and one that is more than
     MAX_RATIO times as long as wide.
     """
     require_file(path, name=name)
-    with _open(path, name=name) as image:
+    with _open(path, name=name, kinds=kinds) as image:
         check_size(*image.size, name=name)
         try:
             image.load()
@@ -59,7 +59,7 @@ def read_picture(path: Path, *, name: str = "image", ground: str = "white") -> I
             raise
         except DAMAGE as error:
             reason = f"is damaged or cut off ({error})"
-            raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
+            raise InputError(f"{name}: {describe(path)} {reason}; {kinds} is needed") from error
 
 
 def read_mask(path: Path, *, name: str, height: int, width: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def read_mask(path: Path, *, name: str, height: int, width: int) -> np.ndarray:
     return mask_HW
 
 
-def _open(path: Path, *, name: str) -> Image.Image:
+def _open(path: Path, *, name: str, kinds: str) -> Image.Image:
     """Read the header only."""
     Image.init()
     try:
@@ -92,7 +92,7 @@ def _open(path: Path, *, name: str) -> Image.Image:
         raise InputError(f"{name} has {pixels:,} pixels; at most {MAX_PIXELS:,} are allowed") from error
     except DAMAGE as error:
         raise InputError(
-            f"{name}: {describe(path)} is not a picture, or its beginning is damaged; {ALLOWED}"
+            f"{name}: {describe(path)} is not a picture, or its beginning is damaged; {kinds} is needed"
         ) from error
 
 

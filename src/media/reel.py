@@ -23,7 +23,7 @@ from src.media.upload import describe, read_head
 
 logger = logging.getLogger(__name__)
 
-ALLOWED = "an MP4, MOV, WebM or MKV video is needed"
+KINDS = "an MP4, MOV, WebM or MKV video"
 EBML = b"\x1aE\xdf\xa3"
 # What the first box of an MP4 or MOV file may be, and the brands of those that are pictures or sound.
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -66,7 +66,7 @@ def open_track(path: Path, *, name: str) -> Iterator[tuple[InputContainer, Video
             yield container, _track(container, path, name=name)
     except (av.FFmpegError, OSError) as error:
         reason = f"is no video, damaged or cut off ({error.strerror})"
-        raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
+        raise InputError(f"{name}: {describe(path)} {reason}; {KINDS} is needed") from error
 
 
 def _track(container: InputContainer, path: Path, *, name: str) -> VideoStream:
@@ -75,7 +75,7 @@ def _track(container: InputContainer, path: Path, *, name: str) -> VideoStream:
         raise InputError(f"{what} has {len(container.streams):,} tracks; at most {MAX_STREAMS} are allowed")
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or av.stream.Disposition.attached_pic in stream.disposition:
-        raise InputError(f"{what} has no video track; {ALLOWED}")
+        raise InputError(f"{what} has no video track; {KINDS} is needed")
     context = stream.codec_context
     if context is None or context.codec.canonical_name not in ENCODINGS:
         raise InputError(f"{what} has a video of another encoding; allowed are {', '.join(ENCODINGS.values())}")
