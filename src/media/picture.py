@@ -45,9 +45,9 @@ DEEP_RANGES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 def read_picture(path: Path, *, name: str = "image", ground: str = "white", kinds: str = KINDS) -> Image.Image:
     """Read a picture as 8-bit RGB: upright by its EXIF, transparency on the ground, the first frame of several.
 
-    Raises InputError, which says that one of the `kinds` is needed, for what is no picture, a damaged one, one of more than MAX_PIXELS (judged by its
-    header, before anything is decoded), one with a side below MIN_SIDE pixels and one that is more than
-    MAX_RATIO times as long as wide.
+    Raises InputError, which says that one of the `kinds` is needed, for what is no picture and for a damaged one;
+    and for one of more than MAX_PIXELS (judged by its header, before anything is decoded), one with a side below
+    MIN_SIDE pixels and one that is more than MAX_RATIO times as long as wide.
     """
     require_file(path, name=name)
     with _open(path, name=name, kinds=kinds) as image:
