@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Optional, cast, get_args
 
@@ -28,25 +29,27 @@ import weights
 from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.material import Limits, Material, Uploads, gather
-from src.media.boxes import Rectangle
+from src.media.casting import draw_casting
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
-from src.media.rates import SPEECH_RATE
+from src.media.people import People
+from src.media.rates import SPEECH_RATE, frames_at
 from src.media.sound import Sound
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
 from wan.chunks import fit_chunk
-from wan.conditioning.framing import frame_picture
+from wan.conditioning.framing import Framing, frame_picture
+from wan.conditioning.picture import crop_picture
 from wan.conditioning.request import Request
-from wan.conditioning.speakers import Box, SpeakerError
+from wan.conditioning.speakers import SpeakerError, Stencil
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
 from wan.modules.text import clean
-from wan.multitalk import Progress, choose_device
+from wan.multitalk import Progress, check_ability, choose_device
 from wan.sampling.options import Options, choose_preset, resolve_options
-from wan.types import FPS
+from wan.types import FPS, Aspect
 
 logger = logging.getLogger("multitalk")
 
@@ -84,15 +87,24 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
     persistent = read_number(environ, PERSISTENT, "0", least=0)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
-    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else DEFAULT_FOLDER
+    config = WAN_CONFIGS[name]
     return Settings(
-        config=WAN_CONFIGS[name],
-        folder=Path(environ.get("MODEL_PATH", folder)),
-        limits=Limits(max_seconds=max_seconds, local_files=local_files),
+        config=config,
+        folder=Path(environ.get("MODEL_PATH", BUILT_IN / config.built_in if config.built_in else DEFAULT_FOLDER)),
+        limits=Limits(max_seconds=max_seconds, local_files=local_files, no_films=why_no_films(config)),
         precision=cast(Precision, precision),
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
         persistent=int(persistent) if PERSISTENT in environ else None,
     )
+
+
+def why_no_films(config: ModelConfig) -> str:
+    """What is said to somebody who sends a video to a model that cannot be shown one; empty for one that can."""
+    try:
+        check_ability(config, persons=1, video=True)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def read_number(environ: Mapping[str, str], name: str, default: str, least: float) -> float:
@@ -112,11 +124,15 @@ class Job:
     """A request whose every value has been checked; no network has run yet."""
 
     material: Material
-    boxes: tuple[Box, Box] | None
+    framing: Framing
     prompt: str
     options: Options
-    height: int
-    width: int
+    fps: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the video."""
+        return self.framing.crop.size
 
 
 class Predictor(BasePredictor):
@@ -130,7 +146,7 @@ class Predictor(BasePredictor):
         config, folder = self.settings.config, self.settings.folder
         choose_device(config, device_id=0)  # before anything is downloaded
         if not is_converted(folder):
-            needed = (config.files.base, config.files.audio, config.files.speech)
+            needed = (config.files.base, config.files.audio_bundle or config.files.audio, config.files.speech)
             weights.ensure(folder, [name for name in needed if name in weights.BUNDLES])
         try:
             self.pipeline = MultiTalkPipeline(
@@ -156,13 +172,13 @@ class Predictor(BasePredictor):
     def predict(
         self,
         image: Path = Input(
-            description="Picture of the person or the two people who will talk. Faces should be clearly visible and look towards the camera.",
+            description="Picture of the person or the people who will talk. Faces should be clearly visible and look towards the camera. Where the operator has loaded InfiniteTalk, a video as well (MP4, MOV, WebM, MKV).",
         ),
         first_audio: Path = Input(
             description="What the first person says: any sound file, or a video whose sound is taken. With two people the first is the one on the left, unless person_boxes says otherwise.",
         ),
         second_audio: Optional[Path] = Input(
-            description="What the second person says. Leave it empty for one speaker. A silent file makes the second person listen.",
+            description="What the second person says. Leave it empty for one speaker; with person_boxes or person_masks all others then listen.",
             default=None,
         ),
         prompt: str = Input(
@@ -223,7 +239,7 @@ class Predictor(BasePredictor):
             default=None,
         ),
         person_boxes: Optional[str] = Input(
-            description="Where the people are: x1,y1,x2,y2 for each person (left, top, right, bottom), people separated by a semicolon, as fractions of the picture or in pixels. Example: 0.05,0.1,0.45,1;0.55,0.1,0.95,1. Left empty, the picture is split into a left and a right half.",
+            description="Where the people are: x1,y1,x2,y2 for each person (left, top, right, bottom), people separated by a semicolon, as fractions of the picture or in pixels. Those who speak come first; everybody after them is silent, up to ten in all. Example: 0.05,0.1,0.45,1;0.55,0.1,0.95,1. Left empty, the picture is split into a left and a right half.",
             default=None,
         ),
         audio_start: float = Input(
@@ -262,6 +278,33 @@ class Predictor(BasePredictor):
             default="none",
             choices=["none", "quality", "balanced", "fast"],
         ),
+        person_masks: Optional[list[Path]] = Input(
+            description="Where the people are, drawn: one picture of the same shape for each person, white where that person is. Instead of person_boxes, and in the same order.",
+            default=None,
+        ),
+        preview_speakers: bool = Input(
+            description="Only show who is who: a one-second video of the first frame with the regions and names of the people drawn on it. The model does not run.",
+            default=False,
+        ),
+        aspect: str = Input(
+            description="Shape of the video. bucket: the nearest of the shapes that the model was trained on, and the picture is cropped to it. source: the shape of the picture, with as many pixels as the resolution allows.",
+            default="bucket",
+            choices=["bucket", "source"],
+        ),
+        fps: int = Input(
+            description="Frames a second in the file. The model makes 25; for another number frames are repeated or left out, and the video lasts as long.",
+            default=25,
+            ge=8,
+            le=60,
+        ),
+        conditioning_audio: Optional[list[Path]] = Input(
+            description="What moves the lips instead of first_audio and second_audio, in this order: the same sound without its music, for example. What is heard in the video does not change.",
+            default=None,
+        ),
+        detect_cuts: bool = Input(
+            description="Where image is a video with several scenes: begin anew at each cut, so that no scene runs into the next.",
+            default=False,
+        ),
     ) -> Path:
         """Make one video."""
         self.remove_last_output()
@@ -280,29 +323,39 @@ class Predictor(BasePredictor):
                     audio_mode=audio_mode,
                     audio_start=float(audio_start),
                     audio_duration=None if audio_duration is None else float(audio_duration),
-                )
-                job = self.plan(
-                    gather(uploads, self.settings.limits),
-                    uploads,
-                    prompt,
-                    size_class=resolution.removesuffix("p"),
-                    turbo=turbo,
-                    preset_name=None if preset == "none" else preset,
-                    sampling_steps=None
-                    if preset != "none" and sampling_steps == DEFAULT_STEPS
-                    else int(sampling_steps),
-                    seed=secrets.randbelow(2**31) if seed is None else int(seed),
-                    negative_prompt=negative_prompt,
-                    text_guide_scale=text_guidance,
-                    audio_guide_scale=audio_guidance,
-                    shift=shift,
-                    color_correction_strength=color_correction,
-                    use_apg=use_apg,
+                    person_masks=person_masks or [],
+                    conditioning_audio=conditioning_audio or [],
+                    detect_cuts=detect_cuts,
                 )
                 chosen = choose_preset(self.settings.config, turbo, None if preset == "none" else preset)
-                self.pipeline.use_loras(self.find_loras(chosen.lora if lora == "none" else lora, float(lora_strength)))
-                stages = Stages()
-                path = self.make_movie(job, stages)
+                loras = self.find_loras(chosen.lora if lora == "none" else lora, float(lora_strength))
+                with closing(gather(uploads, self.settings.limits)) as material:
+                    job = self.plan(
+                        material,
+                        uploads,
+                        prompt,
+                        fps=int(fps),
+                        aspect=aspect,
+                        size_class=resolution.removesuffix("p"),
+                        turbo=turbo,
+                        preset_name=None if preset == "none" else preset,
+                        sampling_steps=None
+                        if preset != "none" and sampling_steps == DEFAULT_STEPS
+                        else int(sampling_steps),
+                        seed=secrets.randbelow(2**31) if seed is None else int(seed),
+                        negative_prompt=negative_prompt,
+                        text_guide_scale=text_guidance,
+                        audio_guide_scale=audio_guidance,
+                        shift=shift,
+                        color_correction_strength=color_correction,
+                        use_apg=use_apg,
+                    )
+                    stages = Stages()
+                    if preview_speakers:
+                        path = self.make_preview(job, second_speaks=second_audio is not None)
+                    else:
+                        self.pipeline.use_loras(loras)
+                        path = self.make_movie(job, stages)
             except InputError:
                 raise
             except torch.OutOfMemoryError as error:
@@ -315,21 +368,15 @@ class Predictor(BasePredictor):
         self.record(job, stages, time.perf_counter() - start)
         return path
 
-    def plan(self, material: Material, uploads: Uploads, prompt: str, **sampling: Any) -> Job:
+    def plan(self, material: Material, uploads: Uploads, prompt: str, *, fps: int, **sampling: Any) -> Job:
         """Find everybody on the model's grid, and the options; InputError when somebody has no place left there."""
-        config, picture = self.settings.config, material.picture
+        config = self.settings.config
         frame_num, motion_frame = fit_chunk(material.frames, config.frame_num, config.motion_frame)
         options = resolve_options(
             config, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames, **sampling
         )
-        boxes = to_boxes(material.rectangles)
-        persons = len(material.timeline.tracks)
-        try:
-            framing = frame_picture(picture.height, picture.width, config.buckets[options.size_class], persons, boxes)
-        except SpeakerError as error:
-            raise InputError(f"person_boxes is {quoted(uploads.person_boxes or '')}: {error}") from error
-        height, width = framing.crop.size
-        return Job(material=material, boxes=boxes, prompt=prompt, options=options, height=height, width=width)
+        framing = find_places(config, material, uploads, options.size_class, options.aspect)
+        return Job(material=material, framing=framing, prompt=prompt, options=options, fps=fps)
 
     def find_loras(self, name: str | None, strength: float) -> list[Lora]:
         """The installed LoRA of a name in the manifest; InputError for one that is not there."""
@@ -349,14 +396,20 @@ class Predictor(BasePredictor):
         logger.info("seed %d, %d frames", job.options.seed, material.frames)
         tracks = tuple(self.embed(track_N) for track_N in material.timeline.tracks)
         stages.done("speech")
-        request = Request(picture=material.picture, tracks=tracks, prompt=job.prompt, boxes=job.boxes)
-        self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
-        path = self.output / "output.mp4"
+        request = Request(
+            picture=material.picture,
+            tracks=tracks,
+            prompt=job.prompt,
+            regions=to_regions(material.people),
+            source=material.film,
+        )
+        height, width = job.size
+        path = self.make_room()
         with MovieWriter(
             path,
-            width=job.width,
-            height=job.height,
-            fps=FPS,
+            width=width,
+            height=height,
+            fps=job.fps,
             soundtrack=material.timeline.soundtrack,
             frames=material.frames,
         ) as movie:
@@ -364,6 +417,20 @@ class Predictor(BasePredictor):
                 movie.write(to_pixels(video))
                 stages.done("encode")
         return path
+
+    def make_preview(self, job: Job, *, second_speaks: bool) -> Path:
+        """A second of the first frame with everybody's name on it; no network runs. Returns the MP4's path."""
+        picture_HWC = np.asarray(draw_people(job.material, job.framing, second_speaks=second_speaks))
+        path = self.make_room()
+        height, width, _ = picture_HWC.shape
+        with MovieWriter(path, width=width, height=height, fps=job.fps, frames=FPS) as movie:
+            movie.write(np.repeat(picture_HWC[None], FPS, axis=0))
+        return path
+
+    def make_room(self) -> Path:
+        """Where this request's video goes: a folder of its own, which `remove_last_output` removes."""
+        self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
+        return self.output / "output.mp4"
 
     def embed(self, track_N: np.ndarray) -> torch.Tensor:
         """Speech states of a 16 kHz track, frames x layers x width."""
@@ -374,20 +441,22 @@ class Predictor(BasePredictor):
         self.record_metric("model", self.settings.config.name)
         self.record_metric("memory_plan", str(self.pipeline.residence.plan))
         self.record_metric("seed", job.options.seed)
-        self.record_metric("frames", job.material.frames)
-        self.record_metric("width", job.width)
-        self.record_metric("height", job.height)
-        self.record_metric("seconds_per_step", stages.mean("denoise"))
+        height, width = job.size
+        self.record_metric("frames", frames_at(job.fps, job.material.frames))
+        self.record_metric("width", width)
+        self.record_metric("height", height)
+        if stages.reports["denoise"]:
+            self.record_metric("seconds_per_step", stages.mean("denoise"))
         self.record_metric("seconds.total", seconds)
         for stage, spent in stages.seconds.items():
             self.record_metric(f"seconds.{stage}", spent)
 
     def warm_up(self) -> None:
-        """One step of a short clip with two persons, so that the first request meets no cold start."""
+        """One step of a short clip with as many persons as there may be, so that the first request meets no cold start."""
         config = self.settings.config
         rate = 48_000
         second = Sound(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
-        tracks_N = arrange((second, second), "para").tracks
+        tracks_N = arrange((second,) * config.persons, "para").tracks
         with torch.inference_mode():
             request = Request(
                 picture=Image.new("RGB", (512, 256), "grey"),
@@ -414,12 +483,37 @@ def check_prompt(name: str, text: str) -> None:
         raise InputError(f"{name} is {quoted(text)}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank")
 
 
-def to_boxes(rectangles: tuple[Rectangle, Rectangle] | None) -> tuple[Box, Box] | None:
-    """Rectangles of the media side as boxes of the model's."""
-    if rectangles is None:
+def find_places(config: ModelConfig, material: Material, uploads: Uploads, size_class: str, aspect: Aspect) -> Framing:
+    """Everybody's place on the model's grid; InputError when somebody has none left there, or the model knows fewer."""
+    picture, regions = material.picture, to_regions(material.people)
+    buckets, persons = config.buckets[size_class], len(material.timeline.tracks)
+    try:
+        check_ability(config, persons, video=False)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    try:
+        return frame_picture(picture.height, picture.width, buckets, persons, regions, aspect)
+    except SpeakerError as error:
+        given = f"person_boxes is {quoted(uploads.person_boxes or '')}"
+        if uploads.person_masks:
+            given = f"person_masks has {len(uploads.person_masks)}"
+        raise InputError(f"{given}: {error}") from error
+
+
+def to_regions(people: People | None) -> tuple[Stencil, Stencil] | None:
+    """Masks of the media side as regions of the model's."""
+    if people is None:
         return None
-    first, second = (Box(top=r.top, left=r.left, bottom=r.bottom, right=r.right) for r in rectangles)
+    first, second = (Stencil(pixels_HW=torch.from_numpy(mask_HW)) for mask_HW in people)
     return first, second
+
+
+def draw_people(material: Material, framing: Framing, *, second_speaks: bool) -> Image.Image:
+    """The first frame as the model sees it, with everybody's region and name."""
+    names = ["person 1: first_audio", "person 2: second_audio" if second_speaks else "person 2: silent"]
+    people_HW = framing.masks.bool().numpy()[: len(material.timeline.tracks)]
+    frame = Image.fromarray(to_pixels(crop_picture(material.picture, framing.crop)[:, None])[0])
+    return draw_casting(frame, dict(zip(names, people_HW, strict=False)))
 
 
 def report(done: Progress, stages: Stages) -> None:

@@ -47,8 +47,8 @@ class Taken:
 class Puppet:
     """The networks of one folder of weights."""
 
-    def __init__(self, folder: Path = WEIGHTS, precision: Precision = "bf16") -> None:
-        config = WAN_CONFIGS[MODEL]
+    def __init__(self, folder: Path = WEIGHTS, precision: Precision = "bf16", model: str = MODEL) -> None:
+        config = WAN_CONFIGS[model]
         self.pipeline = MultiTalkPipeline(config, folder, precision=precision)
         self.speech = Wav2Vec2Model.from_pretrained(folder / config.files.speech, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ class Puppet:
             picture=Image.fromarray(clip.picture()),
             tracks=tuple(self.embed(clip.tracks[face]) for face in order),
             prompt=clip.scene.prompt,
-            boxes=boxes,
+            regions=boxes,
         )
 
     def embed(self, track_N: NDArray[np.float32]) -> Tensor:

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from benchmarks.puppet import COLOR_CORRECTION, WEIGHTS, Puppet
+from benchmarks.puppet import COLOR_CORRECTION, MODEL, WEIGHTS, Puppet
+from wan.configs import WAN_CONFIGS
 from wan.lora import Lora
 from wan.sampling.options import Options
 
@@ -11,6 +12,7 @@ from wan.sampling.options import Options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Weights, and every sampling value; what is not given comes from the preset."""
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR")
+    parser.add_argument("--model", default=MODEL, choices=[name for name in WAN_CONFIGS if name.endswith("puppet")])
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"))
     parser.add_argument("--lora", type=Path, help="a safetensors file to merge")
     parser.add_argument("--preset", default="fast", choices=("fast", "balanced", "quality", "turbo"))
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(given: argparse.Namespace) -> Puppet:
     """The networks that were asked for."""
-    puppet = Puppet(given.weights, given.precision)
+    puppet = Puppet(given.weights, given.precision, given.model)
     if given.lora is not None:
         puppet.use([Lora(source=given.lora)])
     return puppet

@@ -1,4 +1,4 @@
-"""Draws the example pictures: `python -m examples.draw` writes portrait.png and two_people.png beside this file.
+"""Draws the example pictures, masks and film: `python -m examples.draw` writes them beside this file.
 
 The people are drawn as those that the built-in model has learnt from, but it has never seen them.
 """
@@ -6,10 +6,12 @@ The people are drawn as those that the built-in model has learnt from, but it ha
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
+from src.media.movie import MovieWriter
 from training.characters import Character
-from training.scenes import Backdrop, Placement, Scene, draw_still
+from training.scenes import Backdrop, Placement, Scene, draw_still, face_boxes, render
 
 ANNA = Character(
     width=0.83,
@@ -44,6 +46,7 @@ BEN = replace(
     ears=True,
 )
 ROOM = Backdrop(kind="gradient", colours=((196, 214, 222), (150, 176, 190)), phase=0.5)
+GARDEN = Backdrop(kind="floor", colours=((214, 226, 200), (120, 150, 96)), phase=0.6)
 
 
 def stand(x: float, y: float, unit: float) -> Placement:
@@ -51,13 +54,20 @@ def stand(x: float, y: float, unit: float) -> Placement:
     return Placement(x=x, y=y, unit=unit, sway=(0, 0, 0), tilt=(0, 0, 0), blinks=())
 
 
-def scene_of(size: tuple[int, int], people: tuple[Character, ...], places: tuple[Placement, ...]) -> Scene:
-    """People who stand still in a room."""
+def sway(place: Placement, phase: float) -> Placement:
+    """Somebody who moves the head a little, and blinks once a second or so."""
+    return replace(place, sway=(0.05, 0.4, phase), tilt=(0.05, 0.3, phase), blinks=(20, 45, 70))
+
+
+def scene_of(
+    size: tuple[int, int], people: tuple[Character, ...], places: tuple[Placement, ...], backdrop: Backdrop = ROOM
+) -> Scene:
+    """People with closed mouths."""
     return Scene(
         size=size,
         people=people,
         placements=places,
-        backdrop=ROOM,
+        backdrop=backdrop,
         prompt="",
         eyes_closed=False,
         brows_raised=False,
@@ -70,10 +80,39 @@ PICTURES = {
 }
 
 
+MASKS = {"mask_anna.png": 0, "mask_ben.png": 1}
+FILM = (
+    (scene_of((256, 512), (ANNA, BEN), (sway(stand(131, 131, 84), 0), sway(stand(382, 125, 84), 2))), 50),
+    (scene_of((256, 512), (ANNA, BEN), (sway(stand(140, 128, 76), 1), sway(stand(372, 130, 76), 3)), GARDEN), 25),
+)
+"""Scenes and their lengths in frames."""
+
+
+def draw_mask(scene: Scene, person: int) -> Image.Image:
+    """White where a person's face is, as an ellipse."""
+    box = face_boxes(scene)[person]
+    mask = Image.new("1", scene.size[::-1])
+    ImageDraw.Draw(mask).ellipse((box.left, box.top, box.right, box.bottom), fill=1)
+    return mask
+
+
+def film(path: Path) -> None:
+    """The scenes one after the other, without sound."""
+    height, width = FILM[0][0].size
+    with MovieWriter(path, width=width, height=height, frames=sum(length for _, length in FILM)) as movie:
+        for scene, length in FILM:
+            closed = [np.zeros(length)] * len(scene.people)
+            movie.write(render(scene, closed, closed))
+
+
 def main() -> None:
-    """Write both pictures."""
+    """Write all of them."""
+    folder = Path(__file__).parent
     for name, scene in PICTURES.items():
-        Image.fromarray(draw_still(scene)).save(Path(__file__).parent / name, optimize=True)
+        Image.fromarray(draw_still(scene)).save(folder / name, optimize=True)
+    for name, person in MASKS.items():
+        draw_mask(PICTURES["two_people.png"], person).save(folder / name, optimize=True)
+    film(folder / "two_scenes.mp4")
 
 
 if __name__ == "__main__":

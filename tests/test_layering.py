@@ -15,7 +15,7 @@ WAN = [
     {"wan.types"},
     {"wan.chunks", "wan.color", "wan.modules", "wan.stored"},
     {"wan.conditioning", "wan.naming", "wan.reading", "wan.sampling", "wan.video"},
-    {"wan.quantised"},
+    {"wan.continuation", "wan.quantised"},
     {"wan.layout", "wan.part"},
     {"wan.checkpoint", "wan.lora"},
     {"wan.convert", "wan.memory"},
@@ -29,7 +29,8 @@ ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 # What weights.py may import of wan, and only when it is asked to convert: the converter brings torch.
 CONVERTER = ("wan.convert", "wan.configs")
 # These introduce the two siblings to each other, and are imported by nobody below.
-INTRODUCERS = {"predict", "training", "tests", "benchmarks"}
+INTRODUCERS = {"predict", "preview", "training", "tests", "benchmarks"}
+PREVIEW = ("preview", "predict")  # a command of its own, for what the predictor shows as well
 VAGUE_NAMES = {"utils", "helpers", "common", "misc"}
 SKIPPED = {".venv", "outputs", "weights", "__pycache__"}
 
@@ -66,7 +67,7 @@ def allowed(importer: str, imported: str) -> bool:
     if importer == imported or below not in {"wan", "src", "weights", *INTRODUCERS}:
         return True
     if above in INTRODUCERS:
-        return below not in INTRODUCERS or above == "tests" or below == "training"
+        return below not in INTRODUCERS or above == "tests" or below == "training" or (above, below) == PREVIEW
     if above == "weights":
         return imported == "src.weights"
     if above != below or APART & {importer, imported}:

@@ -20,7 +20,25 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line for kind, block in BLOCKS if kind == "" for line in block.replace("\\\n", " ").splitlines() if line.strip()
 ]
+VARIABLES = dict(re.findall(r'^(\w+)="(.*)"$', TEXT, re.MULTILINE))
 TABLE = re.compile(r"^\| input \|.*?(?=\n\n)", re.MULTILINE | re.DOTALL)
+
+
+def words_of(command: str) -> list[str]:
+    """What a shell makes of a line of the README, its comments and settings left out."""
+    for name, value in VARIABLES.items():
+        command = command.replace(f"${name}", value)
+    return shlex.split(command, comments=True)
+
+
+def examples(program: str) -> list[tuple[str, list[str]]]:
+    """The lines that run a program, each with its inputs as `name=value`."""
+    lines = [(line, words_of(line)) for line in COMMANDS if not line.startswith(tuple(VARIABLES))]
+    return [
+        (line, [value for option, value in itertools.pairwise(words) if option == "-i"])
+        for line, words in lines
+        if program in words
+    ]
 
 
 def input_table() -> str:
@@ -39,6 +57,8 @@ def allowed_text(field: dict[str, Any], schemas: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in schemas[field["allOf"][0]["$ref"].rpartition("/")[2]]["enum"])
     if field.get("format") == "uri":
         return "file"
+    if field["type"] == "array":
+        return "files"
     low, high = field.get("minimum"), field.get("maximum")
     bounds = f" {low} to {high}" if high is not None else f" from {low}" if low is not None else ""
     return {"string": "text", "boolean": "true, false"}.get(field["type"], field["type"]) + bounds
@@ -60,17 +80,22 @@ def test_make_targets_exist(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if " -i " in line])
-def test_predictions_have_inputs_that_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("program", ["predict", "predict.py", "preview.py"])
+def test_predictions_have_inputs_that_exist(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    words = shlex.split(command)
-    tokens = [value for option, value in itertools.pairwise(words) if option == "-i"]
-    assert read_inputs(tokens, openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
+    for _, tokens in examples(program):
+        assert read_inputs(tokens, openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
+
+
+def test_every_input_has_an_example() -> None:
+    shown = {token.partition("=")[0] for _, tokens in examples("predict.py") for token in tokens}
+    schemas = openapi((ROOT / "predict.py").read_text(encoding="utf-8"))["components"]["schemas"]
+    assert shown == set(schemas["Input"]["properties"])
 
 
 def test_there_are_commands_to_test() -> None:
     assert {"make demo", "make test", "make serve"} <= set(COMMANDS)
-    assert sum(" -i " in line for line in COMMANDS) >= 2
+    assert len(examples("predict")) == 1
 
 
 def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:

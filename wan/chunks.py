@@ -1,13 +1,18 @@
 """A long video as overlapping chunks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from wan.types import TEMPORAL_STRIDE, whole_latents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Frames [start, stop) of the timeline; the first `overlap` repeat the chunk before, the next `fresh` are new."""
+    """Frames [start, stop) of the timeline; the first `overlap` repeat the chunk before, the next `fresh` are new.
+
+    Where a scene begins `overlap` is 0.
+    """
 
     index: int
     start: int
@@ -16,18 +21,20 @@ class Chunk:
     fresh: int
 
 
-def plan_chunks(length: int, frame_num: int, motion_frame: int) -> list[Chunk]:
+def plan_chunks(length: int, frame_num: int, motion_frame: int, cuts: Sequence[int] = ()) -> list[Chunk]:
     """Chunks of `frame_num` frames, each beginning with the last `motion_frame` of the one before, whose fresh
-    frames together are exactly `length`. The last chunk is computed whole and cut."""
+    frames together are exactly `length`. A scene begins with a chunk of its own at each of the ascending `cuts`; the
+    last chunk of a scene is computed whole and cut."""
     assert length > 0, length
     chunks: list[Chunk] = []
-    covered = 0
-    while covered < length:
-        overlap = motion_frame if chunks else 0
-        start = covered - overlap
-        fresh = min(frame_num - overlap, length - covered)
-        chunks.append(Chunk(index=len(chunks), start=start, stop=start + frame_num, overlap=overlap, fresh=fresh))
-        covered += fresh
+    for first, last in pairwise((0, *(cut for cut in cuts if cut < length), length)):
+        covered = first
+        while covered < last:
+            overlap = motion_frame if covered > first else 0
+            start = covered - overlap
+            fresh = min(frame_num - overlap, last - covered)
+            chunks.append(Chunk(index=len(chunks), start=start, stop=start + frame_num, overlap=overlap, fresh=fresh))
+            covered += fresh
     return chunks
 
 

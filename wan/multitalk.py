@@ -16,12 +16,13 @@ from torch import Tensor
 from wan.checkpoint import Models, Precision, load_models
 from wan.chunks import Chunk, plan_chunks
 from wan.conditioning.framing import Framing, frame_picture
-from wan.conditioning.latent import MASK_CHANNELS, condition_latent
-from wan.conditioning.picture import crop_picture
+from wan.conditioning.latent import MASK_CHANNELS
+from wan.conditioning.picture import Crop, crop_picture
 from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
 from wan.conditioning.speech import check_tracks, speech_windows
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
+from wan.continuation import BEGIN, Given
 from wan.lora import Lora, Loras
 from wan.memory import HOST
 from wan.modules.labels import SpeakerMasks, token_masks
@@ -29,11 +30,11 @@ from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
 from wan.residence import Residence, where_to_load
 from wan.sampling.cache import teacache_plan
-from wan.sampling.denoise import Motion, TransformerVelocity, denoise, draw_noise
+from wan.sampling.denoise import TransformerVelocity, denoise, draw_noise
 from wan.sampling.guidance import PASSES
 from wan.sampling.options import Options, resolve_options
 from wan.sampling.schedule import timesteps
-from wan.types import VideoSize, latent_frames
+from wan.types import Aspect, VideoSize
 from wan.video import decode_video
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Scene:
 
     size: VideoSize
     chunks: list[Chunk]
-    frame_CHW: Tensor
+    crop: Crop
     masks_3HW: Tensor
     speakers: SpeakerMasks | None
     texts: Mapping[str, BlockConstants]
@@ -91,8 +92,27 @@ def choose_device(config: ModelConfig, device_id: int) -> torch.device:
     return torch.device("cpu")
 
 
+def check_ability(config: ModelConfig, persons: int, video: bool) -> None:
+    """Raise ValueError that names the models of this package which can do what this one cannot."""
+    if video and config.mode != "infinitetalk":
+        others = [name for name, other in WAN_CONFIGS.items() if other.mode == "infinitetalk"]
+        raise ValueError(
+            f"image is a video, and {config.name} continues from a picture only; a video can be shown to "
+            f"{', '.join(others)} (the operator sets MULTITALK_MODEL)"
+        )
+    if persons > config.persons:
+        others = [name for name, other in WAN_CONFIGS.items() if other.persons >= persons]
+        raise ValueError(
+            f"{persons} persons are to be told apart (each has a voice or a place of their own), and {config.name} was "
+            f"trained for {config.persons}; {', '.join(others)} can do it (the operator sets MULTITALK_MODEL)"
+        )
+
+
 class MultiTalkPipeline:
-    """The networks on one device, and how they make a video."""
+    """The networks on one device, and how they make a video.
+
+    MultiTalk's or InfiniteTalk's: how a chunk begins is a matter of the weights, and `config.mode` says it.
+    """
 
     def __init__(
         self,
@@ -155,16 +175,21 @@ class MultiTalkPipeline:
         apg_norm_threshold: float = 55.0,
         progress: Callable[[Progress], None] | None = None,
         embed_speech: EmbedSpeech | None = None,
+        aspect: Aspect = "bucket",
     ) -> Tensor:
         """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest track, max_frames_num).
 
-        `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720". None means the
-        preset's value, which `turbo` and the size select. `seed` below 0 draws one (and logs it).
+        `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720"; "infinitetalk-480" and
+        "infinitetalk-720" are the same sizes, for InfiniteTalk's weights only. None means the preset's value, which
+        `turbo` and the size select. InfiniteTalk was trained with a `motion_frame` of 9. `seed` below 0 draws one (and
+        logs it).
         Raises ValueError for anything wrong in the arguments, before any network runs.
         """
         family, _, size_class = size_buckget.partition("-")
-        if family != "multitalk":
-            raise ValueError(f"size_buckget is {size_buckget!r}; allowed are 'multitalk-480' and 'multitalk-720'")
+        families = ["multitalk"] if self.config.mode == "multitalk" else ["multitalk", "infinitetalk"]
+        if family not in families:
+            allowed = [f"'{name}-{each}'" for name in families for each in self.config.buckets]
+            raise ValueError(f"size_buckget is {size_buckget!r}; {self.config.name} has {', '.join(allowed)}")
         request = parse_request(input_data, embed_speech)
         num_frames, overlap = parse_lengths(input_data, max(map(len, request.tracks)))
         options = resolve_options(
@@ -185,6 +210,7 @@ class MultiTalkPipeline:
             use_apg=use_apg,
             apg_momentum=apg_momentum,
             apg_norm_threshold=apg_norm_threshold,
+            aspect=aspect,
         )
         logger.info("seed %d", options.seed)
         return torch.cat([frames.cpu() for frames in self.stream(request, options, progress)], dim=1)
@@ -208,22 +234,30 @@ class MultiTalkPipeline:
         size = self.frame(request, options)[0]
         self.residence.prepare_for(size, persons)
         scene = self._within_memory(lambda: self.prepare(request, options), generator, size, persons)
-        known = scene.frame_CHW[:, None]
+        first = last = None
         for chunk in scene.chunks:
             report = self._reporter(progress, chunk.index + 1, len(scene.chunks))
             if chunk.index == 0:
                 report("prepare")
-            make = functools.partial(self.make_chunk, request, options, scene, chunk, known, generator, report)
+            frame = crop_picture(request.frame(chunk.start), scene.crop).to(self.device)
+            if chunk.overlap == 0 or first is None:
+                first, last = frame, None
+            given = Given(frame_CHW=frame, first_CHW=first, last_CFHW=last)
+            make = functools.partial(self.make_chunk, request, options, scene, chunk, given, generator, report)
             video = self._within_memory(make, generator, size, persons)
-            known = video[:, -options.motion_frame :]
+            last = video[:, -options.motion_frame :].clone()
             yield video[:, chunk.overlap : chunk.overlap + chunk.fresh]
+            del video  # the next chunk needs the room
 
     def frame(self, request: Request, options: Options) -> tuple[VideoSize, Framing]:
         """Size of a chunk, and the picture on the model's grid. Raises ValueError for what does not fit there."""
         sizes = self.config.transformer
+        check_ability(self.config, len(request.tracks), request.source is not None)
         check_tracks(request.tracks, sizes.audio_layers, sizes.audio_dim)
         picture, buckets = request.picture, self.config.buckets[options.size_class]
-        framing = frame_picture(picture.height, picture.width, buckets, len(request.tracks), request.boxes)
+        framing = frame_picture(
+            picture.height, picture.width, buckets, len(request.tracks), request.regions, options.aspect
+        )
         height, width = framing.crop.size
         return VideoSize(frames=options.frame_num, height=height, width=width), framing
 
@@ -240,8 +274,8 @@ class MultiTalkPipeline:
         speakers = token_masks(masks[None], *size.grid[1:]) if len(request.tracks) == 2 else None
         return Scene(
             size=size,
-            chunks=plan_chunks(length, options.frame_num, options.motion_frame),
-            frame_CHW=crop_picture(request.picture, framing.crop).to(self.device),
+            chunks=plan_chunks(length, options.frame_num, options.motion_frame, request.cuts),
+            crop=framing.crop,
             masks_3HW=masks,
             speakers=speakers,
             texts=self._texts(request, options),
@@ -263,21 +297,21 @@ class MultiTalkPipeline:
         options: Options,
         scene: Scene,
         chunk: Chunk,
-        known_CFHW: Tensor,
+        given: Given,
         generator: torch.Generator,
         report: Report,
     ) -> Tensor:
-        """One chunk, float32 3 x F x H x W in [-1, 1], continuing from `known_CFHW`, the picture or last frames."""
+        """One chunk, float32 3 x F x H x W in [-1, 1]."""
         with self.residence.visit(self.models.vae) as vae:
-            condition = condition_latent(vae, known_CFHW, scene.size, self.residence.rest)
-        contexts = self._contexts(request, scene, chunk, known_CFHW[:, -1].to(self.device))
+            begin = BEGIN[self.config.mode]
+            beginning = begin(vae, given, scene.size, generator, self.residence.rest)
+        contexts = self._contexts(request, scene, chunk, beginning.seen_CHW.to(self.device))
         report("condition")
 
-        noise = draw_noise((condition.shape[0] - MASK_CHANNELS, *scene.size.latent), generator)
-        motion = condition[MASK_CHANNELS:, : latent_frames(known_CFHW.shape[1])] if chunk.index else None
+        noise = draw_noise((len(beginning.condition_CTHW) - MASK_CHANNELS, *scene.size.latent), generator)
         velocity = TransformerVelocity(
             self.models.transformer,
-            condition,
+            beginning.condition_CTHW,
             contexts,
             scene.time_embeddings,
             scene.rotation,
@@ -289,12 +323,12 @@ class MultiTalkPipeline:
             scene.times,
             velocity,
             options.guider(),
-            Motion(motion, generator),
+            beginning.motion,
             on_step=lambda step: report("denoise", step, options.sampling_steps),
         )
 
         with self.residence.visit(self.models.vae) as vae:
-            video = decode_video(vae, latent, scene.frame_CHW, options.color_correction_strength, self.residence.rest)
+            video = decode_video(vae, latent, given.first_CHW, options.color_correction_strength, self.residence.rest)
         report("decode")
         return video
 

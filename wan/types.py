@@ -1,6 +1,7 @@
 """Sizes: from pixels to latents to tokens, computed in one place."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 FPS = 25
 """Video frames per second of every model here."""
@@ -11,6 +12,9 @@ SPATIAL_STRIDE = 8
 PATCH = 2
 """Latent samples per token, in each direction; in time a token is one latent frame."""
 PIXELS_PER_TOKEN = SPATIAL_STRIDE * PATCH
+
+Aspect = Literal["bucket", "source"]
+"""Whether a video has the size of the nearest bucket or the shape of its picture."""
 
 
 def latent_frames(frames: int) -> int:

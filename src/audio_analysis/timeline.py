@@ -3,9 +3,11 @@
 N samples, C channels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from src.audio_analysis.loudness import normalise
 from src.media.errors import InputError
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
+from src.media.shelf import peak, pieces, shelved, silence
 from src.media.sound import MAX_VALUES, Sound, conform, lasting, mono
 
 # -80 dBFS, three steps of 16 bits: above the dither of a silent recording, below any voice.
@@ -39,8 +42,11 @@ class Timeline:
         return max(1, round(Fraction(FPS * sound.samples_CN.shape[1], sound.rate)))
 
 
-def arrange(voices: Sequence[Sound], mode: Mode) -> Timeline:
+def arrange(voices: Sequence[Sound], mode: Mode, heard: Sequence[Sound] | None = None) -> Timeline:
     """Lay out one or two voices, the first person's first.
+
+    The soundtrack is made from the voices, and so are the tracks unless `heard` is given: one sound for each voice,
+    such as the same without its music, cut or padded to the voice's length.
 
     `add`: one after the other, a track is silent while the other person speaks. `para`: together, the
     shorter is silent at its end. Loudness is normalised before silence is added.
@@ -53,8 +59,8 @@ def arrange(voices: Sequence[Sound], mode: Mode) -> Timeline:
         raise InputError(f"audio_mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
     if len(voices) not in (1, 2):
         raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
-    _check_audible(voices)
-    tracks = [normalise(mono(voice, SPEECH_RATE), SPEECH_RATE).astype(np.float32) for voice in voices]
+    _check_audible(heard or voices, voices)
+    tracks = [_track(*pair) for pair in zip(heard or voices, voices, strict=True)]
     if len(voices) == 1:
         return Timeline(soundtrack=voices[0], tracks=tuple(tracks))
     place = _in_turn if mode == "add" else _together
@@ -70,16 +76,26 @@ def fit(timeline: Timeline, frames: int) -> Timeline:
     sound = timeline.soundtrack
     samples = round(Fraction(frames * sound.rate, FPS))
     least = frames * SAMPLES_PER_FRAME
-    tracks = tuple(np.pad(track_N, (0, max(0, least - len(track_N)))) for track_N in timeline.tracks)
+    tracks = tuple(_padded(track_N, after=max(0, least - len(track_N))) for track_N in timeline.tracks)
     return replace(timeline, soundtrack=lasting(sound, samples), tracks=tracks)
 
 
-def _check_audible(voices: Sequence[Sound]) -> None:
-    peaks = [float(np.abs(voice.samples_CN).max(initial=0.0)) for voice in voices]
-    if max(peaks) < SILENT_PEAK:
-        names = " and ".join(("first_audio", "second_audio")[: len(voices)])
-        loudest = f"its loudest sample is {max(peaks):g}"
-        raise InputError(f"{names}: nothing can be heard, {loudest}; at least {SILENT_PEAK:g} of full scale is needed")
+def _track(heard: Sound, voice: Sound) -> np.ndarray:
+    """What the speech encoder hears in place of a voice: (N,) float32 of its length."""
+    track_N = mono(heard, SPEECH_RATE)
+    if heard is not voice:
+        samples = math.ceil(Fraction(voice.samples_CN.shape[1] * SPEECH_RATE, voice.rate))
+        track_N = _padded(track_N[:samples], after=max(0, samples - len(track_N)))
+    return normalise(track_N, SPEECH_RATE)
+
+
+def _check_audible(heard: Sequence[Sound], voices: Sequence[Sound]) -> None:
+    loudest = max(peak(sound.samples_CN) for sound in heard)
+    if loudest < SILENT_PEAK:
+        named = zip(("first_audio", "second_audio"), heard, voices, strict=False)
+        names = " and ".join(name if sound is voice else "conditioning_audio" for name, sound, voice in named)
+        reason = f"nothing can be heard, its loudest sample is {loudest:g}"
+        raise InputError(f"{names}: {reason}; at least {SILENT_PEAK:g} of full scale is needed")
 
 
 Placement = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -98,7 +114,12 @@ def _together(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _padded(signal: np.ndarray, *, before: int = 0, after: int = 0) -> np.ndarray:
-    return np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(before, after)])
+    if not before and not after:
+        return signal
+    rows_CN = np.atleast_2d(signal)
+    count = len(rows_CN)
+    padded_CN = shelved(chain(silence(count, before), pieces(rows_CN), silence(count, after)))
+    return padded_CN if signal.ndim == 2 else padded_CN[0]
 
 
 def _check_mix(voices: Sequence[Sound], rate: int, channels: int) -> None:
@@ -117,5 +138,9 @@ def _mixed(voices: Sequence[Sound], place: Placement) -> Sound:
     channels = max(voice.channels for voice in voices)
     _check_mix(voices, rate, channels)
     parts = [conform(voice, rate=rate, channels=channels).samples_CN for voice in voices]
-    sum_CN = np.sum(place(parts), axis=0)
-    return Sound(samples_CN=sum_CN / max(1.0, float(np.abs(sum_CN).max())), rate=rate)
+    placed = place(parts)
+    sum_CN = shelved(np.sum(both, axis=0) for both in zip(*map(pieces, placed), strict=True))
+    loudest = peak(sum_CN)
+    if loudest > 1:
+        sum_CN = shelved(piece_CN / loudest for piece_CN in pieces(sum_CN))
+    return Sound(samples_CN=sum_CN, rate=rate)

@@ -11,6 +11,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
+from src.media.shelf import let_go
 from src.media.sound import Sound, conform
 
 RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -44,3 +45,4 @@ def audio_frames(sound: Sound, begin: int, end: int) -> Iterator[av.AudioFrame]:
         )
         frame.rate, frame.pts, frame.time_base = sound.rate, first, Fraction(1, sound.rate)
         yield frame
+    let_go(sound.samples_CN)

@@ -19,25 +19,6 @@ class Rectangle:
     bottom: int
 
 
-def parse_person_boxes(
-    text: str | None, *, width: int, height: int, voices: int, name: str = "person_boxes"
-) -> tuple[Rectangle, Rectangle] | None:
-    """Boxes of two persons, or None where no text is given. With one voice the second person is silent.
-
-    Raises InputError as `parse_boxes` does, and for another number of boxes.
-    """
-    if text is None or not text.strip():
-        return None
-    boxes = parse_boxes(text, width=width, height=height, name=name)
-    if len(boxes) != 2:
-        with_voices = "first_audio and second_audio" if voices == 2 else "first_audio alone"
-        raise InputError(
-            f"{name} is {quoted(text)}, which is {len(boxes)} with {with_voices}; 2 boxes are needed, one per person "
-            "(without second_audio the second person is silent), or none"
-        )
-    return boxes[0], boxes[1]
-
-
 def parse_boxes(text: str, *, width: int, height: int, name: str = "person_boxes") -> tuple[Rectangle, ...]:
     """`x1,y1,x2,y2; x1,y1,x2,y2` as rectangles of a picture of width x height pixels.
 

@@ -18,7 +18,7 @@ MIN_SIDE = 32
 MAX_RATIO = 16
 # Only formats that are recognised by their content and decoded in this process (EPS would start a program).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-ALLOWED = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
+KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture"
 
 # What Pillow raises on damaged files, depending on the format and the place of the damage.
 DAMAGE = (
@@ -36,31 +36,51 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Of 256; what a mask counts as white.
+HALF_BRIGHT = 128
 # The range of samples deeper than 8 bits is the smallest of these that holds the brightest one.
 DEEP_RANGES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 
 
-def read_picture(path: Path, *, name: str = "image") -> Image.Image:
-    """Read a picture as 8-bit RGB: upright by its EXIF, transparency on white, the first frame of several.
+def read_picture(path: Path, *, name: str = "image", ground: str = "white", kinds: str = KINDS) -> Image.Image:
+    """Read a picture as 8-bit RGB: upright by its EXIF, transparency on the ground, the first frame of several.
 
-    Raises InputError for what is no picture, a damaged one, one of more than MAX_PIXELS (judged by its
-    header, before anything is decoded), one with a side below MIN_SIDE pixels and one that is more than
-    MAX_RATIO times as long as wide.
+    Raises InputError, which says that one of the `kinds` is needed, for what is no picture and for a damaged one;
+    and for one of more than MAX_PIXELS (judged by its header, before anything is decoded), one with a side below
+    MIN_SIDE pixels and one that is more than MAX_RATIO times as long as wide.
     """
     require_file(path, name=name)
-    with _open(path, name=name) as image:
-        _check_size(image, name=name)
+    with _open(path, name=name, kinds=kinds) as image:
+        check_size(*image.size, name=name)
         try:
             image.load()
-            return _upright(_opaque(_eight_bit(image, name=name)), _orientation(image))
+            return _upright(_opaque(_eight_bit(image, name=name), ground), _orientation(image))
         except InputError:
             raise
         except DAMAGE as error:
             reason = f"is damaged or cut off ({error})"
-            raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
+            raise InputError(f"{name}: {describe(path)} {reason}; {kinds} is needed") from error
 
 
-def _open(path: Path, *, name: str) -> Image.Image:
+def read_mask(path: Path, *, name: str, height: int, width: int) -> np.ndarray:
+    """Where a picture is white (at least half bright, and not transparent), as bool H x W of the given size.
+
+    Raises InputError as `read_picture` does, for another shape than height x width, and for one without any white.
+    """
+    mask = read_picture(path, name=name, ground="black")
+    if abs(mask.width * height - mask.height * width) > max(height, width):  # one pixel of the mask
+        raise InputError(
+            f"{name} has {mask.width} x {mask.height} pixels; the picture's {width} x {height} are needed, or the same "
+            "shape at another size"
+        )
+    scaled = mask.convert("L").resize((width, height), Image.Resampling.NEAREST)
+    mask_HW = np.asarray(scaled) >= HALF_BRIGHT
+    if not mask_HW.any():
+        raise InputError(f"{name} has no white pixel; white is needed where the person is")
+    return mask_HW
+
+
+def _open(path: Path, *, name: str, kinds: str) -> Image.Image:
     """Read the header only."""
     Image.init()
     try:
@@ -72,12 +92,12 @@ def _open(path: Path, *, name: str) -> Image.Image:
         raise InputError(f"{name} has {pixels:,} pixels; at most {MAX_PIXELS:,} are allowed") from error
     except DAMAGE as error:
         raise InputError(
-            f"{name}: {describe(path)} is not a picture, or its beginning is damaged; {ALLOWED}"
+            f"{name}: {describe(path)} is not a picture, or its beginning is damaged; {kinds} is needed"
         ) from error
 
 
-def _check_size(image: Image.Image, *, name: str) -> None:
-    width, height = image.size
+def check_size(width: int, height: int, *, name: str) -> None:
+    """Raises InputError for more pixels than MAX_PIXELS, a side below MIN_SIDE, and a shape beyond MAX_RATIO."""
     size = f"{name} has {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise InputError(f"{size}, {width * height:,} in all; at most {MAX_PIXELS:,} are allowed")
@@ -112,11 +132,11 @@ def _eight_bit(image: Image.Image, *, name: str) -> Image.Image:
     return Image.fromarray(np.rint(grey_HW.clip(0, white) * (255 / white)).astype(np.uint8))
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Convert to RGB, transparent parts over white."""
+def _opaque(image: Image.Image, ground: str) -> Image.Image:
+    """Convert to RGB, transparent parts over a colour."""
     if image.mode == "La":
         image = image.convert("LA")
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba).convert("RGB")

@@ -4,16 +4,19 @@ N samples, C channels.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-import librosa
 import numpy as np
+import soxr
 
 from src.media.block import Block
 from src.media.decoder import decode
 from src.media.errors import InputError
+from src.media.shelf import pieces, shelved, silence
 from src.media.upload import require_file
 
 MIN_SECONDS = 0.04
@@ -73,22 +76,27 @@ def read_sound(
     """
     part = _Part(start=start, duration=duration)
     require_file(path, name=name)
-    taken: list[np.ndarray] = []
-    seen = used = rate = 0
     with closing(decode(path, name=name)) as blocks:
-        for block in blocks:
-            rate = block.rate
-            first, end = part.bounds(rate)
-            piece_CN = _cut(block, first - seen, end - seen)
-            seen += block.samples_CN.shape[1]
-            used += piece_CN.shape[1]
-            _check_piece(piece_CN, used=used, rate=rate, max_seconds=max_seconds, name=name)
-            taken.append(piece_CN)
-            if seen >= end:
-                break
+        first = next(blocks)
+        samples_CN = shelved(_used(chain([first], blocks), part, max_seconds=max_seconds, name=name))
+    return Sound(samples_CN=samples_CN, rate=first.rate)
+
+
+def _used(blocks: Iterable[Block], part: _Part, *, max_seconds: float, name: str) -> Iterator[np.ndarray]:
+    """What is used of each block, checked."""
+    seen = used = rate = 0
+    for block in blocks:
+        rate = block.rate
+        first, end = part.bounds(rate)
+        piece_CN = _cut(block, first - seen, end - seen)
+        seen += block.samples_CN.shape[1]
+        used += piece_CN.shape[1]
+        _check_piece(piece_CN, used=used, rate=rate, max_seconds=max_seconds, name=name)
+        yield piece_CN
+        if seen >= end:
+            break
     if used < MIN_SECONDS * rate:
         raise InputError(_too_short(part, used=used / rate, seen=seen / rate, name=name))
-    return Sound(samples_CN=np.concatenate(taken, axis=1), rate=rate)
 
 
 def _cut(block: Block, first: int, end: float) -> np.ndarray:
@@ -125,12 +133,12 @@ def _too_short(part: _Part, *, used: float, seen: float, name: str) -> str:
 
 def silence_like(sound: Sound) -> Sound:
     """One silent channel, as long as another sound."""
-    return Sound(samples_CN=np.zeros_like(sound.samples_CN[:1]), rate=sound.rate)
+    return Sound(samples_CN=shelved(silence(1, sound.samples_CN.shape[1])), rate=sound.rate)
 
 
 def mono(sound: Sound, rate: int) -> np.ndarray:
     """The mean of the channels at `rate` Hz: (N,) float32."""
-    return _resample(sound.samples_CN.mean(axis=0, dtype=np.float32, keepdims=True), sound.rate, rate)[0]
+    return conform(sound, rate=rate, channels=1).samples_CN[0]
 
 
 def conform(sound: Sound, *, rate: int, channels: int) -> Sound:
@@ -139,13 +147,21 @@ def conform(sound: Sound, *, rate: int, channels: int) -> Sound:
     To one channel: the mean. From one: a copy on each of the front pair. To two: as `_to_stereo` says. To
     more than it has: silence in the others.
     """
-    return Sound(samples_CN=_resample(_channels(sound.samples_CN, channels), sound.rate, rate), rate=rate)
+    if rate == sound.rate and channels == sound.channels:
+        return sound
+    mixed: Iterator[np.ndarray] = (_channels(piece_CN, channels) for piece_CN in pieces(sound.samples_CN))
+    if rate != sound.rate:
+        mixed = _resampled(mixed, sound, rate, channels)
+    return Sound(samples_CN=shelved(mixed), rate=rate)
 
 
 def lasting(sound: Sound, samples: int) -> Sound:
     """The sound cut, or padded with silence at its end, to a number of samples."""
     kept_CN = sound.samples_CN[:, :samples]
-    return Sound(samples_CN=np.pad(kept_CN, ((0, 0), (0, samples - kept_CN.shape[1]))), rate=sound.rate)
+    missing = samples - kept_CN.shape[1]
+    if not missing:
+        return Sound(samples_CN=kept_CN, rate=sound.rate)
+    return Sound(samples_CN=shelved(chain(pieces(kept_CN), silence(sound.channels, missing))), rate=sound.rate)
 
 
 def _channels(samples_CN: np.ndarray, channels: int) -> np.ndarray:
@@ -165,9 +181,14 @@ def _to_stereo(samples_CN: np.ndarray) -> np.ndarray:
     return samples_CN[:2] + np.float32(CENTRE_GAIN) * samples_CN[2:].mean(axis=0)
 
 
-def _resample(samples_CN: np.ndarray, rate: int, target: int) -> np.ndarray:
-    """Band-limited resampling by soxr; float32."""
-    if rate == target or samples_CN.shape[1] == 0:
-        return samples_CN.astype(np.float32)
-    resampled_CN = librosa.resample(samples_CN, orig_sr=rate, target_sr=target, res_type="soxr_hq", axis=-1)
-    return resampled_CN.astype(np.float32)
+def _resampled(parts: Iterable[np.ndarray], sound: Sound, rate: int, channels: int) -> Iterator[np.ndarray]:
+    """Parts of a sound at another rate: band-limited, by soxr; ceil(N * rate / sound.rate) samples in all."""
+    stream = soxr.ResampleStream(sound.rate, rate, channels, dtype="float32", quality="HQ")
+    left = math.ceil(sound.samples_CN.shape[1] * (rate / sound.rate))
+    end = np.empty((channels, 0), np.float32)
+    for part_CN, last in chain(((part, False) for part in parts), [(end, True)]):
+        part_NC = np.ascontiguousarray(part_CN.T, np.float32).reshape(-1, channels)
+        found_CN = stream.resample_chunk(part_NC, last=last).reshape(-1, channels).T[:, :left]
+        left -= found_CN.shape[1]
+        yield found_CN
+    yield from silence(channels, left)

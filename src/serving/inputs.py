@@ -3,7 +3,7 @@
 import base64
 import math
 import mimetypes
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ TRUE, FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 Schema = Mapping[str, Any]
 
 
-def read_inputs(tokens: Iterable[str], document: Schema) -> dict[str, Any]:
+def read_inputs(
+    tokens: Iterable[str], document: Schema, read_file: Callable[[str, str], Any] | None = None
+) -> dict[str, Any]:
     """JSON values for `name=value` tokens, converted to the types of the OpenAPI `document`.
 
+    `read_file` makes of a file's name and text what shall stand for it; a data URI or the URL by default.
     Raises ValueError, which names the input, for an unknown name, a token without `=`, a name
     given twice, a value of the wrong type, a missing file or a missing required input.
     """
+    read_file = read_file or file_or_url
     schemas = document["components"]["schemas"]
     properties = schemas["Input"]["properties"]
     inputs: dict[str, Any] = {}
@@ -29,11 +33,11 @@ def read_inputs(tokens: Iterable[str], document: Schema) -> dict[str, Any]:
         if name not in properties:
             raise ValueError(f"{name}: no such input; the inputs are {', '.join(properties)}")
         if properties[name].get("type") == "array":
-            inputs.setdefault(name, []).append(convert(name, text, properties[name]["items"]))
+            inputs.setdefault(name, []).append(convert(name, text, properties[name]["items"], read_file))
         elif name in inputs:
             raise ValueError(f"{name}: given twice")
         else:
-            inputs[name] = convert(name, text, resolve(properties[name], schemas))
+            inputs[name] = convert(name, text, resolve(properties[name], schemas), read_file)
     if missing := [name for name in schemas["Input"].get("required", []) if name not in inputs]:
         raise ValueError(f"{missing[0]}: this input is required; give it as -i {missing[0]}=...")
     return inputs
@@ -47,11 +51,11 @@ def resolve(field: Schema, schemas: Schema) -> Schema:
     return enum
 
 
-def convert(name: str, text: str, field: Schema) -> Any:
+def convert(name: str, text: str, field: Schema, read_file: Callable[[str, str], Any]) -> Any:
     """One value as the schema's type wants it."""
     kind = field["type"]
     if field.get("format") == "uri":
-        return file_or_url(name, text)
+        return read_file(name, text)
     if kind == "boolean" and text.lower() in TRUE | FALSE:
         return text.lower() in TRUE
     if kind in {"integer", "number"}:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,20 +27,17 @@ PROMPT, NEGATIVE = "prompt", "negative prompt"
 
 
 class RecordingTransformer(MultiTalkTransformer):
-    """Remembers the condition latents and speech windows it is given."""
+    """Remembers the last condition latent, and the speech windows, it is given."""
 
-    def record(self) -> None:
-        """Start a fresh record."""
-        self.conditions: list[Tensor] = []
-        self.windows: list[Tensor] = []
+    condition: Tensor
+    windows: list[Tensor]
 
     def patchify(self, latent_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
-        if not self.conditions or not torch.equal(self.conditions[-1], condition_BCTHW):
-            self.conditions.append(condition_BCTHW)
+        self.__dict__["condition"] = condition_BCTHW
         return super().patchify(latent_BCTHW, condition_BCTHW)
 
     def embed_speech(self, windows_BNFWYC: Tensor) -> BlockConstants:
-        self.windows.append(windows_BNFWYC[0])
+        self.__dict__.setdefault("windows", []).append(windows_BNFWYC[0])
         return super().embed_speech(windows_BNFWYC)
 
 
@@ -81,22 +79,41 @@ class DrawnImage:
 
 
 class RecordingPipeline(MultiTalkPipeline):
-    """Remembers the masks of the scene."""
+    """Remembers the masks of the scene, and the condition latent of every chunk."""
 
     masks: Tensor
+    conditions: list[Tensor]
 
     def make_chunk(self, request: Any, options: Any, scene: Scene, chunk: Chunk, *rest: Any) -> Tensor:
+        video = super().make_chunk(request, options, scene, chunk, *rest)
         self.masks = scene.masks_3HW
-        return super().make_chunk(request, options, scene, chunk, *rest)
+        self.conditions = [*getattr(self, "conditions", []), cast(Any, self.models.transformer).condition]
+        return video
+
+
+class DrawnVideo:
+    """In place of a video: frame k as the metadata's formula has it; the last of its frames holds."""
+
+    cuts = ()
+
+    def __init__(self, formula: str) -> None:
+        self.last = numbers(formula, r"k=min\(i,(\d+)\)")[0]
+        self.size = [int(n) for n in re.findall(r"mgrid\[0:(\d+),0:(\d+)\]", formula)[0]]
+
+    def frame(self, index: int) -> Image.Image:
+        rows, columns = np.mgrid[0 : self.size[0], 0 : self.size[1]]
+        k = min(index, self.last)
+        waves = [np.sin((columns + 4 * k) / 17 + c) * np.cos((rows + 2 * k) / (11 + c)) for c in range(3)]
+        pixels = [np.clip(127 + 120 * wave, 0, 255).astype(np.uint8) for wave in waves]
+        return Image.fromarray(np.stack(pixels, axis=-1))
 
 
 def pipeline(golden: GoldenFile) -> Outputs:
-    """Every output of a `pipe_*` file, from `generate` called as a user calls it."""
+    """Every output of a `pipe_*` or `infinite_*` file, from `generate` called as a user calls it."""
     options = golden.config
     text = DrawnText(options["text_rule"], transformer_config(golden).text_dim)
     image = DrawnImage(options["clip_rule"])
     transformer = cast(RecordingTransformer, load_transformer(golden, RecordingTransformer))
-    transformer.record()
     vae = RecordingVAE(load_vae(golden.sibling("vae")).model)
     models = Models(
         transformer=transformer,
@@ -107,11 +124,12 @@ def pipeline(golden: GoldenFile) -> Outputs:
     generator = cast(RecordingPipeline, RecordingPipeline.from_models(model_config(golden), models))
     video = generator.generate(**arguments(golden))
 
-    outputs = {"video_f16": common_part(video, golden.tensors["video_f16"].shape[1])}
+    expected = golden.tensors.get("video_f16", video)  # some of the project's own files go without
+    outputs = {"video_f16": common_part(video, expected.shape[1])}
     speech = [windows for windows in transformer.windows if windows.any()]
     for k, latent in enumerate(cast(Any, vae).latents):
         outputs[f"latent_{k}"] = latent
-        outputs[f"y_{k}"] = transformer.conditions[k]
+        outputs[f"y_{k}"] = generator.conditions[k]
         outputs[f"ref_target_masks_{k}"] = generator.masks
         outputs[f"clip_input_{k}"] = image.frames[k][:, None]
         outputs[f"audio_{k}"] = speech[k][:, :3].bfloat16()
@@ -129,7 +147,7 @@ def arguments(golden: GoldenFile) -> dict[str, Any]:
     return {
         "input_data": {
             "prompt": PROMPT,
-            "cond_image": Image.open(golden.path.with_name(options.get("picture", "cond.png"))),
+            "cond_image": shown(golden),
             "cond_audio": speech_tracks(options),
             "bbox": options.get("bbox"),
         },
@@ -154,11 +172,18 @@ def arguments(golden: GoldenFile) -> dict[str, Any]:
     }
 
 
+def shown(golden: GoldenFile) -> Image.Image | DrawnVideo:
+    """The picture, or the video that a formula stands for."""
+    source = golden.config.get("source", golden.config.get("picture", "cond.png"))
+    return DrawnVideo(source) if "mgrid" in source else Image.open(golden.path.with_name(source))
+
+
 def model_config(golden: GoldenFile) -> ModelConfig:
     """The published model's rules on the sizes and buckets of the file."""
-    size_class = golden.config["size_buckget"].rpartition("-")[2]
+    family, _, size_class = golden.config["size_buckget"].rpartition("-")
+    model = "infinitetalk-14B-multi" if family == "infinitetalk" else "multitalk-14B"
     buckets = {ratio: (size[0], size[1]) for ratio, (size, _) in golden.config["buckets"].items()}
-    return replace(WAN_CONFIGS["multitalk-14B"], transformer=transformer_config(golden), buckets={size_class: buckets})
+    return replace(WAN_CONFIGS[model], transformer=transformer_config(golden), buckets={size_class: buckets})
 
 
 def speech_tracks(options: dict[str, Any]) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tests.predict.conftest import MAX_SECONDS
-from tests.predict.uploads import RATE, SIZE, blank, half, plain, recorded, silent_film, tones, uri, voice
+from tests.predict.uploads import RATE, SIZE, blank, half, plain, recorded, saved, silent_film, tones, uri, voice
 
 ABSENT = object()
 PICTURES = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
@@ -92,7 +93,7 @@ PICTURE_FILES = (
     picture("SVG", SVG, "begins with the text '<svg xmlns=", PICTURES),
     picture("PDF", PDF, "looks like a PDF document", PICTURES),
     picture("ZIP", ZIP, "looks like a ZIP archive", PICTURES),
-    picture("a video", voice("video"), "looks like an MP4 video", PICTURES),
+    picture("a video", voice("video"), "is a video", "multitalk-puppet", "can be shown to infinitetalk-14B-single"),
     picture("a WAV", voice(), "looks like WAV sound", PICTURES),
     picture("an MP3", voice("MP3"), "looks like MP3 sound", PICTURES),
     picture("half a PNG", half(plain("PNG")), "looks like a PNG picture", *CUT_OFF, PICTURES),
@@ -180,16 +181,15 @@ VALUES = (
 BOXES = (
     boxes(
         "0.1,0.1,0.9,0.9",
-        *("'0.1,0.1,0.9,0.9'", "first_audio and second_audio", "2 boxes are needed"),
-        title="one box, two voices",
+        *("'0.1,0.1,0.9,0.9'", "which is 1 with first_audio and second_audio", "2 to 10 are allowed"),
         second_audio=uri(voice()),
     ),
-    boxes("0.1,0.1,0.9,0.9", "'0.1,0.1,0.9,0.9'", "first_audio alone", "2 boxes are needed"),
-    boxes(f"{TWO_BOXES};0,0,1,1", f"'{TWO_BOXES};0,0,1,1'", "which is 3", "2 boxes are needed"),
+    boxes("0,0,1,1", "'0,0,1,1'", "nothing of person 2", TOKEN),
+    boxes(f"{TWO_BOXES};0,0,1,1", "'0.1,0.1,", "nothing of person 1", TOKEN, second_audio=uri(voice())),
+    boxes(";".join(["0,0,0.5,1"] * 11), "which is 11 with first_audio alone", "at most 10 are allowed"),
     boxes("0.1,0.1,0.4,0.9,1;0.6,0.1,0.9,0.9", "box 1 is '0.1,0.1,0.4,0.9,1'", "four numbers", FOUR_NUMBERS),
     boxes("0.1,0.1,0.4;0.6,0.1,0.9,0.9", "box 1 is '0.1,0.1,0.4'", "four numbers", FOUR_NUMBERS),
     boxes("left;right", "box 1 is 'left'", "four numbers", FOUR_NUMBERS),
-    boxes(f"{TWO_BOXES.partition(';')[0]};", "2 boxes are needed"),
     boxes(f"{TWO_BOXES};;", "box 3 is ''", "four numbers", FOUR_NUMBERS),
     boxes("0,0,nan,1;0.6,0.1,0.9,0.9", "box 1 is '0,0,nan,1'", "four numbers", FOUR_NUMBERS),
     boxes("0.1,0.1,0.4,0.9;0,0,inf,1", "box 2 is '0,0,inf,1'", "four numbers", FOUR_NUMBERS),
@@ -201,8 +201,6 @@ BOXES = (
     boxes("9,9,99,99;150,99,200,9", "box 2 is '150,99,200,9'", INSIDE),
     boxes("9,9,99,129;150,9,200,99", "box 1 is '9,9,99,129'", INSIDE),
     boxes("0.1,0.1,0.101,0.9;0.6,0.1,0.9,0.9", "box 1 is '0.1,0.1,0.101,0.9'", "at least 1 pixel", "256 x 128"),
-    boxes("0,0,1,1;0,0,1,1", "'0,0,1,1;0,0,1,1'", "the background", TOKEN),
-    boxes("0,0,0.5,1;0.5,0,1,1", "'0,0,0.5,1;0.5,0,1,1'", "the background", TOKEN),
     boxes("3,3,5,5;9,9,99,99", "'3,3,5,5;9,9,99,99'", "person 1", TOKEN),
     boxes(
         "0,0.1,0.05,0.9;0.4,0.1,0.6,0.9",
@@ -210,8 +208,58 @@ BOXES = (
         image=uri(plain(size=(512, 128))),
         second_audio=uri(voice()),
     ),
-    boxes(f"0,0,1,1.{'0' * 50_000};0,0,1,1", "'0,0,1,1.0000", "the background", TOKEN, title="very long numbers"),
+    boxes(f"0,0,1,1.{'0' * 50_000}", "'0,0,1,1.0000", "nothing of person 2", TOKEN, title="very long numbers"),
     boxes("0," * 50_000, "'0,0,0,", "100,000 characters", "four numbers", FOUR_NUMBERS, title="100,000 characters"),
+)
+
+WHITE = saved(Image.new("L", SIZE, 255))
+DARK = saved(Image.new("L", SIZE, 90))
+TALL = saved(Image.new("L", SIZE[::-1], 255))
+
+
+def masks(title: str, files: list[bytes], *words: str, **others: Any) -> Case:
+    """Masks that the predictor refuses."""
+    return Case(
+        title=f"person_masks: {title}",
+        inputs={"person_masks": [uri(data) for data in files], **others},
+        words=("person_masks", *words),
+    )
+
+
+MASKS = (
+    masks("text", [TEXT], "45 bytes", PICTURES),
+    masks("a sound", [voice()], "looks like WAV sound", PICTURES),
+    masks("a video", [voice("video")], "looks like an MP4 video", PICTURES),
+    masks("half a PNG", [half(plain("PNG"))], *CUT_OFF),
+    masks("a bomb", [WHITE, blank(20_000, 20_000)], "number 2", "400,000,000 pixels", "at most 80,000,000"),
+    masks("no white", [WHITE, DARK], "number 2", "no white pixel"),
+    masks("another shape", [TALL], "128 x 256 pixels", "the picture's 256 x 128 are needed"),
+    masks("one for two", [WHITE], "has 1 with first_audio and second_audio", "2 to 10", second_audio=uri(voice())),
+    masks("too many", [WHITE] * 11, "has 11", "at most 10"),
+    masks("nobody else", [WHITE], "has 1", "nothing of person 2", TOKEN),
+    masks("and boxes", [WHITE], "has 1", TWO_BOXES, "only one of them", person_boxes=TWO_BOXES),
+    value("person_masks", ["/etc/passwd"], "'/etc/passwd'", UPLOADS),
+)
+
+
+def vocals(title: str, files: list[bytes], *words: str, **others: Any) -> Case:
+    """Conditioning sounds that the predictor refuses."""
+    return Case(
+        title=f"conditioning_audio: {title}",
+        inputs={"conditioning_audio": [uri(data) for data in files], **others},
+        words=("conditioning_audio", *words),
+    )
+
+
+VOCALS = (
+    vocals("text", [TEXT], "number 1", "45 bytes, begins with the text", SOUNDS),
+    vocals("a picture", [plain()], "looks like a PNG picture", SOUNDS),
+    vocals("half a WAV", [half(voice())], *CUT_OFF),
+    vocals("two for one", [voice(), voice()], "has 2 files", "sound of 1", "at most one for each"),
+    vocals("longer", [voice("WAV", 1.0)], "1.00 s", "first_audio 0.40 s", "equally long, to 0.5 s"),
+    vocals("longer, second", [voice(), voice("WAV", 1.0)], "second_audio 0.40 s", second_audio=uri(voice())),
+    vocals("all zeros", [silence()], "its loudest sample is 0", "at least 0.0001 of full scale"),
+    value("conditioning_audio", ["/etc/passwd"], "'/etc/passwd'", UPLOADS),
 )
 
 SCHEMA = (
@@ -261,9 +309,18 @@ SCHEMA = (
     schema("lora", "https://example.org/lora", "https://example.org/lora", "FusionX", "lightx2v"),
     schema("lora_strength", -0.1, "-0.1", "minimum of 0"),
     schema("lora_strength", 2.5, "2.5", "maximum of 2"),
+    schema("person_masks", uri(WHITE), "array"),
+    schema("person_masks", [5], "5", "string"),
+    schema("preview_speakers", "yes", "yes", "boolean"),
+    schema("aspect", "16:9", "16:9", "bucket", "source"),
+    schema("fps", 7, "7", "minimum of 8"),
+    schema("fps", 61, "61", "maximum of 60"),
+    schema("fps", 23.976, "23.976", "integer"),
+    schema("conditioning_audio", uri(voice()), "array"),
+    schema("detect_cuts", 1, "1", "boolean"),
     schema("preset", "best", "best", "quality", "balanced", "fast"),
 )
 
 LORAS = (value("lora", "lightx2v", "'lightx2v'", "what the operator has installed"),)
 
-CASES = (*PICTURE_FILES, *SOUND_FILES, *VALUES, *BOXES, *SCHEMA, *LORAS)
+CASES = (*PICTURE_FILES, *SOUND_FILES, *VALUES, *BOXES, *MASKS, *VOCALS, *SCHEMA, *LORAS)

@@ -2,12 +2,16 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+import weights
 from src.serving.server import Server
 from tests.conftest import ROOT
 from tests.predict.uploads import plain, uri, voice
@@ -64,15 +68,48 @@ def environment(folder: Path, scratch: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
-def service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The server, set up once."""
-    scratch = tmp_path_factory.mktemp("scratch")
+@contextmanager
+def serving(folder: Path, scratch: Path, **settings: str) -> Iterator[Service]:
+    """A server with the small model, set up once."""
     lines: list[tuple[float, str]] = []
     with Server(
         ROOT,
-        env=environment(trained_folder, scratch),
+        env=environment(folder, scratch) | settings,
         setup_timeout=120,
         on_log=lambda line: lines.append((time.monotonic(), line)),
     ) as server:
         yield Service(server=server, lines=lines, scratch=scratch)
+
+
+@pytest.fixture(scope="session")
+def service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The server of most tests."""
+    with serving(trained_folder, tmp_path_factory.mktemp("scratch")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def film_service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One with the model that can be shown a video."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    with serving(trained_folder, scratch, MULTITALK_MODEL="infinitetalk-puppet") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def fusionx(trained_folder: Path) -> str:
+    """A LoRA for the small model where the operator would put FusionX."""
+    bundle = weights.BUNDLES["FusionX"]
+    path = trained_folder / bundle.folder / bundle.files[0].path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    layers = [f"diffusion_model.blocks.{i}.self_attn.{part}" for i in range(6) for part in "qv"]
+    save_file(
+        {
+            f"{layer}.lora_{end}.weight": torch.randn(shape, generator=generator)
+            for layer in layers
+            for end, shape in (("A", (4, 192)), ("B", (192, 4)))
+        },
+        path,
+    )
+    return "FusionX"

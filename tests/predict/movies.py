@@ -43,11 +43,23 @@ class Movie:
         return mono_N[: round(self.sound_seconds * self.rate)]
 
 
-def movie_of(answer: dict[str, Any]) -> Movie:
-    """The video in the answer to a request."""
+def data_of(answer: dict[str, Any]) -> bytes:
+    """The file in the answer to a request."""
     kind, _, encoded = answer["output"].partition(";base64,")
     assert kind == "data:video/mp4"
-    data = base64.b64decode(encoded)
+    return base64.b64decode(encoded)
+
+
+def frames_of(answer: dict[str, Any]) -> np.ndarray:
+    """The pictures of an answer without sound: (F, H, W, 3) uint8."""
+    with av.open(io.BytesIO(data_of(answer)), "r") as container:
+        assert not container.streams.audio
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def movie_of(answer: dict[str, Any]) -> Movie:
+    """The video in the answer to a request."""
+    data = data_of(answer)
     with av.open(io.BytesIO(data), "r") as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert video.duration is not None

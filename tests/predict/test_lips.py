@@ -18,13 +18,12 @@ TURN = 20
 """Frames that each of the two speaks."""
 
 
-def speak(service: Service, **inputs: str) -> Movie:
+def speak(service: Service, **inputs: str | None) -> Movie:
     """Anna's voice, then Ben's."""
     files = {"image": "two_people.png", "first_audio": "voice_anna.flac", "second_audio": "voice_ben.flac"}
-    uploads = {name: uri((EXAMPLES / file).read_bytes()) for name, file in files.items()}
-    return movie_of(
-        service.succeed(**uploads, num_frames=None, audio_duration=TURN / 25, preset="fast", sampling_steps=5, **inputs)
-    )
+    uploads: dict[str, str | None] = {name: uri((EXAMPLES / file).read_bytes()) for name, file in files.items()}
+    sampling = {"num_frames": None, "audio_duration": TURN / 25, "preset": "fast", "sampling_steps": 5}
+    return movie_of(service.succeed(**(uploads | sampling | inputs)))
 
 
 def movement(movie: Movie) -> list[list[float]]:
@@ -55,3 +54,11 @@ def test_swapped_boxes_swap_the_voices(service: Service) -> None:
     )
     assert anna > max(0.2, 3 * listening_ben)
     assert ben > max(0.2, 3 * listening_anna)
+
+
+@pytest.mark.parametrize("speaker", [0, 1])
+def test_one_of_many_speaks_and_the_rest_listens(service: Service, speaker: int) -> None:
+    """A box and one voice, and no word about the others."""
+    box = ("0.05,0.1,0.45,0.9", "0.55,0.1,0.95,0.9")[speaker]
+    turn = movement(speak(service, second_audio=None, person_boxes=box))[0]
+    assert turn[speaker] > max(0.2, 3 * turn[1 - speaker])

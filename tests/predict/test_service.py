@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 from tests.predict.conftest import Service, environment, good
 from tests.predict.movies import movie_of
 from tests.predict.uploads import plain, recorded, saved, tones, two_people, uri, voice
+from wan.configs import WAN_CONFIGS
 
 STEPS = 100
 SOON = 2.0
@@ -179,8 +180,8 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("MULTITALK_MODEL", "multitalk-15B", ["'multitalk-15B'", "multitalk-14B, multitalk-puppet"]),
-        ("MULTITALK_MODEL", "", ["''", "multitalk-14B, multitalk-puppet"]),
+        ("MULTITALK_MODEL", "multitalk-15B", ["'multitalk-15B'", ", ".join(WAN_CONFIGS)]),
+        ("MULTITALK_MODEL", "", ["''", ", ".join(WAN_CONFIGS)]),
         ("MAX_SECONDS", "abc", ["'abc'", "from 0.04"]),
         ("MAX_SECONDS", "0", ["'0'", "from 0.04"]),
         ("MAX_SECONDS", "0.03", ["'0.03'", "from 0.04"]),
@@ -196,7 +197,8 @@ def test_settings_that_cannot_be(name: str, value: str, words: list[str]) -> Non
 
 
 def test_a_model_that_came_with_the_code_needs_no_folder() -> None:
-    assert read_settings({"MULTITALK_MODEL": "multitalk-puppet"}).folder == BUILT_IN / "multitalk-puppet"
+    for name in ("multitalk-puppet", "infinitetalk-puppet"):
+        assert read_settings({"MULTITALK_MODEL": name}).folder == BUILT_IN / "multitalk-puppet"
     assert read_settings({"MULTITALK_MODEL": "multitalk-puppet", "MODEL_PATH": "mine"}).folder == Path("mine")
     assert read_settings({"MULTITALK_MODEL": "multitalk-14B"}).folder == Path("weights")
 

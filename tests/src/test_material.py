@@ -50,7 +50,7 @@ def test_two_voices_together_may_be_too_long(uploads: Uploads) -> None:
 def test_a_silent_second_person_needs_no_file(uploads: Uploads) -> None:
     boxed = replace(uploads, person_boxes="0,0,0.4,1; 0.6,0,1,1")
     material = gather(boxed, Limits(max_seconds=60.0))
-    assert material.rectangles is not None
+    assert material.people is not None
     first_N, second_N = material.timeline.tracks
     assert len(first_N) == len(second_N)
     assert first_N.any()

@@ -129,12 +129,14 @@ def test_infinitetalk_adds_and_replaces(
     assert differing == {"transformer.head.head.bias"}
 
 
-def test_infinitetalk_configurations_differ_in_their_files_only() -> None:
+def test_infinitetalk_is_the_same_network() -> None:
     base = WAN_CONFIGS["multitalk-14B"]
-    for variant in ("single", "multi"):
-        config = infinitetalk(base, variant)
+    for variant, persons in (("single", 1), ("multi", 2)):
+        config = WAN_CONFIGS[f"infinitetalk-14B-{variant}"]
         assert config.files.audio_weights == f"{variant}/infinitetalk.safetensors"
-        assert replace(config, name=base.name, description=base.description, files=base.files) == base
+        assert (config.mode, config.motion_frame, config.persons) == ("infinitetalk", 9, persons)
+        names = {name: getattr(base, name) for name in ("name", "description", "files")}
+        assert replace(config, **names, mode=base.mode, motion_frame=base.motion_frame, persons=base.persons) == base
 
 
 def write_quantised(config: ModelConfig, folder: Path, dtype: torch.dtype, weights: str, layer_map: str) -> None:

@@ -71,6 +71,7 @@ def test_generate_has_the_signature_that_users_know() -> None:
         "use_apg": False,
         "apg_momentum": -0.75,
         "apg_norm_threshold": 55.0,
+        "aspect": "bucket",
         "progress": None,
         "embed_speech": None,
     }

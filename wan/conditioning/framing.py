@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wan.conditioning.picture import Crop, nearest_bucket, plan_crop
-from wan.conditioning.speakers import Box, latent_masks
+from wan.conditioning.picture import Crop, choose_size, plan_crop
+from wan.conditioning.speakers import Region, latent_masks
 from wan.configs.schema import BucketTable
-from wan.types import SPATIAL_STRIDE
+from wan.types import SPATIAL_STRIDE, Aspect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +23,19 @@ class Framing:
 
 
 def frame_picture(
-    height: int, width: int, buckets: BucketTable, persons: int, boxes: tuple[Box, Box] | None
+    height: int,
+    width: int,
+    buckets: BucketTable,
+    persons: int,
+    regions: tuple[Region, Region] | None,
+    aspect: Aspect = "bucket",
 ) -> Framing:
-    """Choose the bucket of a picture of height x width pixels and find the persons on its grid.
+    """Choose the video's size for a picture of height x width pixels and find the persons on its grid.
 
     One person has the whole picture: all masks are ones. Raises `SpeakerError` when a person has no place left.
     """
-    crop = plan_crop(height, width, nearest_bucket(height, width, buckets))
+    crop = plan_crop(height, width, choose_size(height, width, buckets, aspect))
     if persons == 2:
-        return Framing(crop=crop, masks=latent_masks(height, width, boxes, crop))
+        return Framing(crop=crop, masks=latent_masks(height, width, regions, crop))
     rows, columns = (side // SPATIAL_STRIDE for side in crop.size)
     return Framing(crop=crop, masks=torch.ones(3, rows, columns))

@@ -4,7 +4,9 @@ Shapes: H x W of the picture or the bucket, C = 3.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -12,6 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from wan.configs.schema import BucketTable
+from wan.types import PIXELS_PER_TOKEN, Aspect
+
+MAX_CROP = 16
+"""Pixels of the scaled picture that a video of the picture's own shape may lose in each direction."""
+ENOUGH = 0.8
+"""A size with this share of the largest possible area is large enough to be chosen for losing less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +36,42 @@ def nearest_bucket(height: int, width: int, buckets: BucketTable) -> tuple[int, 
     """(H, W) of the bucket whose ratio is nearest to height / width; the first one on a tie."""
     ratio = height / width
     return buckets[min(buckets, key=lambda key: abs(float(key) - ratio))]
+
+
+def choose_size(height: int, width: int, buckets: BucketTable, aspect: Aspect) -> tuple[int, int]:
+    """(H, W) of the video for a picture of height x width pixels."""
+    if aspect == "bucket":
+        return nearest_bucket(height, width, buckets)
+    return free_size(height, width, max(h * w for h, w in buckets.values()))
+
+
+def free_size(height: int, width: int, budget: int) -> tuple[int, int]:
+    """(H, W) in multiples of 16 of at most `budget` pixels, from which at most MAX_CROP pixels are cropped in each
+    direction; of those that are large enough the one that loses the smallest share of the picture."""
+    sizes = {size: _lost(height, width, size) for size in _token_sizes(height, width, budget)}
+    largest = max(h * w for h, w in sizes)
+    return min(
+        (size for size in sizes if size[0] * size[1] >= ENOUGH * largest),
+        key=lambda size: (sizes[size], -size[0] * size[1]),
+    )
+
+
+def _token_sizes(height: int, width: int, budget: int) -> Iterator[tuple[int, int]]:
+    """Sizes close to the picture's shape that crop little enough."""
+    step = PIXELS_PER_TOKEN
+    for rows in range(step, budget // step + 1, step):
+        nearest = rows * width // (height * step) * step
+        for columns in (nearest, nearest + step):
+            if 0 < rows * columns <= budget:
+                crop = plan_crop(height, width, (rows, columns))
+                if all(0 <= all_ - kept <= MAX_CROP for all_, kept in zip(crop.scaled, crop.size, strict=True)):
+                    yield crop.size
+
+
+def _lost(height: int, width: int, size: tuple[int, int]) -> Fraction:
+    """The share of the picture that is cropped away."""
+    scale = max(Fraction(size[0], height), Fraction(size[1], width))
+    return 1 - size[0] * size[1] / (scale * height * scale * width)
 
 
 def plan_crop(height: int, width: int, bucket: tuple[int, int]) -> Crop:

@@ -3,6 +3,7 @@
 A track is the speech states of one person, frames x layers x width, 25 frames a second.
 """
 
+import itertools
 import operator
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wan.conditioning.speakers import Box
+from wan.conditioning.source import Source
+from wan.conditioning.speakers import Box, Region
 
 EmbedSpeech = Callable[[Sequence[Path], str], Sequence[Tensor]]
 """Sound files and how they follow each other ("add" or "para") to one track per person."""
 
-_CLASSIC_KEYS = {"prompt", "cond_image", "cond_audio", "audio_type", "bbox"}
+_CLASSIC_KEYS = {"prompt", "cond_image", "cond_video", "cond_audio", "audio_type", "bbox"}
 _PLAIN_KEYS = {"prompt", "image", "audio_embeddings", "num_frames", "motion_frame", "bbox"}
 _EMBEDDING_SUFFIXES = (".pt", ".pth", ".npy", ".safetensors")
 _PERSONS = ("person1", "person2")
@@ -30,12 +32,16 @@ _PERSONS = ("person1", "person2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A picture, one or two speech tracks, a prompt; boxes when the persons are not the picture's halves."""
+    """A picture, one or two speech tracks, a prompt; regions when the persons are not the picture's halves.
+
+    With a `source` the picture is its frame 0, on which the regions are.
+    """
 
     picture: Image.Image
     tracks: tuple[Tensor, ...]
     prompt: str
-    boxes: tuple[Box, Box] | None = None
+    regions: tuple[Region, Region] | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -48,27 +54,47 @@ class Request:
                     f"speech of {person} has shape {tuple(track.shape)}; frames x layers x width is expected, "
                     "with at least 1 frame"
                 )
-        if self.boxes is not None and len(self.tracks) != 2:
-            raise ValueError(f"boxes were given for {len(self.tracks)} speech track; they are for 2 persons")
+        if self.regions is not None and len(self.tracks) != 2:
+            raise ValueError(f"regions were given for {len(self.tracks)} speech track; they are for 2 persons")
+        if any(cut <= before for before, cut in itertools.pairwise((0, *self.cuts))):
+            raise ValueError(f"cuts are {self.cuts}; they must ascend, and be above 0")
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Frames of the video at which a scene begins, the first excepted."""
+        return () if self.source is None else self.source.cuts
+
+    def frame(self, index: int) -> Image.Image:
+        """What is seen at a frame of the video: of the source, or the picture at all times.
+
+        Raises ValueError for a source whose frames differ in size.
+        """
+        frame = self.picture if self.source is None else self.source.frame(index)
+        if frame.size != self.picture.size:
+            raise ValueError(f"frame {index} of the source is {frame.size}; the first one is {self.picture.size}")
+        return frame
 
 
 def parse_request(input_data: Mapping[str, Any], embed_speech: EmbedSpeech | None = None) -> Request:
     """Either known form of `input_data` as a `Request`.
 
-    Classic: {prompt, cond_image, cond_audio: {person1, person2}, audio_type, bbox}; plain: {image,
-    audio_embeddings, prompt, num_frames, motion_frame}. Speech is given as tensors, as paths to saved embeddings
-    (.pt, .npy, .safetensors), or as sound files when `embed_speech` is there to turn them into tracks.
+    Classic: {prompt, cond_image or cond_video, cond_audio: {person1, person2}, audio_type, bbox}; plain: {image,
+    audio_embeddings, prompt, num_frames, motion_frame}. What is shown is a picture, a path to one, or a `Source`.
+    Speech is given as tensors, as paths to saved embeddings (.pt, .npy, .safetensors), or as sound files when
+    `embed_speech` is there to turn them into tracks.
     `bbox` maps person1 and person2 to [top, left, bottom, right] in pixels of the upright picture, the order the
     classic files use; for one person it is not needed and not used.
 
     Raises ValueError that names the key, its value, and what is allowed.
     """
     image_key, speech_key = _check_keys(input_data)
-    picture = _read_picture(input_data[image_key], image_key)
+    shown = input_data[image_key]
+    source = shown if isinstance(shown, Source) else None
+    picture = _read_picture(shown if source is None else source.frame(0), image_key)
     voices = _by_person(input_data[speech_key], speech_key)
     tracks = _read_tracks(voices, input_data.get("audio_type", "add"), speech_key, embed_speech)
-    boxes = _read_boxes(input_data.get("bbox"), picture) if len(tracks) == 2 else None
-    return Request(picture=picture, tracks=tracks, prompt=input_data["prompt"], boxes=boxes)
+    regions = _read_boxes(input_data.get("bbox"), picture) if len(tracks) == 2 else None
+    return Request(picture=picture, tracks=tracks, prompt=input_data["prompt"], regions=regions, source=source)
 
 
 def parse_lengths(input_data: Mapping[str, Any], longest: int) -> tuple[int | None, int | None]:
@@ -84,11 +110,15 @@ def parse_lengths(input_data: Mapping[str, Any], longest: int) -> tuple[int | No
 
 def _check_keys(input_data: Mapping[str, Any]) -> tuple[str, str]:
     """The form's names for picture and speech, once no key is unknown or missing."""
-    classic = "cond_image" in input_data or "cond_audio" in input_data
+    classic = any(key.startswith("cond_") for key in input_data)
     allowed = _CLASSIC_KEYS if classic else _PLAIN_KEYS
     if unknown := sorted(set(input_data) - allowed):
         raise ValueError(f"input_data has the unknown keys {unknown}; allowed are {sorted(allowed)}")
     image_key, speech_key = ("cond_image", "cond_audio") if classic else ("image", "audio_embeddings")
+    if input_data.get("cond_video") is not None:
+        if input_data.get("cond_image") is not None:
+            raise ValueError("input_data has both cond_image and cond_video; one of them is allowed")
+        image_key = "cond_video"
     for key in ("prompt", image_key, speech_key):
         if input_data.get(key) is None:
             raise ValueError(f"input_data lacks {key!r}")

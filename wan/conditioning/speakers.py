@@ -1,9 +1,10 @@
-"""Where each speaker is: masks from boxes or halves of the picture.
+"""Where each speaker is: masks from boxes, drawn masks or halves of the picture.
 
 Shapes: H x W of a picture; 3 classes: person 1, person 2, background.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,15 @@ _MARGIN = 0.05
 
 
 class SpeakerError(ValueError):
-    """A person, or the background, has no place left on the model's grid."""
+    """A person has no place left on the model's grid."""
+
+
+class Region(Protocol):
+    """A person's part of a picture."""
+
+    def covers(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Which of the pixels in the given rows and columns of the picture are the person's: bool, rows x columns."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +36,27 @@ class Box:
     left: int
     bottom: int
     right: int
+
+    def covers(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """See `Region`."""
+        return ((rows >= self.top) & (rows < self.bottom))[:, None] & ((columns >= self.left) & (columns < self.right))
+
+    def __str__(self) -> str:
+        return f"rows {self.top} to {self.bottom}, columns {self.left} to {self.right}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stencil:
+    """A person's pixels, bool, H x W of the picture."""
+
+    pixels_HW: Tensor
+
+    def covers(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """See `Region`."""
+        return self.pixels_HW[rows.long()[:, None], columns.long()]
+
+    def __str__(self) -> str:
+        return f"a mask of {int(self.pixels_HW.sum()):,} pixels"
 
 
 def half_boxes(height: int, width: int) -> tuple[Box, Box]:
@@ -40,28 +70,26 @@ def half_boxes(height: int, width: int) -> tuple[Box, Box]:
     )
 
 
-def latent_masks(height: int, width: int, boxes: tuple[Box, Box] | None, crop: Crop) -> Tensor:
+def latent_masks(height: int, width: int, regions: tuple[Region, Region] | None, crop: Crop) -> Tensor:
     """Masks 3 x H/8 x W/8 of both persons and of what neither owns: zeros and ones.
 
     They are what masks on the picture's own grid become when they are scaled and cropped as the picture and resized to
-    the latent grid, with nearest each time. That only selects rows and columns: no mask of the picture's size is made.
-    Raises `SpeakerError` when a person or the background has no token left: nothing could then be bound to it.
+    the latent grid, with nearest each time. That only selects rows and columns.
+    Raises `SpeakerError` when a person has no token left: nothing could then be bound to it. The background may be
+    empty; no token is then labelled as background.
     """
     rows = _latent_sources(height, crop.scaled[0], crop.top, crop.size[0])
     columns = _latent_sources(width, crop.scaled[1], crop.left, crop.size[1])
-    persons = [
-        ((rows >= box.top) & (rows < box.bottom))[:, None] & ((columns >= box.left) & (columns < box.right))
-        for box in boxes or half_boxes(height, width)
-    ]
+    persons = [region.covers(rows, columns) for region in regions or half_boxes(height, width)]
     masks = torch.stack([*persons, ~(persons[0] | persons[1])]).float()
     grid = (len(rows) // PATCH, len(columns) // PATCH)
     tokens = F.interpolate(masks[None], grid, mode="nearest")[0].sum((1, 2))
-    for owner, count in zip(("person 1", "person 2", "the background"), tokens.tolist(), strict=True):
+    for owner, count in zip(("person 1", "person 2"), tokens.tolist(), strict=False):
         if count == 0:
             raise SpeakerError(
-                f"{_describe(boxes)}: nothing of {owner} is left on the model's grid of {grid[1]} x {grid[0]} tokens "
+                f"{_describe(regions)}: nothing of {owner} is left on the model's grid of {grid[1]} x {grid[0]} tokens "
                 f"after the picture of {width} x {height} pixels is scaled and cropped; "
-                "every person, and the background, needs at least one token"
+                "every person needs at least one token"
             )
     return masks
 
@@ -73,7 +101,7 @@ def _latent_sources(side: int, scaled: int, first: int, size: int) -> Tensor:
     return F.interpolate(cropped, size // SPATIAL_STRIDE, mode="nearest")[0, 0]
 
 
-def _describe(boxes: tuple[Box, Box] | None) -> str:
-    if boxes is None:
-        return "no boxes (left and right half)"
-    return "boxes " + "; ".join(f"rows {b.top} to {b.bottom}, columns {b.left} to {b.right}" for b in boxes)
+def _describe(regions: tuple[Region, Region] | None) -> str:
+    if regions is None:
+        return "no regions (left and right half)"
+    return "; ".join(map(str, regions))

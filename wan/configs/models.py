@@ -77,19 +77,27 @@ MULTITALK_14B = ModelConfig(
 )
 
 
+MOTION_FRAMES = 9
+"""Frames that InfiniteTalk's chunks overlap by."""
+
+
 def infinitetalk(config: ModelConfig, variant: str) -> ModelConfig:
     """The same network with InfiniteTalk's weights, which come for one person (single) or for several (multi)."""
     files = replace(
         config.files,
         audio="InfiniteTalk",
+        audio_bundle=f"InfiniteTalk-{variant}",
         audio_weights=f"{variant}/infinitetalk.safetensors",
         quantised=f"quant_models/infinitetalk_{variant}_{{precision}}.safetensors",
     )
     return replace(
         config,
-        name=f"infinitetalk-{variant}-14B",
+        name=f"infinitetalk-14B-{variant}",
         description=f"InfiniteTalk's audio layers ({variant}) on Wan2.1-I2V-14B-480P",
         files=files,
+        mode="infinitetalk",
+        motion_frame=MOTION_FRAMES,
+        persons=1 if variant == "single" else config.persons,
     )
 
 
@@ -172,4 +180,13 @@ MULTITALK_PUPPET = ModelConfig(
     needs_gpu=False,
     dtype="float32",
     image_encoder_dtype="float32",
+    built_in="multitalk-puppet",
+)
+# One network: in training it learned both ways to continue.
+INFINITETALK_PUPPET = replace(
+    MULTITALK_PUPPET,
+    name="infinitetalk-puppet",
+    description="the small model, conditioned as InfiniteTalk is",
+    mode="infinitetalk",
+    motion_frame=MOTION_FRAMES,
 )

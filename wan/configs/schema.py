@@ -1,9 +1,14 @@
 """What a model is made of: sizes, file names, presets. Every field is data; an unknown one is a TypeError."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 BucketTable = dict[str, tuple[int, int]]
 """Height / width ratio, as the published tables print it, to (height, width) in pixels."""
+
+Mode = Literal["multitalk", "infinitetalk"]
+"""What the weights were trained to continue from: the last frames, or a source's frame with the last frames in the
+noise. Only the latter can be shown a video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +86,10 @@ class VideoVAEConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Where the parts of a model lie below the folder of weights; checkpoints.md calls these bundles."""
+    """Where the parts of a model lie below the folder of weights; checkpoints.md calls these bundles.
+
+    `audio_bundle` is the manifest's name of `audio`, where it is another one.
+    """
 
     base: str
     audio: str
@@ -91,6 +99,7 @@ class Files:
     image_encoder: str = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
     vae: str = "Wan2.1_VAE.pth"
     tokenizer: str = "google/umt5-xxl"
+    audio_bundle: str = ""
     quantised: str = "quant_models/dit_model_{precision}.safetensors"
     text_encoder_quantised: str = "quant_models/t5_{precision}.safetensors"
 
@@ -109,7 +118,10 @@ class Preset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """One entry of WAN_CONFIGS."""
+    """One entry of WAN_CONFIGS.
+
+    `persons` is how many the weights tell apart; `built_in` the folder of a model that comes with the code.
+    """
 
     name: str
     transformer: TransformerConfig
@@ -128,4 +140,7 @@ class ModelConfig:
     dtype: str
     image_encoder_dtype: str
     vae_dtype: str = "float32"
+    mode: Mode = "multitalk"
+    persons: int = 2
+    built_in: str = ""
     description: str = field(default="")

@@ -1,42 +1,29 @@
-"""Three-dimensional convolutions on a processor.
+"""Convolutions over time on a processor.
 
-For one clip of few channels and rows torch takes a plain loop (`use_mkldnn` in ATen/native/Convolution.cpp decides)
-in place of oneDNN, which gives the same numbers to rounding, and on the small model's VAE three times as fast.
+PyTorch gives those of a single clip to oneDNN only where channels, frames and rows are many, and else to a fallback
+that copies each window into a row of a matrix (`use_mkldnn` in its Convolution.cpp). A small VAE is below the bound.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_CONV3D = torch.nn.functional.conv3d
 
-
-class OneDnnConvolutions(TorchFunctionMode):
-    """Within it, float32 convolutions in three dimensions on the CPU are oneDNN's; for inference, without gradients."""
+class OneDNN(TorchFunctionMode):
+    """Within this context, convolutions over time in float32 on a processor are oneDNN's, where PyTorch has it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """What torch calls for every function; all but `conv3d` stay as they are."""
-        if func is _CONV3D and _suits(*args):
-            return _convolve(*args)
+        if func is torch.conv3d and not kwargs and len(args) == 7 and _suits(args[0]):
+            x_BCFHW, weight, bias, stride, padding, dilation, groups = args
+            return torch.mkldnn_convolution(x_BCFHW, weight, bias, padding, stride, dilation, groups)
         return func(*args, **(kwargs or {}))
 
 
-def _suits(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> bool:
-    on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return on_cpu and torch.backends.mkldnn.is_available()
-
-
-def _convolve(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> torch.Tensor:
-    return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+def _suits(x_BCFHW: Tensor) -> bool:
+    on_processor = x_BCFHW.device.type == "cpu" and x_BCFHW.dtype == torch.float32
+    return on_processor and torch.backends.mkldnn.is_available()

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor, nn
+from torch import Tensor
 
 from wan.configs.schema import VideoVAEConfig
-from wan.modules.convolution import OneDnnConvolutions
+from wan.modules.convolution import OneDNN
 from wan.types import TEMPORAL_STRIDE, latent_frames
 
 
@@ -70,8 +70,10 @@ class VideoVAE:
         for index in range(count):
             start = max(0, TEMPORAL_STRIDE * (index - 1) + 1)
             frames = video_CFHW[None, :, start : TEMPORAL_STRIDE * index + 1].to(device, dtype)
-            slices.append(_run(self.model.encoder, frames, feat_cache=features, feat_idx=[0]))
-        moments = _run(self.model.quant_conv, torch.cat(slices, dim=2))[0]
+            with OneDNN():
+                slices.append(self.model.encoder(frames, feat_cache=features, feat_idx=[0]))
+        with OneDNN():
+            moments = self.model.quant_conv(torch.cat(slices, dim=2))[0]
         mean, std = self._statistics(device)
         return (moments[: len(moments) // 2].float() - mean) / std
 
@@ -80,10 +82,12 @@ class VideoVAE:
         device = self.model.device
         mean, std = self._statistics(device)
         features = Features(device, rest or device)
-        z = _run(self.model.post_quant_conv, (latent_CTHW * std + mean)[None].to(self.model.dtype))
+        with OneDNN():
+            z = self.model.post_quant_conv((latent_CTHW * std + mean)[None].to(self.model.dtype))
         for index in range(latent_CTHW.shape[1]):
-            one = z[:, :, index : index + 1]
-            frames = _run(self.model.decoder, one, feat_cache=features, feat_idx=[0], first_chunk=index == 0)
+            slice_z = z[:, :, index : index + 1]
+            with OneDNN():
+                frames = self.model.decoder(slice_z, feat_cache=features, feat_idx=[0], first_chunk=index == 0)
             yield frames[0].clamp(-1, 1).float()
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -94,8 +98,3 @@ class VideoVAE:
             for values in (config["latents_mean"], config["latents_std"])
         )
         return mean, std
-
-
-def _run(part: nn.Module, x: Tensor, **rest: Any) -> Tensor:
-    with OneDnnConvolutions():
-        return part(x, **rest)

@@ -5,6 +5,7 @@ Shapes: C latent channels, T latent frames, H x W, D model width.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +19,18 @@ Velocity = Callable[[Tensor, int, str], Tensor]
 """State (16 x T x H x W), step and name of the pass to the predicted velocity, all float32."""
 
 
-class Motion:
-    """The latent frames a chunk continues from, kept in place while the rest is denoised.
+class Motion(Protocol):
+    """The latent frames a chunk continues from, kept in place while the rest is denoised."""
 
-    They are re-imposed with fresh noise at the level of the time step; without frames (the first chunk) nothing is
-    drawn and nothing changes.
+    def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
+        """The state at time `t` (0..1000) with its first frames replaced."""
+        ...
+
+
+class NoisyMotion:
+    """MultiTalk's: with fresh noise at the level of the time step.
+
+    Without frames (where a scene begins) nothing is drawn and nothing changes.
     """
 
     def __init__(self, latent_CTHW: Tensor | None, generator: torch.Generator) -> None:
@@ -34,7 +42,25 @@ class Motion:
         if self.latent is None:
             return x_CTHW
         known = add_noise(self.latent, draw_noise(tuple(self.latent.shape), self.generator), t)
-        return torch.cat((known, x_CTHW[:, known.shape[1] :]), dim=1)
+        return in_front(known, x_CTHW)
+
+
+class CleanMotion:
+    """InfiniteTalk's: without noise at every time.
+
+    The reference draws the noise all the same where a chunk continues another, and throws it away; so do we, given a
+    generator, or a seed would stand for another video.
+    """
+
+    def __init__(self, latent_CTHW: Tensor, generator: torch.Generator | None) -> None:
+        self.latent = latent_CTHW
+        self.generator = generator
+
+    def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
+        """The state with its first frames replaced by theirs, whatever the time."""
+        if self.generator is not None:
+            draw_noise(tuple(self.latent.shape), self.generator)
+        return in_front(self.latent, x_CTHW)
 
 
 class TransformerVelocity:
@@ -89,6 +115,11 @@ def denoise(
         x = motion.impose(euler_step(x, prediction, t, t_next), t_next)
         on_step(step + 1)
     return x
+
+
+def in_front(known_CTHW: Tensor, x_CTHW: Tensor) -> Tensor:
+    """The state with the known frames in place of its first."""
+    return torch.cat((known_CTHW, x_CTHW[:, known_CTHW.shape[1] :]), dim=1)
 
 
 def add_noise(latent: Tensor, noise: Tensor, t: float) -> Tensor:

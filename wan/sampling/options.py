@@ -2,11 +2,11 @@
 
 import secrets
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from wan.configs.schema import ModelConfig, Preset
 from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Guider
-from wan.types import TEMPORAL_STRIDE
+from wan.types import TEMPORAL_STRIDE, Aspect
 
 MIN_STEPS, MAX_STEPS = 1, 1000
 MAX_SEED = 2**31 - 1
@@ -31,6 +31,7 @@ class Options:
     use_apg: bool
     apg_momentum: float = -0.75
     apg_norm_threshold: float = 55.0
+    aspect: Aspect = "bucket"
 
     def __post_init__(self) -> None:
         """Raise ValueError that names the first value out of range."""
@@ -39,6 +40,8 @@ class Options:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 4n + 1 and at least 1")
         if self.motion_frame >= self.frame_num:
             raise ValueError(f"motion_frame is {self.motion_frame}; it must be below frame_num, {self.frame_num}")
+        if self.aspect not in get_args(Aspect):
+            raise ValueError(f"aspect is {self.aspect!r}; allowed are {' and '.join(get_args(Aspect))}")
         if not MIN_STEPS <= self.sampling_steps <= MAX_STEPS:
             raise ValueError(f"sampling_steps is {self.sampling_steps}; allowed are {MIN_STEPS} to {MAX_STEPS}")
         if not self.shift > 0:

@@ -82,6 +82,23 @@ def test_the_sound_is_the_callers_own_and_as_long_as_the_video(
     assert likeness(sound.samples_CN, given_CN) > 0.98
 
 
+@pytest.mark.parametrize("fps", [8, 12, 24, 25, 30, 60])
+@pytest.mark.parametrize("count", [1, 3, 26, 80])
+def test_another_rate_shows_the_same_at_the_same_time(tmp_path: Path, fps: int, count: int) -> None:
+    given_FHWC = frames_of(count)
+    path = write(tmp_path / "a.mp4", given_FHWC, Sound(samples_CN=tones(16000, 1, 4.0), rate=16000), fps=fps)
+    found = pictures(path)
+    assert len(found) == max(1, round(count * fps / 25))
+    for index, picture_HWC in enumerate(found):
+        nearest = min(round((index + 0.5) / fps * 25 - 0.5), count - 1)
+        shades = given_FHWC[max(0, nearest - 1) : nearest + 2, 24, 70, 0].astype(int)
+        assert shades.min() - 6 <= picture_HWC[24, 70, 0] <= shades.max() + 6
+    with av.open(str(path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert video.average_rate == fps
+        assert float((audio.duration or 0) * (audio.time_base or 0)) == pytest.approx(count / 25, abs=1e-3)
+
+
 def test_silence_follows_a_soundtrack_that_ends_early(tmp_path: Path) -> None:
     sound = Sound(samples_CN=tones(16000, 1, 0.4), rate=16000)
     heard = read_sound(write(tmp_path / "a.mp4", frames_of(25), sound), name="first_audio", max_seconds=9)

@@ -8,6 +8,7 @@ import pytest
 from src.weights.manifest import BUNDLES, Bundle, Hub, read_manifest
 from src.weights.sources import Sources, read_sources
 from tests.src.weights.samples import bundle
+from wan.configs import WAN_CONFIGS, ModelConfig
 
 NAMES = list(BUNDLES)
 
@@ -34,6 +35,12 @@ def test_what_the_server_needs() -> None:
         "chinese-wav2vec2-base",
     ]
     assert all(BUNDLES[name].tar == f"{name}.tar" for name in NAMES if BUNDLES[name].default)
+
+
+@pytest.mark.parametrize("config", WAN_CONFIGS.values(), ids=lambda config: config.name)
+def test_every_model_is_in_the_manifest_or_comes_with_the_code(config: ModelConfig) -> None:
+    files = config.files
+    assert config.built_in or {files.base, files.audio_bundle or files.audio, files.speech} <= set(NAMES)
 
 
 def test_markers_and_loras() -> None:

@@ -23,7 +23,7 @@ def test_classic_form() -> None:
     boxes = {"person1": [10, 5, 90, 95], "person2": [10, 105, 90, 195]}
     two = {"person1": TRACK, "person2": TRACK}
     request = parse_request({**CLASSIC, "cond_audio": two, "audio_type": "para", "bbox": boxes})
-    assert request.boxes == (
+    assert request.regions == (
         Box(top=10, left=5, bottom=90, right=95),
         Box(top=10, left=105, bottom=90, right=195),
     )
@@ -54,7 +54,7 @@ def test_pictures_are_upright_and_of_eight_bits(tmp_path: Path) -> None:
 
 def test_an_absent_second_person_and_the_box_of_one_are_fine() -> None:
     one = {"person1": TRACK, "person2": None}
-    assert parse_request({**CLASSIC, "cond_audio": one, "bbox": {"person1": [0, 0, 5, 5]}}).boxes is None
+    assert parse_request({**CLASSIC, "cond_audio": one, "bbox": {"person1": [0, 0, 5, 5]}}).regions is None
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from wan.conditioning.framing import frame_picture
 from wan.conditioning.picture import nearest_bucket, plan_crop
-from wan.conditioning.speakers import Box, SpeakerError, half_boxes, latent_masks
+from wan.conditioning.speakers import Box, SpeakerError, Stencil, half_boxes, latent_masks
 
 BUCKETS = {"0.50": (64, 128), "1.00": (96, 96)}
 LEFT = Box(top=0, left=0, bottom=200, right=150)
@@ -45,6 +45,23 @@ def test_masks_cover_the_latent_grid() -> None:
     assert (framing.masks.amax(0) == 1).all()
 
 
+def test_two_persons_may_fill_the_picture() -> None:
+    masks = frame_picture(200, 400, BUCKETS, 2, (replace(LEFT, right=200), replace(RIGHT, left=200))).masks
+    assert torch.equal(masks.sum((1, 2)), torch.tensor([64.0, 64.0, 0.0]))
+
+
+@pytest.mark.parametrize("size", [(200, 400), (333, 777), (97, 1000)])
+def test_a_mask_of_a_box_is_the_box(size: tuple[int, int]) -> None:
+    boxes = half_boxes(*size)
+    stencils = []
+    for box in boxes:
+        pixels_HW = torch.zeros(size, dtype=torch.bool)
+        pixels_HW[box.top : box.bottom, box.left : box.right] = True
+        stencils.append(Stencil(pixels_HW=pixels_HW))
+    drawn = frame_picture(*size, BUCKETS, 2, (stencils[0], stencils[1]))
+    assert torch.equal(drawn.masks, frame_picture(*size, BUCKETS, 2, boxes).masks)
+
+
 def test_one_person_has_the_whole_picture() -> None:
     assert (frame_picture(200, 400, BUCKETS, 1, None).masks == 1).all()
 
@@ -54,7 +71,6 @@ def test_one_person_has_the_whole_picture() -> None:
     [
         ((Box(top=3, left=3, bottom=6, right=6), RIGHT), "person 1"),
         ((LEFT, Box(top=0, left=399, bottom=200, right=400)), "person 2"),
-        ((Box(top=0, left=0, bottom=200, right=200), Box(top=0, left=200, bottom=200, right=400)), "the background"),
     ],
 )
 def test_nobody_may_vanish(boxes: tuple[Box, Box], who: str) -> None:

@@ -1,0 +1,43 @@
+"""The README's predictions, as they stand there, through the real server."""
+
+import pytest
+
+import preview
+from src.serving.inputs import read_inputs
+from src.serving.schema import openapi
+from tests.conftest import ROOT
+from tests.predict.conftest import Service
+from tests.test_readme import examples
+
+VIDEO = "MULTITALK_MODEL=infinitetalk-puppet "
+LINES = dict(examples("predict.py"))
+
+
+def run(service: Service, line: str) -> None:
+    """One line; it makes as many frames as it says."""
+    inputs = read_inputs(LINES[line], openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
+    answer = service.server.predict(inputs)
+    assert answer["status"] == "succeeded", answer.get("error")
+    assert answer["output"].startswith("data:video/mp4;base64,")
+    if "num_frames" in inputs:
+        assert answer["metrics"]["frames"] == round(inputs["num_frames"] * inputs.get("fps", 25) / 25)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(VIDEO)])
+def test_the_example_runs(service: Service, fusionx: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run(service, line)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith(VIDEO)])
+def test_the_example_with_a_video_runs(film_service: Service, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run(film_service, line)
+
+
+def test_the_preview_without_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: "pytest.TempPathFactory") -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MULTITALK_MODEL", "multitalk-puppet")
+    ((_, tokens),) = examples("preview.py")
+    options = [word for token in tokens for word in ("-i", token)]
+    assert preview.main([*options, "-o", f"{tmp_path}/who.png"]) == 0

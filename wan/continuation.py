@@ -1,0 +1,68 @@
+"""How a chunk begins. MultiTalk is shown the frames that the chunk before ended in; InfiniteTalk is shown one frame of
+the source, and the frames that the chunk before ended in are kept in place while the rest is denoised.
+
+Shapes: C channels, F video frames, T latent frames, H x W.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wan.conditioning.latent import MASK_CHANNELS, condition_latent
+from wan.configs.schema import Mode
+from wan.modules.vae import VideoVAE
+from wan.sampling.denoise import CleanMotion, Motion, NoisyMotion
+from wan.types import VideoSize, latent_frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What is there before a chunk is made, all in [-1, 1].
+
+    `frame_CHW` is the picture, or the source's frame at the chunk's start; `first_CHW` is the one its scene began with,
+    whose colours are kept; `last_CFHW` are the frames that the chunk repeats, None where a scene begins.
+    """
+
+    frame_CHW: Tensor
+    first_CHW: Tensor
+    last_CFHW: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """`condition_CTHW` is mask and latent, 20 channels; `seen_CHW` is what the image encoder is to see."""
+
+    condition_CTHW: Tensor
+    seen_CHW: Tensor
+    motion: Motion
+
+
+Begin = Callable[[VideoVAE, Given, VideoSize, torch.Generator, torch.device], Beginning]
+"""The last two: where the motion's noise is drawn from, and where the VAE's features wait between slices."""
+
+
+def begin_multitalk(
+    vae: VideoVAE, given: Given, size: VideoSize, generator: torch.Generator, rest: torch.device
+) -> Beginning:
+    """The last frames, or where a scene begins the picture, are condition; the last frames come back in the noise."""
+    known = given.frame_CHW[:, None].to(rest) if given.last_CFHW is None else given.last_CFHW
+    condition = condition_latent(vae, known, size, rest)
+    motion = None if given.last_CFHW is None else condition[MASK_CHANNELS:, : latent_frames(known.shape[1])]
+    return Beginning(condition_CTHW=condition, seen_CHW=known[:, -1], motion=NoisyMotion(motion, generator))
+
+
+def begin_infinitetalk(
+    vae: VideoVAE, given: Given, size: VideoSize, generator: torch.Generator, rest: torch.device
+) -> Beginning:
+    """The source's frame is condition; it, or the last frames, stay in place without noise."""
+    condition = condition_latent(vae, given.frame_CHW[:, None].to(rest), size, rest)
+    if given.last_CFHW is None:
+        motion = CleanMotion(condition[MASK_CHANNELS:, :1], None)
+    else:
+        motion = CleanMotion(vae.encode(given.last_CFHW, rest), generator)
+    return Beginning(condition_CTHW=condition, seen_CHW=given.frame_CHW, motion=motion)
+
+
+BEGIN: dict[Mode, Begin] = {"multitalk": begin_multitalk, "infinitetalk": begin_infinitetalk}
