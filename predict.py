@@ -263,9 +263,9 @@ class Predictor(BasePredictor):
             default=False,
         ),
         lora: str = Input(
-            description="A named low-rank change of the weights that the operator has installed: FusionX (fewer steps, richer pictures) or lightx2v (4 steps).",
+            description="A named low-rank change of the weights that the operator has installed: FusionX (fewer steps, richer pictures) or lightx2v (4 steps); distilled (4 steps) is the built-in model's own.",
             default="none",
-            choices=["none", "FusionX", "lightx2v"],
+            choices=["none", "FusionX", "lightx2v", "distilled"],
         ),
         lora_strength: float = Input(
             description="How strongly the LoRA is applied. 1 is what it was made for.",
@@ -274,7 +274,7 @@ class Predictor(BasePredictor):
             le=2,
         ),
         preset: str = Input(
-            description="Values that go together, instead of turbo's: quality (40 steps), balanced (25 steps), fast (4 distilled steps with the LoRA lightx2v). What you set yourself wins; sampling_steps counts as set when it is not 40.",
+            description="Values that go together, instead of turbo's: quality (40 steps), balanced (25 steps), fast (4 steps with a distilled LoRA: lightx2v, or the built-in model's own). What you set yourself wins; sampling_steps counts as set when it is not 40.",
             default="none",
             choices=["none", "quality", "balanced", "fast"],
         ),
@@ -379,14 +379,16 @@ class Predictor(BasePredictor):
         return Job(material=material, framing=framing, prompt=prompt, options=options, fps=fps)
 
     def find_loras(self, name: str | None, strength: float) -> list[Lora]:
-        """The installed LoRA of a name in the manifest; InputError for one that is not there."""
+        """The installed LoRA of a name; InputError for one that is not there."""
         if name is None or strength == 0:
             return []
-        path = weights.locate(self.settings.folder, name)
+        path = weights.locate_lora(self.settings.folder, name)
         if path is None:
+            fetch = f"python weights.py download {name} --dest {self.settings.folder}"
+            how = fetch if name in weights.BUNDLES else "it comes with the built-in model only"
             raise InputError(
                 f"lora is {name!r}, which this server does not have; allowed is what the operator has installed "
-                f"(python weights.py download {name} --dest {self.settings.folder}), or none"
+                f"({how}), or none"
             )
         return [Lora(source=path, strength=strength)]
 

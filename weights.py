@@ -21,7 +21,7 @@ from src.weights.progress import Progress
 from src.weights.sources import BASE_URL_VARIABLE, NAMES, Sources, read_names, read_sources
 from src.weights.verify import Depth, Finding, examine, examine_converted
 
-__all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure", "locate"]
+__all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure", "locate", "locate_lora"]
 
 DEFAULT_NAMES = tuple(name for name, bundle in BUNDLES.items() if bundle.default)
 DTYPES = ("bf16", "fp8")
@@ -51,6 +51,14 @@ def locate(folder: Path, name: str) -> Path | None:
     """The file of a bundle that is one file, where it lies in `folder`, also in a place of older packages."""
     (found,) = examine(folder, BUNDLES[name])
     return found.path if found.state == "ok" else None
+
+
+def locate_lora(folder: Path, name: str) -> Path | None:
+    """A LoRA that came with the model, `loras/<name>.safetensors`, or the one that the manifest calls so."""
+    own = folder / "loras" / f"{name}.safetensors"
+    if own.is_file():
+        return own
+    return locate(folder, name) if name in BUNDLES else None
 
 
 def find(names: Iterable[str]) -> list[Bundle]:

@@ -32,16 +32,25 @@ logger = logging.getLogger(__name__)
 DOCS = Path(__file__).parents[1] / "docs"
 MEASURED = ("two add", "two para", "two para, 5 chunks")
 """Rows whose clips are pooled; the long one shows drift."""
+PLAIN: Mapping[str, Any] = {
+    "sampling_steps": 8,
+    "shift": 3.0,
+    "text_guide_scale": 1.0,
+    "audio_guide_scale": 2.0,
+    "teacache_thresh": 0.0,
+}
+"""What every line begins with; colours as the predictor corrects them."""
+MANY: Mapping[str, Any] = {"sampling_steps": 25, "shift": 5.0, "text_guide_scale": 3.0, "audio_guide_scale": 3.0}
+"""What those do that are made for many steps and strong guidance."""
 COLUMNS = ("", "own", "95 %", "other", "lag", "silent mouths", "drift", "PSNR dB", "s/clip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to sample: a preset (None is turbo's), explicit values, the weights' precision, a LoRA."""
+    """One way to sample: values in place of `PLAIN`'s, the weights' precision, a LoRA."""
 
     group: str
     name: str
-    preset: str | None = "fast"
     precision: Precision = "bf16"
     lora: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -49,25 +58,26 @@ class Variant:
 
 def variants(loras: Iterable[Path]) -> list[Variant]:
     """Everything that is priced."""
-    one_by_one: tuple[tuple[str, str, str | None, tuple[Any, ...]], ...] = (
-        ("steps", "sampling_steps", "fast", (2, 3, 4, 6, 8, 16, 40)),
-        ("audio guidance", "audio_guide_scale", "fast", (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)),
-        ("text guidance", "text_guide_scale", "fast", (1.0, 2.0, 3.0, 5.0)),
-        ("TeaCache, 25 steps", "teacache_thresh", "balanced", (0.0, 0.1, 0.3, 0.8)),
-        ("APG, guidance 3 and 3", "use_apg", "balanced", (False, True)),
-        ("colour correction", "color_correction_strength", "fast", (0.0, COLOR_CORRECTION, 1.0)),
+    one_by_one: tuple[tuple[str, str, Mapping[str, Any], tuple[Any, ...]], ...] = (
+        ("steps", "sampling_steps", {}, (2, 3, 4, 6, 8, 16, 40)),
+        ("shift", "shift", {}, (1.0, 2.0, 3.0, 5.0, 8.0)),
+        ("speech guidance", "audio_guide_scale", {}, (1.0, 1.5, 2.0, 3.0, 4.0)),
+        ("text guidance", "text_guide_scale", {}, (1.0, 2.0, 3.0, 5.0)),
+        ("TeaCache, 25 steps", "teacache_thresh", MANY, (0.0, 0.1, 0.3, 0.8)),
+        ("APG, guidance 3 and 3", "use_apg", MANY, (False, True)),
+        ("colour correction", "color_correction_strength", {}, (0.0, COLOR_CORRECTION, 1.0)),
     )
     found = [
-        Variant(group=group, name=f"{value:g}" if group[:3] != "APG" else "on" if value else "off", preset=preset,
-                changes={"teacache_thresh": 0.0, option: value})
-        for group, option, preset, values in one_by_one
+        Variant(group=group, name=("off", "on")[value] if value in (True, False) and "APG" in group else f"{value:g}",
+                changes={**base, option: value})
+        for group, option, base, values in one_by_one
         for value in values
     ]  # fmt: skip
     precisions: tuple[tuple[str, Precision], ...] = (("as trained", "bf16"), ("fp8", "fp8"), ("int8", "int8"))
     found += [Variant(group="precision", name=name, precision=precision) for name, precision in precisions]
     for path in loras:
         for steps in (2, 4):
-            changes = {"sampling_steps": steps}
+            changes = {"sampling_steps": steps, "shift": 2.0, "audio_guide_scale": 1.0}
             found += [
                 Variant(group=f"LoRA {path.stem}", name=f"{steps} steps, without", changes=changes),
                 Variant(group=f"LoRA {path.stem}", name=f"{steps} steps, with", changes=changes, lora=path),
@@ -75,16 +85,21 @@ def variants(loras: Iterable[Path]) -> list[Variant]:
     return found
 
 
-def price(folder: Path, wanted: list[Variant], clips: int, seed: int) -> list[dict[str, Any]]:
+def price(folder: Path, wanted: list[Variant], clips: int, long_clips: int, seed: int) -> list[dict[str, Any]]:
     """The figures of every variant on the same clips."""
-    drawn = [draw_clip(row, seed, index) for row in ROWS if row.name in MEASURED for index in range(clips)]
+    drawn = [
+        draw_clip(row, seed, index)
+        for row in ROWS
+        if row.name in MEASURED
+        for index in range(clips if row.chunks == 1 else long_clips)
+    ]
     puppets = {precision: Puppet(folder, precision) for precision in {variant.precision for variant in wanted}}
     takes: list[list[Taken]] = [[] for _ in wanted]
     for count, clip in enumerate(drawn, 1):
         for variant, taken in zip(wanted, takes, strict=True):
             puppet = puppets[variant.precision]
             puppet.use([] if variant.lora is None else [Lora(source=variant.lora)])
-            options = puppet.options(variant.preset, seed=seed, **variant.changes)
+            options = puppet.options("fast", seed=seed, **{**PLAIN, **variant.changes})
             taken.append(puppet.take(clip, options))
         logger.warning("clip %d of %d", count, len(drawn))
     return [
@@ -170,6 +185,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prices", description=__doc__)
     parser.add_argument("--clips", type=int, default=12, help="a row")
+    parser.add_argument("--long-clips", type=int, default=4, help="of five chunks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR")
     parser.add_argument("--groups", nargs="*", help="beginnings of the groups that are wanted (default: all)")
@@ -177,14 +193,16 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    wanted = variants(sorted(given.weights.rglob("*lora*.safetensors")))
+    wanted = variants(sorted((given.weights / "loras").glob("*.safetensors")))
     wanted = [each for each in wanted if given.groups is None or each.group.startswith(tuple(given.groups))]
-    prices = price(given.weights, wanted, given.clips, given.seed)
+    prices = price(given.weights, wanted, given.clips, given.long_clips, given.seed)
     document = {
         **provenance("benchmarks.prices"),
         "voices": KINDS,
         "rows": MEASURED,
         "clips_a_row": given.clips,
+        "long_clips": given.long_clips,
+        "plain": PLAIN,
         "variants": [asdict(each) | {"lora": each.lora and each.lora.name} for each in wanted],
         "prices": prices,
     }
@@ -202,8 +220,10 @@ def text(document: Mapping[str, Any]) -> str:
     return (
         "# What approximations cost the lips\n\n"
         f"Made by `{document['command']}` ({said}).\n"
-        f"{document['clips_a_row']} clips each of the rows {', '.join(document['rows'])} of `benchmarks.lipsync`,\n"
-        "the same for every line; one thing differs from the preset (`fast`, for TeaCache and APG `balanced`).\n"
+        f"{document['clips_a_row']} clips each of the rows {', '.join(document['rows'][:2])} of `benchmarks.lipsync`\n"
+        f"and {document['long_clips']} of {document['rows'][2]}, the same for every line.\n"
+        "One thing at a time differs from 8 steps, shift 3, speech guidance 2 and no text guidance; TeaCache and APG\n"
+        "are measured at 25 steps, shift 5 and guidance 3 of both; the LoRA at shift 2 without guidance.\n"
         "own: correlation of the read mouth with its own voice; other: partial correlation with the other's;\n"
         "silent mouths: mean opening that is read there; drift: of a face's colours, of 255; seconds: of a chunk.\n\n"
         f"![One line an approximation: own voice, other voice, seconds](prices.svg)\n\n{table(document['prices'])}\n"

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
+import weights
 from benchmarks.puppet import COLOR_CORRECTION, MODEL, WEIGHTS, Puppet
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora
-from wan.sampling.options import Options
+from wan.sampling.options import Options, choose_preset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR")
     parser.add_argument("--model", default=MODEL, choices=[name for name in WAN_CONFIGS if name.endswith("puppet")])
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"))
-    parser.add_argument("--lora", type=Path, help="a safetensors file to merge")
+    parser.add_argument("--lora", type=Path, help="a safetensors file to merge in place of the preset's own")
+    parser.add_argument("--no-lora", action="store_true", help="merge nothing")
     parser.add_argument("--preset", default="fast", choices=("fast", "balanced", "quality", "turbo"))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--shift", type=float)
@@ -29,15 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(given: argparse.Namespace) -> Puppet:
     """The networks that were asked for."""
     puppet = Puppet(given.weights, given.precision, given.model)
-    if given.lora is not None:
-        puppet.use([Lora(source=given.lora)])
+    preset = choose_preset(puppet.pipeline.config, turbo=True, name=_preset(given))
+    path: Path | None = given.lora
+    if path is None and preset.lora is not None:
+        path = weights.locate_lora(given.weights, preset.lora)
+    if path is not None and not given.no_lora:
+        puppet.use([Lora(source=path)])
     return puppet
 
 
 def options(puppet: Puppet, given: argparse.Namespace) -> Options:
     """The sampling that was asked for."""
     return puppet.options(
-        None if given.preset == "turbo" else given.preset,
+        _preset(given),
         sampling_steps=given.steps,
         shift=given.shift,
         text_guide_scale=given.text_guidance,
@@ -47,3 +53,7 @@ def options(puppet: Puppet, given: argparse.Namespace) -> Options:
         color_correction_strength=given.color,
         seed=given.seed,
     )
+
+
+def _preset(given: argparse.Namespace) -> str | None:
+    return None if given.preset == "turbo" else str(given.preset)
