@@ -79,7 +79,7 @@ class Distillation:
         steps: int = 4,
         shift: float = 2.0,
         finer: int = 3,
-        guidance: tuple[float, float] = (1.0, 2.0),
+        guidance: tuple[float, float] = (3.0, 2.0),
     ) -> None:
         self.teacher, self.student, self.negative = teacher, student, negative_1SC
         self.times = (timesteps(steps, shift) / TRAINING_STEPS).to(DEVICE)

@@ -1,6 +1,6 @@
 """The trained parts of the small model, as the training runs left them.
 
-A folder of runs holds `vae`, `speech`, `text`, `image` and `transformer`, one run each.
+A folder of runs holds `vae`, `decoder`, `speech`, `text`, `image` and `transformer`, one run each.
 """
 
 from dataclasses import dataclass
@@ -35,8 +35,9 @@ class Encoders:
 
 
 def load_vae(runs: Path) -> AutoencoderKLWan:
-    """The video VAE, on the CPU."""
-    return filled(build_vae(CONFIG.vae), average_of(runs / "vae"))
+    """The video VAE, on the CPU; its decoder as `training.decoder` left it, where that has run."""
+    run = runs / "decoder" if (runs / "decoder" / "state.pt").exists() else runs / "vae"
+    return filled(build_vae(CONFIG.vae), average_of(run))
 
 
 def load_encoders(runs: Path) -> Encoders:

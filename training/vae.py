@@ -101,19 +101,25 @@ def decode(model: AutoencoderKLWan, latent_BCTHW: Tensor) -> Tensor:
 def loss_of(
     model: AutoencoderKLWan, video_BCFHW: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Error of pixels and of their differences, dark pixels (mouths, eyes) heavier, and the KL term."""
+    """The picture's error, and the KL term."""
     with SingleFrames():
         posterior = model.encode(video_BCFHW).latent_dist
         shown = decode(model, posterior.sample(generator))
-    error = shown - video_BCFHW
+    pixels, figures = picture_loss(shown, video_BCFHW)
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+    return pixels + _KL_WEIGHT * kl, {**figures, "kl": kl.item()}
+
+
+def picture_loss(shown_BCFHW: Tensor, video_BCFHW: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Error of pixels and of their differences, dark pixels (mouths, eyes) heavier; and the PSNR."""
+    error = shown_BCFHW - video_BCFHW
     weight = 1 + _DARK_WEIGHT * torch.sigmoid(-10 * (video_BCFHW.mean(1, keepdim=True) + 0.65))
     pixels = ((error.abs() + 2 * error.square()) * weight).mean()
     edges = torch.stack([error.diff(dim=axis).abs().mean() for axis in (3, 4)]).sum()
     if error.shape[2] > 1:
         edges = edges + 2 * (error.diff(dim=2).abs() * weight[:, :, 1:]).mean()
-    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
     mse = error.detach().square().mean() / 4
-    return pixels + 0.5 * edges + _KL_WEIGHT * kl, {"psnr": (-10 * mse.log10()).item(), "kl": kl.item()}
+    return pixels + 0.5 * edges, {"psnr": (-10 * mse.log10()).item()}
 
 
 def train(folder: Path, pictures: int, clips: int, seed: int) -> None:

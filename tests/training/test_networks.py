@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from training import decoder
 from training.bundle import write_bundle
 from training.clips import MOTION_FRAMES, Known, draw_clip
 from training.examples import draw_damage, windows_of
@@ -205,3 +206,15 @@ def test_a_bundle_in_bfloat16_is_what_was_trained_rounded(puppet: ModelConfig, t
         written = networks.transformer.state_dict()[name]
         torch.testing.assert_close(loaded, written, rtol=0.01, atol=1e-6)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 40e6
+
+
+def test_training_the_decoder_leaves_the_latents_alone(puppet: ModelConfig) -> None:
+    torch.manual_seed(0)
+    vae = build_vae(puppet.vae)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+    loss, figures = decoder.loss_of(vae, draw_crops(np.random.default_rng(0), 1, 5), step_generator(0, 0))
+    loss.backward()
+    assert figures["same"] > 0
+    assert all(p.grad is None for part in (vae.encoder, vae.quant_conv) for p in part.parameters())
+    assert all(p.grad is not None for p in vae.decoder.parameters())
