@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+import weights
 from benchmarks.clips import Clip
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
@@ -26,7 +27,7 @@ from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora
 from wan.modules.image import ImageEncoder
-from wan.sampling.options import Options, resolve_options
+from wan.sampling.options import Options, choose_preset, resolve_options
 
 MODEL = "multitalk-puppet"
 WEIGHTS = Path(__file__).parents[1] / "models" / MODEL
@@ -49,6 +50,7 @@ class Puppet:
 
     def __init__(self, folder: Path = WEIGHTS, precision: Precision = "bf16", model: str = MODEL) -> None:
         config = WAN_CONFIGS[model]
+        self.folder = folder
         self.pipeline = MultiTalkPipeline(config, folder, precision=precision)
         self.speech = Wav2Vec2Model.from_pretrained(folder / config.files.speech, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
@@ -91,6 +93,14 @@ class Puppet:
         video = torch.from_numpy(frames).permute(3, 0, 1, 2).float().to(self.pipeline.device) / 127.5 - 1
         vae = self.pipeline.models.vae
         return to_pixels(torch.cat(list(vae.decode(vae.encode(video))), dim=1))
+
+    def use_lora_of(self, preset: str | None) -> None:
+        """Merge the LoRA that a preset (turbo's for None) was made for, or none."""
+        name = choose_preset(self.pipeline.config, turbo=True, name=preset).lora
+        path = None if name is None else weights.locate_lora(self.folder, name)
+        if name is not None and path is None:
+            raise FileNotFoundError(f"{self.folder} has no LoRA {name}, which preset {preset} needs")
+        self.use([] if path is None else [Lora(source=path)])
 
     def use(self, loras: Sequence[Lora]) -> None:
         """Merge exactly these LoRAs."""

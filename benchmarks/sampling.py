@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-import weights
 from benchmarks.puppet import COLOR_CORRECTION, MODEL, WEIGHTS, Puppet
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora
-from wan.sampling.options import Options, choose_preset
+from wan.sampling.options import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(given: argparse.Namespace) -> Puppet:
     """The networks that were asked for."""
     puppet = Puppet(given.weights, given.precision, given.model)
-    preset = choose_preset(puppet.pipeline.config, turbo=True, name=_preset(given))
-    path: Path | None = given.lora
-    if path is None and preset.lora is not None:
-        path = weights.locate_lora(given.weights, preset.lora)
-    if path is not None and not given.no_lora:
-        puppet.use([Lora(source=path)])
+    if given.lora is not None:
+        puppet.use([Lora(source=given.lora)])
+    elif not given.no_lora:
+        puppet.use_lora_of(_preset(given))
     return puppet
 
 

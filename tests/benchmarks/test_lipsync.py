@@ -19,7 +19,9 @@ ESSENTIAL = ("one", "two add", "two para", "two add, swapped", "two para upright
 
 @pytest.fixture(scope="module")
 def trained() -> Puppet:
-    return Puppet()
+    puppet = Puppet()
+    puppet.use_lora_of("fast")
+    return puppet
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,17 @@ def test_everything_that_is_told_counts(trained: Puppet) -> None:
     assert found["sound"]["own"] < found["nothing"]["own"] / 2
 
 
-@pytest.mark.xfail(strict=True, reason="the committed weights hear and see, but do not obey prompts yet")
-def test_prompts_are_obeyed(trained: Puppet) -> None:
-    for name, found in influences.prompts(trained, trained.options(), clips=2, seed=SEED).items():
-        assert found["model"][name] < found["model"]["neutral"] / 2, name
+@pytest.fixture(scope="module")
+def obedience(trained: Puppet) -> dict[str, dict[str, float]]:
+    """What is seen of eyes and brows, with a neutral prompt and one that asks."""
+    found = influences.prompts(trained, trained.options(), clips=2, seed=SEED)
+    return {name: subjects["model"] for name, subjects in found.items()}
+
+
+def test_eyes_close_when_the_prompt_says_so(obedience: dict[str, dict[str, float]]) -> None:
+    assert obedience["eyes closed"]["eyes closed"] < obedience["eyes closed"]["neutral"] / 2
+
+
+@pytest.mark.xfail(strict=True, reason="brows are a pixel or two high: the committed weights raise them a little only")
+def test_brows_are_raised_when_the_prompt_says_so(obedience: dict[str, dict[str, float]]) -> None:
+    assert obedience["eyebrows raised"]["eyebrows raised"] < obedience["eyebrows raised"]["neutral"] / 2

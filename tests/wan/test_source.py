@@ -147,6 +147,7 @@ def test_frames_of_another_size_are_an_error(pipeline: MultiTalkPipeline) -> Non
 
 def test_lips_follow_the_voices_with_the_trained_weights() -> None:
     puppet = Puppet(model="infinitetalk-puppet")
+    puppet.use_lora_of("fast")
     clip = draw_clip(Row(name="two add", persons=2, mode="add"), seed=0, index=0)
     readings = read(clip, puppet.take(clip, puppet.options("fast")).frames)
     assert own_correlation(readings) > 0.8

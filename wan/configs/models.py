@@ -104,6 +104,21 @@ def infinitetalk(config: ModelConfig, variant: str) -> ModelConfig:
 INFINITETALK_SINGLE_14B = infinitetalk(MULTITALK_14B, "single")
 INFINITETALK_MULTI_14B = infinitetalk(MULTITALK_14B, "multi")
 
+# Fitted by `python -m benchmarks.teacache`.
+PUPPET_TEACACHE = (3.7578e4, -4.49443e3, 1.93e2, 3.79574e-1, -1.74692e-3)
+PUPPET_QUALITY = Preset(
+    text_guide_scale=3.0, audio_guide_scale=2.0, teacache_thresh=0.1, shift={"480": 3.0, "720": 3.0}
+)
+# The LoRA has the guidance in it: each step is one pass.
+PUPPET_FAST = Preset(
+    text_guide_scale=1.0,
+    audio_guide_scale=1.0,
+    teacache_thresh=0.0,
+    shift={"480": 2.0, "720": 2.0},
+    sampling_steps=4,
+    lora="distilled",
+)
+
 MULTITALK_PUPPET = ModelConfig(
     name="multitalk-puppet",
     description="the same architecture, small enough for a laptop's processor",
@@ -171,9 +186,13 @@ MULTITALK_PUPPET = ModelConfig(
     ),
     files=Files(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
     buckets={"480": PUPPET_480, "720": PUPPET_720},
-    teacache_coefficients=TEACACHE,
-    turbo=TURBO,
-    presets={"quality": QUALITY, "balanced": BALANCED, "fast": replace(FAST, lora=None)},
+    teacache_coefficients={"480": PUPPET_TEACACHE, "720": PUPPET_TEACACHE},
+    turbo=replace(PUPPET_QUALITY, teacache_thresh=0.2),
+    presets={
+        "quality": PUPPET_QUALITY,
+        "balanced": replace(PUPPET_QUALITY, sampling_steps=25),
+        "fast": PUPPET_FAST,
+    },
     frame_num=33,
     motion_frame=9,
     negative_prompt="blurred, distorted, flickering",
