@@ -26,7 +26,7 @@ demo: $(READY)
 	MULTITALK_MODEL=multitalk-puppet $(BIN)/python predict.py \
 	    -i image=@examples/two_people.png \
 	    -i first_audio=@examples/voice_anna.flac -i second_audio=@examples/voice_ben.flac \
-	    -i prompt="Anna and Ben talking" -i preset=fast -i sampling_steps=8 -i seed=2 -o $(DEMO)
+	    -i prompt="Anna and Ben talking" -i preset=fast -i seed=2 -o $(DEMO)
 	@echo
 	@echo "The video: $(CURDIR)/$(DEMO)"
 

@@ -352,3 +352,13 @@ def test_convert_and_pack_from_the_command_line(puppet_folder: Path, tmp_path: P
     with tarfile.open(tmp_path / "tars" / "converted.tar") as packed:
         assert "converted/converted.json" in packed.getnames()
     assert main(["convert", str(puppet_folder), str(tmp_path / "x"), "--model", "multitalk-15B"]) == 1
+
+
+def test_a_lora_that_came_with_the_model_needs_no_manifest(tmp_path: Path) -> None:
+    assert weights.locate_lora(tmp_path, "distilled") is None
+    own = write(tmp_path / "loras" / "distilled.safetensors", b"any")
+    assert weights.locate_lora(tmp_path, "distilled") == own
+    (path,) = files_of("FusionX")
+    assert weights.locate_lora(tmp_path, "FusionX") is None
+    installed = write(tmp_path / Path(path).name, files_of("FusionX")[path])
+    assert weights.locate_lora(tmp_path, "FusionX") == installed

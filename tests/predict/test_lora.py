@@ -28,3 +28,9 @@ def test_a_preset_brings_its_steps_unless_they_are_given(
 
 def test_the_memory_plan_is_reported(service: Service) -> None:
     assert service.succeed()["metrics"]["memory_plan"].startswith("resident")
+
+
+def test_the_fast_preset_brings_the_lora_of_the_built_in_model(service: Service) -> None:
+    fast = movie_of(service.succeed(num_frames=5, preset="fast"))
+    assert movie_of(service.succeed(num_frames=5, preset="fast", lora="distilled")).data == fast.data
+    assert different(movie_of(service.succeed(num_frames=5, preset="fast", lora_strength=0)), fast)
