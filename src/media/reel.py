@@ -19,6 +19,8 @@ from src.media.errors import InputError
 from src.media.ffmpeg import OPTIONS
 from src.media.promise import matroska_is_cut
 from src.media.rates import FPS
+from src.media.still import known_colours
+from src.media.tables import check_tables
 from src.media.upload import describe, read_head
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def is_film(path: Path) -> bool:
 @contextmanager
 def open_track(path: Path, *, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its main video track, once both are allowed. Raises InputError for what is not."""
+    check_tables(path, name=name)
     kind = "matroska" if read_head(path)[:4] == EBML else "mov"
     try:
         with (
@@ -140,4 +143,4 @@ def decode_track(path: Path, *, name: str) -> Generator[Shot]:
                     seconds += step
                 else:
                     seconds = frame.pts * frame.time_base
-                yield Shot(seconds, frame, stream.sample_aspect_ratio or Fraction(1))
+                yield Shot(seconds, known_colours(frame), stream.sample_aspect_ratio or Fraction(1))
