@@ -14,10 +14,13 @@ from src.media.upload import describe
 # Far beyond what the longest allowed sound and video have.
 MAX_SAMPLES = 4_000_000
 MAX_INDEX_BYTES = 1 << 26
+MAX_BOXES = 100_000
 # The boxes in which FFmpeg looks for others.
 NESTING = frozenset(
-    (b"moov", b"moof", b"trak", b"traf", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"udta", b"meta")
-    + (b"tref", b"wave", b"ilst", b"wide", b"free", b"hoov", b"cmov", b"sinf", b"schi", b"ipro")
+    (
+        *(b"moov", b"moof", b"trak", b"traf", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"udta"),
+        *(b"meta", b"tref", b"wave", b"ilst", b"wide", b"free", b"hoov", b"cmov", b"sinf", b"schi", b"ipro"),
+    )
 )
 # Where each kind of table keeps its count, behind its name.
 COUNTS = re.compile(rb"(?s:stsz.{8}(.{4})|stz2.{8}(.{4})|trun.{4}(.{4}))")
@@ -32,18 +35,18 @@ def check_tables(path: Path, *, name: str) -> None:
     A file of another format has no such tables and passes.
     """
     samples = size = 0
-    for content in _index_boxes(path):
+    for count, content in enumerate(_index_boxes(path), 1):
         size += len(content)
         samples += sum(_samples(track) for track in content.split(b"trak"))
-        if samples > MAX_SAMPLES or size > MAX_INDEX_BYTES or b"cmov" in content:
+        if samples > MAX_SAMPLES or size > MAX_INDEX_BYTES or count > MAX_BOXES or b"cmov" in content:
             raise InputError(
-                f"{name}: {describe(path)} has an index of {samples:,} samples in {size:,} bytes; at most "
-                f"{MAX_SAMPLES:,} in {MAX_INDEX_BYTES:,} are allowed, and none that is compressed"
+                f"{name}: {describe(path)} has an index of {samples:,} samples, {size:,} bytes and {count:,} boxes; at "
+                f"most {MAX_SAMPLES:,}, {MAX_INDEX_BYTES:,} and {MAX_BOXES:,} are allowed, and none that is compressed"
             )
 
 
 def _index_boxes(path: Path) -> Iterator[bytes]:
-    """The content of the outermost boxes that can hold a table, cut where it is too long anyway."""
+    """The content of the outermost boxes, cut where it is too long anyway; empty for those that hold no tables."""
     end = path.stat().st_size
     with path.open("rb") as file:
         begin = 0
@@ -53,8 +56,8 @@ def _index_boxes(path: Path) -> Iterator[bytes]:
             if size == 1:
                 size = int.from_bytes(file.read(8), "big")
             stop = min(begin + size, end) if size else end
-            if kind in NESTING:
-                yield kind + file.read(min(max(0, stop - file.tell()), MAX_INDEX_BYTES + 1))
+            readable = min(max(0, stop - file.tell()), MAX_INDEX_BYTES + 1)
+            yield kind + file.read(readable) if kind in NESTING else b""
             if stop < begin + 8:
                 return
             begin = stop

@@ -53,6 +53,12 @@ def test_long_sound_without_packets_is_no_such_thing(tmp_path: Path) -> None:
     assert read_sound(path, name="first_audio", max_seconds=600).seconds == 100
 
 
+def test_boxes_without_end(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(struct.pack(">I4s", 8, b"free") * 200_000)
+    with pytest.raises(InputError, match="100,001 boxes"):
+        check_tables(tmp_path / "a.mp4", name="image")
+
+
 def test_other_large_files_pass(tmp_path: Path) -> None:
     path = tmp_path / "a.ogg"
     with path.open("wb") as file:
