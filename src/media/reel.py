@@ -36,6 +36,9 @@ ENCODINGS = {"h264": "H.264", "hevc": "HEVC", "vp8": "VP8", "vp9": "VP9", "av1":
     "prores": "ProRes",
 }
 MAX_PIXELS = 4096 * 2304
+# FFmpeg decodes a little to learn what a header leaves open; that much larger may be what is refused by its size.
+PROBED_PIXELS = 4 * MAX_PIXELS
+PROBING = OPTIONS | {"max_pixels": str(PROBED_PIXELS)}
 MAX_STREAMS = 32
 MAX_RATE = 240
 # How much of a track may be missing before its file counts as cut off: the last picture's duration is often a guess.
@@ -64,7 +67,7 @@ def open_track(path: Path, *, name: str) -> Iterator[tuple[InputContainer, Video
     try:
         with (
             path.open("rb") as file,
-            av.open(file, "r", format=kind, options=OPTIONS, metadata_errors="replace") as container,
+            av.open(file, "r", format=kind, options=PROBING, metadata_errors="replace") as container,
         ):
             yield container, _track(container, path, name=name)
     except (av.FFmpegError, OSError) as error:

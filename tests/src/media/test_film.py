@@ -139,6 +139,17 @@ def test_more_pixels_than_allowed(tmp_path: Path) -> None:
     refused(path, "4096 x 2320 pixels", "at most 9,437,184")
 
 
+def test_far_more_pixels_than_the_header_says(tmp_path: Path) -> None:
+    """The pictures themselves are as large as a header of 64 x 64 hides."""
+    path = write_film(tmp_path / "a.mkv", pictures=[Image.new("RGB", (8192, 8192))], times=[0])
+    sides = b"\xb0\x82%b\xba\x82%b"
+    large, small = (sides % (side.to_bytes(2, "big"), side.to_bytes(2, "big")) for side in (8192, 64))
+    data = path.read_bytes()
+    assert large in data
+    path.write_bytes(data.replace(large, small))
+    refused(path, "8192 x 8192 pixels", "at most 9,437,184")
+
+
 def test_another_encoding(tmp_path: Path) -> None:
     refused(write_film(tmp_path / "a.mkv", codec="ffv1"), "another encoding", "H.264, HEVC, VP8, VP9, AV1")
 
