@@ -26,7 +26,11 @@ def find_cuts(film: Film, frames: int) -> tuple[int, ...]:
     source = graph.add_buffer(width=WIDTH, height=HEIGHT, format=VideoFormat("gray"), time_base=Fraction(1, FPS))
     graph.link_nodes(source, graph.add("scdet", f"threshold={THRESHOLD:g}"), graph.add("buffersink")).configure()
     cuts: list[int] = []
+    due = None
     for index in range(frames):
+        before, due = due, film.due(index)
+        if due == before:  # the detector takes a picture that stands still, and then moves on, for a change
+            continue
         frame = film.glimpse(index, width=WIDTH, height=HEIGHT)
         frame.pts, frame.time_base = index, Fraction(1, FPS)
         graph.vpush(frame)

@@ -54,6 +54,11 @@ class Film:
         """The picture at index / 25 seconds: 8-bit RGB, upright, with square pixels."""
         return self._seen(index, lambda frame: still(frame, self._view))
 
+    def due(self, index: int) -> Fraction:
+        """The time stamp, in seconds, of the picture at index / 25 seconds."""
+        self._go(index)
+        return self._shown.seconds
+
     def glimpse(self, index: int, *, width: int, height: int) -> VideoFrame:
         """The picture at index / 25 seconds as small grey pixels, neither turned nor in proportion."""
         options: dict[str, Any] = {"width": width, "height": height, "interpolation": Interpolation.AREA}

@@ -109,6 +109,16 @@ def test_another_scene(tmp_path: Path) -> None:
     assert film.frame(0).size == (160, 96)
 
 
+def test_fast_motion_at_a_low_rate_is_not_another_scene(tmp_path: Path) -> None:
+    """Eight pictures a second, each of which stays for three frames."""
+    rng = np.random.default_rng(0)
+    blocks_HWC = rng.integers(0, 2, (3, 80, 1), np.uint8).repeat(3, axis=2) * 255
+    wall = Image.fromarray(blocks_HWC).resize((2560, 192), Image.Resampling.BICUBIC)
+    pan = [wall.crop((20 * step, 0, 20 * step + 256, 192)) for step in range(40)]
+    film = Film(write_film(tmp_path / "a.mp4", times=[i / 8 for i in range(40)], pictures=pan), seconds=10)
+    assert find_cuts(film, 125) == ()
+
+
 def test_lightning_is_not_many_scenes(tmp_path: Path) -> None:
     pictures = [Image.new("L", (64, 64), 255 * (i % 5 == 4)).convert("RGB") for i in range(100)]
     film = Film(write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(100)], pictures=pictures), seconds=10)
