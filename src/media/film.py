@@ -60,9 +60,9 @@ class Film:
         return self._shown.seconds
 
     def glimpse(self, index: int, *, width: int, height: int) -> VideoFrame:
-        """The picture at index / 25 seconds as small grey pixels, neither turned nor in proportion."""
+        """The picture at index / 25 seconds in few pixels of RGB, neither turned nor in proportion."""
         options: dict[str, Any] = {"width": width, "height": height, "interpolation": Interpolation.AREA}
-        return self._seen(index, lambda frame: frame.reformat(format="gray", **options))
+        return self._seen(index, lambda frame: frame.reformat(format="rgb24", **options))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -109,6 +109,12 @@ def test_another_scene(tmp_path: Path) -> None:
     assert film.frame(0).size == (160, 96)
 
 
+def test_another_scene_as_bright_as_the_one_before(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (64, 64), (180, 60, 60) if i < 30 else (96, 96, 96)) for i in range(40)]
+    film = Film(write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(40)], pictures=pictures), seconds=10)
+    assert find_cuts(film, 40) == (30,)
+
+
 def test_fast_motion_at_a_low_rate_is_not_another_scene(tmp_path: Path) -> None:
     """Eight pictures a second, each of which stays for three frames."""
     rng = np.random.default_rng(0)
