@@ -1,5 +1,6 @@
 """Videos of every allowed kind, at 25 pictures a second by their own time stamps."""
 
+import io
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,9 @@ from PIL import Image
 from src.media.cuts import find_cuts
 from src.media.errors import InputError
 from src.media.film import Film
-from src.media.reel import MAX_RATE, is_film
+from src.media.reel import MAX_RATE, MAX_STREAMS, is_film
 from src.media.still import View, still
+from tests.predict.uploads import RATE, encoded, tones
 from tests.src.media.films import HEIGHT, WIDTH, drawing, number_of, write_film
 
 KINDS = [
@@ -153,6 +155,43 @@ def test_more_pixels_than_allowed(tmp_path: Path) -> None:
     large = [Image.new("RGB", (4096, 2320))]
     path = write_film(tmp_path / "a.mkv", codec="mjpeg", pix_fmt="yuvj420p", pictures=large, times=[0])
     refused(path, "4096 x 2320 pixels", "at most 9,437,184")
+
+
+def test_pictures_that_change_their_size(tmp_path: Path) -> None:
+    """As browsers record calls; the first size is kept."""
+    sizes = [(WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2), (2 * WIDTH, 2 * HEIGHT)]
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for number, size in enumerate(sizes):
+            file = io.BytesIO()
+            drawing(number, size).save(file, "JPEG", quality=95)
+            packet = av.Packet(file.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    film = Film(tmp_path / "a.mkv", seconds=10)
+    assert [film.frame(number).size for number in range(3)] == [(WIDTH, HEIGHT)] * 3
+    assert numbers(film, 3) == [0, 1, 2]
+
+
+def test_too_many_tracks(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        streams = [container.add_stream("mjpeg", rate=25) for _ in range(MAX_STREAMS + 1)]
+        for stream in streams:
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for stream in streams:
+            assert isinstance(stream, av.VideoStream)
+            container.mux(stream.encode(av.VideoFrame.from_image(drawing(0))))
+    refused(tmp_path / "a.mkv", f"has {MAX_STREAMS + 1} tracks", f"at most {MAX_STREAMS} are allowed")
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(encoded(tones(), RATE, "aac", "mp4"))
+    refused(path, "has no video track")
 
 
 def test_far_more_pixels_than_the_header_says(tmp_path: Path) -> None:
