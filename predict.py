@@ -30,6 +30,7 @@ from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.material import Limits, Material, Uploads, gather
 from src.media.casting import draw_casting
+from src.media.cuts import find_cuts
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
 from src.media.people import People
@@ -325,7 +326,6 @@ class Predictor(BasePredictor):
                     audio_duration=None if audio_duration is None else float(audio_duration),
                     person_masks=person_masks or [],
                     conditioning_audio=conditioning_audio or [],
-                    detect_cuts=detect_cuts,
                 )
                 chosen = choose_preset(self.settings.config, turbo, None if preset == "none" else preset)
                 loras = self.find_loras(chosen.lora if lora == "none" else lora, float(lora_strength))
@@ -354,6 +354,8 @@ class Predictor(BasePredictor):
                     if preview_speakers:
                         path = self.make_preview(job, second_speaks=second_audio is not None)
                     else:
+                        if detect_cuts:
+                            look_for_cuts(material, stages)
                         self.pipeline.use_loras(loras)
                         path = self.make_movie(job, stages)
             except InputError:
@@ -500,6 +502,13 @@ def find_places(config: ModelConfig, material: Material, uploads: Uploads, size_
         if uploads.person_masks:
             given = f"person_masks has {len(uploads.person_masks)}"
         raise InputError(f"{given}: {error}") from error
+
+
+def look_for_cuts(material: Material, stages: Stages) -> None:
+    """Find where the source's scenes begin; a picture has one scene."""
+    if material.film is not None:
+        material.film.cuts = find_cuts(material.film, material.frames)
+        stages.done("cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
 
 
 def to_regions(people: People | None) -> tuple[Stencil, Stencil] | None:

@@ -11,7 +11,6 @@ from typing import cast
 from PIL import Image
 
 from src.audio_analysis.timeline import Mode, Timeline, arrange, fit
-from src.media.cuts import find_cuts
 from src.media.errors import InputError
 from src.media.film import Film
 from src.media.people import People, find_people
@@ -60,7 +59,6 @@ class Uploads:
     audio_duration: float | None
     person_masks: Sequence[Path | str] = ()
     conditioning_audio: Sequence[Path | str] = ()
-    detect_cuts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +96,6 @@ def gather(uploads: Uploads, limits: Limits) -> Material:
     check_length(voices, mode, uploads, limits)
     timeline = arrange(voices, cast(Mode, mode), heard)
     frames = timeline.frames if uploads.num_frames is None else uploads.num_frames
-    if film is not None and uploads.detect_cuts:
-        film.cuts = find_cuts(film, frames)
     return Material(picture=picture, film=film, people=people, timeline=fit(timeline, frames), frames=frames)
 
 

@@ -23,10 +23,14 @@ def find_cuts(film: Film, frames: int) -> tuple[int, ...]:
     Reads the film from the beginning, so that its next picture costs reading it again.
     """
     graph = Graph()
-    source = graph.add_buffer(width=WIDTH, height=HEIGHT, format=VideoFormat("gray"), time_base=Fraction(1, FPS))
+    source = graph.add_buffer(width=WIDTH, height=HEIGHT, format=VideoFormat("rgb24"), time_base=Fraction(1, FPS))
     graph.link_nodes(source, graph.add("scdet", f"threshold={THRESHOLD:g}"), graph.add("buffersink")).configure()
     cuts: list[int] = []
+    due = None
     for index in range(frames):
+        before, due = due, film.due(index)
+        if due == before:  # the detector takes a picture that stands still, and then moves on, for a change
+            continue
         frame = film.glimpse(index, width=WIDTH, height=HEIGHT)
         frame.pts, frame.time_base = index, Fraction(1, FPS)
         graph.vpush(frame)

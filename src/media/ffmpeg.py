@@ -14,6 +14,7 @@ from av.container import InputContainer
 from src.media.block import Block, check_format
 from src.media.errors import InputError
 from src.media.promise import Promise, matroska_is_cut
+from src.media.tables import check_tables
 from src.media.upload import describe
 
 ALLOWED = "a sound file, or a video with a sound track, is needed"
@@ -33,6 +34,7 @@ def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
     Raises InputError for what FFmpeg cannot read, for files without sound, for damaged ones and for those
     that hold less than their container says.
     """
+    check_tables(path, name=name)
     try:
         with (
             path.open("rb") as file,

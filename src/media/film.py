@@ -1,7 +1,9 @@
 """A video file as pictures by the clock of the video that is made: 25 a second."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 from av.video.frame import VideoFrame
@@ -14,6 +16,8 @@ from src.media.rates import FPS
 from src.media.reel import KINDS, Shot, decode_track, survey
 from src.media.still import still, view_of
 from src.media.upload import describe, require_file
+
+T = TypeVar("T")
 
 
 class Film:
@@ -48,20 +52,29 @@ class Film:
 
     def frame(self, index: int) -> Image.Image:
         """The picture at index / 25 seconds: 8-bit RGB, upright, with square pixels."""
+        return self._seen(index, lambda frame: still(frame, self._view))
+
+    def due(self, index: int) -> Fraction:
+        """The time stamp, in seconds, of the picture at index / 25 seconds."""
         self._go(index)
-        try:
-            return still(self._shown.frame, self._view)
-        except av.FFmpegError as error:
-            raise self._unreadable(str(error.strerror)) from error
+        return self._shown.seconds
 
     def glimpse(self, index: int, *, width: int, height: int) -> VideoFrame:
-        """The picture at index / 25 seconds as small grey pixels, neither turned nor in proportion."""
-        self._go(index)
-        return self._shown.frame.reformat(format="gray", width=width, height=height, interpolation=Interpolation.AREA)
+        """The picture at index / 25 seconds in few pixels of RGB, neither turned nor in proportion."""
+        options: dict[str, Any] = {"width": width, "height": height, "interpolation": Interpolation.AREA}
+        return self._seen(index, lambda frame: frame.reformat(format="rgb24", **options))
 
     def close(self) -> None:
         """Let go of the file."""
         self._shots.close()
+
+    def _seen(self, index: int, convert: Callable[[VideoFrame], T]) -> T:
+        """What is shown at index / 25 seconds, converted."""
+        self._go(index)
+        try:
+            return convert(self._shown.frame)
+        except av.FFmpegError as error:
+            raise self._unreadable(str(error.strerror)) from error
 
     def _go(self, index: int) -> None:
         """Read on to what is shown at index / 25 seconds."""

@@ -19,6 +19,8 @@ from src.media.errors import InputError
 from src.media.ffmpeg import OPTIONS
 from src.media.promise import matroska_is_cut
 from src.media.rates import FPS
+from src.media.still import known_colours
+from src.media.tables import check_tables
 from src.media.upload import describe, read_head
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ ENCODINGS = {"h264": "H.264", "hevc": "HEVC", "vp8": "VP8", "vp9": "VP9", "av1":
     "prores": "ProRes",
 }
 MAX_PIXELS = 4096 * 2304
+# FFmpeg decodes a little to learn what a header leaves open; that much larger may be what is refused by its size.
+PROBED_PIXELS = 4 * MAX_PIXELS
+PROBING = OPTIONS | {"max_pixels": str(PROBED_PIXELS)}
 MAX_STREAMS = 32
 MAX_RATE = 240
 # How much of a track may be missing before its file counts as cut off: the last picture's duration is often a guess.
@@ -57,11 +62,12 @@ def is_film(path: Path) -> bool:
 @contextmanager
 def open_track(path: Path, *, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its main video track, once both are allowed. Raises InputError for what is not."""
+    check_tables(path, name=name)
     kind = "matroska" if read_head(path)[:4] == EBML else "mov"
     try:
         with (
             path.open("rb") as file,
-            av.open(file, "r", format=kind, options=OPTIONS, metadata_errors="replace") as container,
+            av.open(file, "r", format=kind, options=PROBING, metadata_errors="replace") as container,
         ):
             yield container, _track(container, path, name=name)
     except (av.FFmpegError, OSError) as error:
@@ -140,4 +146,4 @@ def decode_track(path: Path, *, name: str) -> Generator[Shot]:
                     seconds += step
                 else:
                     seconds = frame.pts * frame.time_base
-                yield Shot(seconds, frame, stream.sample_aspect_ratio or Fraction(1))
+                yield Shot(seconds, known_colours(frame), stream.sample_aspect_ratio or Fraction(1))

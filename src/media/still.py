@@ -22,6 +22,9 @@ UPRIGHT = {
 }
 ONE = 1 << 16
 UNSPECIFIED = 2
+# Colour matrices and ranges, by their numbers in ITU-T H.273, that the conversion knows.
+MATRICES = (0, 1, UNSPECIFIED, 4, 5, 6, 7, 9, 10)
+RANGES = (0, 1, 2)
 # Transfer curves of high dynamic range, which are brought to those of ordinary pictures.
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 # Videos of at least so many lines that do not name their colours have those of BT.709, as players assume.
@@ -46,6 +49,15 @@ class View:
             Image.Transpose.TRANSVERSE,
         )
         return (self.height, self.width) if sideways else (self.width, self.height)
+
+
+def known_colours(frame: VideoFrame) -> VideoFrame:
+    """The frame, with colour tags that nobody knows taken away; FFmpeg refuses to convert it otherwise."""
+    if frame.colorspace not in MATRICES:
+        frame.colorspace = UNSPECIFIED
+    if frame.color_range not in RANGES:
+        frame.color_range = 0
+    return frame
 
 
 def view_of(frame: VideoFrame, pixel_ratio: Fraction) -> View:

@@ -1,5 +1,6 @@
 """Videos of every allowed kind, at 25 pictures a second by their own time stamps."""
 
+import io
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,9 @@ from PIL import Image
 from src.media.cuts import find_cuts
 from src.media.errors import InputError
 from src.media.film import Film
-from src.media.reel import MAX_RATE, is_film
+from src.media.reel import MAX_RATE, MAX_STREAMS, is_film
 from src.media.still import View, still
+from tests.predict.uploads import RATE, encoded, tones
 from tests.src.media.films import HEIGHT, WIDTH, drawing, number_of, write_film
 
 KINDS = [
@@ -109,6 +111,22 @@ def test_another_scene(tmp_path: Path) -> None:
     assert film.frame(0).size == (160, 96)
 
 
+def test_another_scene_as_bright_as_the_one_before(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (64, 64), (180, 60, 60) if i < 30 else (96, 96, 96)) for i in range(40)]
+    film = Film(write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(40)], pictures=pictures), seconds=10)
+    assert find_cuts(film, 40) == (30,)
+
+
+def test_fast_motion_at_a_low_rate_is_not_another_scene(tmp_path: Path) -> None:
+    """Eight pictures a second, each of which stays for three frames."""
+    rng = np.random.default_rng(0)
+    blocks_HWC = rng.integers(0, 2, (3, 80, 1), np.uint8).repeat(3, axis=2) * 255
+    wall = Image.fromarray(blocks_HWC).resize((2560, 192), Image.Resampling.BICUBIC)
+    pan = [wall.crop((20 * step, 0, 20 * step + 256, 192)) for step in range(40)]
+    film = Film(write_film(tmp_path / "a.mp4", times=[i / 8 for i in range(40)], pictures=pan), seconds=10)
+    assert find_cuts(film, 125) == ()
+
+
 def test_lightning_is_not_many_scenes(tmp_path: Path) -> None:
     pictures = [Image.new("L", (64, 64), 255 * (i % 5 == 4)).convert("RGB") for i in range(100)]
     film = Film(write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(100)], pictures=pictures), seconds=10)
@@ -137,6 +155,54 @@ def test_more_pixels_than_allowed(tmp_path: Path) -> None:
     large = [Image.new("RGB", (4096, 2320))]
     path = write_film(tmp_path / "a.mkv", codec="mjpeg", pix_fmt="yuvj420p", pictures=large, times=[0])
     refused(path, "4096 x 2320 pixels", "at most 9,437,184")
+
+
+def test_pictures_that_change_their_size(tmp_path: Path) -> None:
+    """As browsers record calls; the first size is kept."""
+    sizes = [(WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2), (2 * WIDTH, 2 * HEIGHT)]
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for number, size in enumerate(sizes):
+            file = io.BytesIO()
+            drawing(number, size).save(file, "JPEG", quality=95)
+            packet = av.Packet(file.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    film = Film(tmp_path / "a.mkv", seconds=10)
+    assert [film.frame(number).size for number in range(3)] == [(WIDTH, HEIGHT)] * 3
+    assert numbers(film, 3) == [0, 1, 2]
+
+
+def test_too_many_tracks(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        streams = [container.add_stream("mjpeg", rate=25) for _ in range(MAX_STREAMS + 1)]
+        for stream in streams:
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for stream in streams:
+            assert isinstance(stream, av.VideoStream)
+            container.mux(stream.encode(av.VideoFrame.from_image(drawing(0))))
+    refused(tmp_path / "a.mkv", f"has {MAX_STREAMS + 1} tracks", f"at most {MAX_STREAMS} are allowed")
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(encoded(tones(), RATE, "aac", "mp4"))
+    refused(path, "has no video track")
+
+
+def test_far_more_pixels_than_the_header_says(tmp_path: Path) -> None:
+    """The pictures themselves are as large as a header of 64 x 64 hides."""
+    path = write_film(tmp_path / "a.mkv", pictures=[Image.new("RGB", (8192, 8192))], times=[0])
+    sides = b"\xb0\x82%b\xba\x82%b"
+    large, small = (sides % (side.to_bytes(2, "big"), side.to_bytes(2, "big")) for side in (8192, 64))
+    data = path.read_bytes()
+    assert large in data
+    path.write_bytes(data.replace(large, small))
+    refused(path, "8192 x 8192 pixels", "at most 9,437,184")
 
 
 def test_another_encoding(tmp_path: Path) -> None:
