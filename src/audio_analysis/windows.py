@@ -28,10 +28,13 @@ SILENT = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """Frames that a window answers for, and frames that it hears before and after them."""
+    """Frames that a window answers for, and frames that it hears before and after them.
 
-    core: int = 15 * FPS
-    context: int = 5 * FPS
+    Together 16 seconds, about as much as wav2vec 2.0 was trained on at once (250,000 samples).
+    """
+
+    core: int = 8 * FPS
+    context: int = 4 * FPS
 
 
 def encode(model: Wav2Vec2Model, track_N: np.ndarray) -> "Tensor | SpeechTrack":
