@@ -53,6 +53,7 @@ def test_a_seam_is_found(name: str) -> None:
 def test_lips_and_colours_at_seams_are_those_elsewhere() -> None:
     """Ten chunks of the trained model; `python -m benchmarks.seams` makes more of them."""
     puppet = Puppet()
+    puppet.use_lora_of("fast")
     figures = measure(puppet, puppet.options("fast"), clips=1, seed=0)
     assert beyond(figures) == []
     assert figures["correlation"]["at_seams"] > 0.8
