@@ -18,8 +18,9 @@ from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
 from src.media.shelf import let_go
 
 WHOLE_SECONDS = 600
-"""Up to here a track is encoded whole, as the reference does: 15,000 frames of 12 x 768 states take 553 MB. It is also
-what MAX_SECONDS allows unless the operator raises it."""
+"""Up to here a track is encoded whole, as the reference does: of the published encoder 15,000 frames of 12 x 768 states
+take 553 MB, and what its first convolution makes of them, for a moment, 3.9 GB and as much again for each copy. It is
+also what MAX_SECONDS allows unless the operator raises it."""
 KEPT_WINDOWS = 2
 """A chunk is shorter than a window, and the next chunk goes back by less."""
 SILENT = 1e-4
