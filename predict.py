@@ -28,14 +28,17 @@ from PIL import Image
 import weights
 from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from src.audio_analysis.windows import encode
 from src.material import Limits, Material, Uploads, gather
+from src.media.background import BackgroundWriter
 from src.media.casting import draw_casting
 from src.media.cuts import find_cuts
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
 from src.media.people import People
-from src.media.rates import SPEECH_RATE, frames_at
+from src.media.rates import frames_at
 from src.media.sound import Sound
+from src.serving.forecast import Forecast, TooLongError
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
@@ -44,6 +47,7 @@ from wan.conditioning.framing import Framing, frame_picture
 from wan.conditioning.picture import crop_picture
 from wan.conditioning.request import Request
 from wan.conditioning.speakers import SpeakerError, Stencil
+from wan.conditioning.track import Track
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
@@ -74,6 +78,7 @@ class Settings:
     precision: Precision
     memory_limit: int | None
     persistent: int | None
+    max_runtime: float | None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -87,6 +92,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     max_seconds = read_number(environ, "MAX_SECONDS", str(DEFAULT_MAX_SECONDS), least=1 / FPS)
     gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
     persistent = read_number(environ, PERSISTENT, "0", least=0)
+    max_runtime = read_number(environ, "MAX_RUNTIME", "1e9", least=1)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
     config = WAN_CONFIGS[name]
     return Settings(
@@ -96,6 +102,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         precision=cast(Precision, precision),
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
         persistent=int(persistent) if PERSISTENT in environ else None,
+        max_runtime=max_runtime if "MAX_RUNTIME" in environ else None,
     )
 
 
@@ -357,8 +364,8 @@ class Predictor(BasePredictor):
                         if detect_cuts:
                             look_for_cuts(material, stages)
                         self.pipeline.use_loras(loras)
-                        path = self.make_movie(job, stages)
-            except InputError:
+                        path = self.make_movie(job, stages, start)
+            except (InputError, TooLongError):
                 raise
             except torch.OutOfMemoryError as error:
                 logger.exception("the prediction ran out of memory")
@@ -394,8 +401,11 @@ class Predictor(BasePredictor):
             )
         return [Lora(source=path, strength=strength)]
 
-    def make_movie(self, job: Job, stages: Stages) -> Path:
-        """Run the networks, and hand every chunk to the encoder as it comes. Returns the MP4's path."""
+    def make_movie(self, job: Job, stages: Stages, start: float) -> Path:
+        """Run the networks, and hand every chunk to the encoder as it comes. Returns the MP4's path.
+
+        `start` is when the request began. Raises `TooLongError` as soon as it will not be done in time.
+        """
         material = job.material
         logger.info("seed %d, %d frames", job.options.seed, material.frames)
         tracks = tuple(self.embed(track_N) for track_N in material.timeline.tracks)
@@ -409,17 +419,25 @@ class Predictor(BasePredictor):
         )
         height, width = job.size
         path = self.make_room()
-        with MovieWriter(
+        forecast = Forecast(stages, self.settings.max_runtime, start)
+        writer = MovieWriter(
             path,
             width=width,
             height=height,
             fps=job.fps,
             soundtrack=material.timeline.soundtrack,
             frames=material.frames,
-        ) as movie:
-            for video in self.pipeline.stream(request, job.options, lambda done: report(done, stages)):
-                movie.write(to_pixels(video))
-                stages.done("encode")
+        )
+        try:
+            with writer as movie, BackgroundWriter(movie.write) as encoder:
+                chunks = self.pipeline.stream(request, job.options, lambda done: report(done, stages, forecast))
+                for pixels in map(to_pixels, chunks):
+                    encoder.write(pixels)
+                    stages.done("encode")
+        except BaseException:
+            self.remove_last_output()
+            raise
+        stages.done("finish")
         return path
 
     def make_preview(self, job: Job, *, second_speaks: bool) -> Path:
@@ -436,9 +454,9 @@ class Predictor(BasePredictor):
         self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
         return self.output / "output.mp4"
 
-    def embed(self, track_N: np.ndarray) -> torch.Tensor:
-        """Speech states of a 16 kHz track, frames x layers x width."""
-        return self.speech.get_embeddings(self.speech.extract_features(track_N, SPEECH_RATE)).cpu()
+    def embed(self, track_N: np.ndarray) -> Track:
+        """Speech states of a 16 kHz track, frames x layers x width; those of a long one are made as they are heard."""
+        return encode(self.speech, track_N)
 
     def record(self, job: Job, stages: Stages, seconds: float) -> None:
         """Tell Cog what was done."""
@@ -527,10 +545,12 @@ def draw_people(material: Material, framing: Framing, *, second_speaks: bool) ->
     return draw_casting(frame, dict(zip(names, people_HW, strict=False)))
 
 
-def report(done: Progress, stages: Stages) -> None:
-    """Pass a report of the pipeline on."""
+def report(done: Progress, stages: Stages, forecast: Forecast) -> None:
+    """Pass a report of the pipeline on; `TooLongError` when it says that the request will not be done in time."""
     step = f", step {done.step} of {done.steps}" if done.steps > 1 else ""
     stages.done(done.stage, f"chunk {done.chunk} of {done.chunks}{step}")
+    if done.stage in ("denoise", "decode"):
+        forecast.look(done.chunk, done.chunks, done.share)
 
 
 def to_pixels(video_CFHW: torch.Tensor) -> np.ndarray:

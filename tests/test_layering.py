@@ -30,7 +30,8 @@ ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 CONVERTER = ("wan.convert", "wan.configs")
 # These introduce the two siblings to each other, and are imported by nobody below.
 INTRODUCERS = {"predict", "preview", "training", "tests", "benchmarks"}
-PREVIEW = ("preview", "predict")  # a command of its own, for what the predictor shows as well
+# Commands for what the predictor shows as well, and of what it needs.
+SERVED = {("preview", "predict"), ("benchmarks", "predict")}
 VAGUE_NAMES = {"utils", "helpers", "common", "misc"}
 SKIPPED = {".venv", "outputs", "weights", "__pycache__"}
 
@@ -67,7 +68,7 @@ def allowed(importer: str, imported: str) -> bool:
     if importer == imported or below not in {"wan", "src", "weights", *INTRODUCERS}:
         return True
     if above in INTRODUCERS:
-        return below not in INTRODUCERS or above == "tests" or below == "training" or (above, below) == PREVIEW
+        return below not in INTRODUCERS or above == "tests" or below == "training" or (above, below) in SERVED
     if above == "weights":
         return imported == "src.weights"
     if above != below or APART & {importer, imported}:

@@ -46,7 +46,8 @@ T = TypeVar("T")
 class Progress:
     """What has just been done; counts are from 1.
 
-    Stages: "prepare" once, then for every chunk "condition", "denoise" (once a step) and "decode".
+    Stages: "prepare" once, then for every chunk "condition", "denoise" (once a step) and "decode". `share` is how much
+    of the chunk's denoising is done, 0..1, by the steps that run the network.
     """
 
     stage: str
@@ -54,12 +55,13 @@ class Progress:
     chunks: int
     step: int = 1
     steps: int = 1
+    share: float = 1.0
 
 
 class Report(Protocol):
     """Says that a stage, or a step of it, is done."""
 
-    def __call__(self, stage: str, step: int = 1, steps: int = 1) -> None: ...
+    def __call__(self, stage: str, plan: Sequence[bool] = (True,), step: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +326,7 @@ class MultiTalkPipeline:
             velocity,
             options.guider(),
             beginning.motion,
-            on_step=lambda step: report("denoise", step, options.sampling_steps),
+            on_step=lambda step: report("denoise", scene.plan, step),
         )
 
         with self.residence.visit(self.models.vae) as vae:
@@ -385,11 +387,12 @@ class MultiTalkPipeline:
     def _reporter(self, progress: Callable[[Progress], None] | None, chunk: int, chunks: int) -> Report:
         """What tells the caller that a stage, or a step of it, is done; waits for the device, so that it is true."""
 
-        def report(stage: str, step: int = 1, steps: int = 1) -> None:
+        def report(stage: str, plan: Sequence[bool] = (True,), step: int = 1) -> None:
             if progress is None:
                 return
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=steps))
+            share = sum(plan[:step]) / sum(plan)
+            progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=len(plan), share=share))
 
         return report

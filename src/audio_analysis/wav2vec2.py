@@ -3,6 +3,8 @@
 Baevski et al., wav2vec 2.0 (arXiv 2006.11477). N samples at 16 kHz.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +15,14 @@ import transformers
 from torch.nn import functional
 
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelNorm:
+    """Mean and variance (C,) of the channels of the first layer, which it otherwise measures over all it is given."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
 
 
 class Wav2Vec2Model(transformers.Wav2Vec2Model):
@@ -73,10 +83,13 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
         parameter = self.encoder.layer_norm.weight
         return self.layer_states(features_1N.to(parameter.device, parameter.dtype))[0]
 
-    def layer_states(self, features_BN: torch.Tensor) -> torch.Tensor:
-        """Batches of equal length through the network, with gradients: (B, frames, layers, width)."""
+    def layer_states(self, features_BN: torch.Tensor, norm: ChannelNorm | None = None) -> torch.Tensor:
+        """Batches of equal length through the network, with gradients: (B, frames, layers, width).
+
+        The first layer's channels are normalised by `norm`, or else by what they are in this sound.
+        """
         frames = features_BN.shape[-1] * FPS // SPEECH_RATE
-        sound_BCT = self.feature_extractor(features_BN)
+        sound_BCT = self.feature_extractor(features_BN) if norm is None else self._convolved(features_BN, norm)
         sound_BCF = functional.interpolate(sound_BCT, size=frames, mode="linear", align_corners=True)
         state_BFD, _ = self.feature_projection(sound_BCF.mT)
         state_BFD = self.encoder.layer_norm(state_BFD + self.encoder.pos_conv_embed(state_BFD))
@@ -85,6 +98,36 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
             state_BFD = layer(state_BFD)
             layers.append(state_BFD)
         return torch.stack(layers, dim=2)
+
+    def _convolved(self, features_BN: torch.Tensor, norm: ChannelNorm) -> torch.Tensor:
+        """What the convolutions make of a sound, B x C x T, with the first layer's channels normalised by `norm`."""
+        layers: list[Any] = list(self.feature_extractor.conv_layers)
+        first, *rest = layers
+        affine = first.layer_norm
+        sound_BCT = functional.batch_norm(
+            first.conv(features_BN[:, None]), norm.mean, norm.variance, affine.weight, affine.bias, eps=affine.eps
+        )
+        sound_BCT = first.activation(sound_BCT)
+        for layer in rest:
+            sound_BCT = layer(sound_BCT)
+        return sound_BCT
+
+    @torch.no_grad()
+    def channel_norm(self, parts: Iterable[np.ndarray]) -> ChannelNorm | None:
+        """Of all parts (N,) of a sound together; None for a network that normalises each moment by itself."""
+        if self.config.feat_extract_norm != "group":
+            return None
+        first: Any = self.feature_extractor.conv_layers[0]
+        convolution, count = first.conv, 0
+        total_C, squares_C = torch.zeros(2, convolution.out_channels, dtype=torch.float64)
+        for part_N in parts:
+            channels_CT = convolution(torch.from_numpy(part_N)[None, None].to(convolution.weight))[0].double().cpu()
+            count += channels_CT.shape[1]
+            total_C += channels_CT.sum(1)
+            squares_C += channels_CT.square().sum(1)
+        mean_C = total_C / max(1, count)
+        variance_C = squares_C / max(1, count) - mean_C**2
+        return ChannelNorm(mean=mean_C.to(convolution.weight), variance=variance_C.to(convolution.weight))
 
 
 def _check_complete(report: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from tests.predict.conftest import Service, good
 MOST_SECONDS = 2.0
 MOST_LETTERS = 500
 GOOD_EVERY = 20
-STAGES = ("seed", "speech", "prepare", "condition", "denoise", "decode", "encode")
+STAGES = ("seed", "speech", "prepare", "condition", "denoise", "decode", "encode", "finish")
 
 
 def refused(server: Server, inputs: dict[str, Any], *, schema: bool) -> str:

@@ -148,7 +148,7 @@ def test_metrics(service: Service) -> None:
     assert (metrics["model"], metrics["seed"], metrics["frames"]) == (MODEL, 77, 5)
     assert (metrics["width"], metrics["height"]) == SMALL_480
     seconds = metrics["seconds"]
-    assert seconds.keys() == {"total", "speech", "prepare", "condition", "denoise", "decode", "encode"}
+    assert seconds.keys() == {"total", "speech", "prepare", "condition", "denoise", "decode", "encode", "finish"}
     assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], rel=0.2)
     assert metrics["seconds_per_step"] == pytest.approx(seconds["denoise"] / 2)
     assert all(math.isfinite(value) and value > 0 for value in seconds.values())
@@ -163,6 +163,7 @@ def test_progress_is_told_while_it_runs(service: Service) -> None:
         expected += [f"condition: {of_chunk}"]
         expected += [f"denoise: {of_chunk}, step {step} of 2" for step in (1, 2)]
         expected += [f"decode: {of_chunk}", "encode"]
+    expected += ["finish"]
     assert answer["logs"].splitlines() == expected
     assert movie_of(answer).frames == 50
     assert [line for _, line in service.lines[begin:]] == expected

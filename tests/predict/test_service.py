@@ -81,7 +81,7 @@ def test_cancel_stops_within_a_step_and_the_next_request_is_unharmed(service: Se
 def test_cancel_while_frames_are_written_leaves_no_draft(service: Service) -> None:
     undisturbed = service.succeed()["output"]
     long = Running(service, {"num_frames": 100}, "drafted")
-    service.wait_for_line("encode", after=long.begin)
+    service.wait_for_line("decode: chunk 2", after=long.begin)  # by then the encoder has begun on the first one
     assert [name for name in files(service.scratch) if name.endswith(".part")]
     assert long.cancel()["status"] == "canceled"
     assert not [name for name in files(service.scratch) if name.endswith((".part", ".mp4"))]

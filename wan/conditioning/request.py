@@ -1,7 +1,4 @@
-"""What a caller asks for, parsed once from the dictionaries that earlier packages took.
-
-A track is the speech states of one person, frames x layers x width, 25 frames a second.
-"""
+"""What a caller asks for, parsed once from the dictionaries that earlier packages took."""
 
 import itertools
 import operator
@@ -20,8 +17,9 @@ from torch import Tensor
 
 from wan.conditioning.source import Source
 from wan.conditioning.speakers import Box, Region
+from wan.conditioning.track import Track
 
-EmbedSpeech = Callable[[Sequence[Path], str], Sequence[Tensor]]
+EmbedSpeech = Callable[[Sequence[Path], str], Sequence[Track]]
 """Sound files and how they follow each other ("add" or "para") to one track per person."""
 
 _CLASSIC_KEYS = {"prompt", "cond_image", "cond_video", "cond_audio", "audio_type", "bbox"}
@@ -38,7 +36,7 @@ class Request:
     """
 
     picture: Image.Image
-    tracks: tuple[Tensor, ...]
+    tracks: tuple[Track, ...]
     prompt: str
     regions: tuple[Region, Region] | None = None
     source: Source | None = None
@@ -49,7 +47,7 @@ class Request:
         if len(self.tracks) not in (1, 2):
             raise ValueError(f"{len(self.tracks)} speech tracks; the published weights tell 1 or 2 persons apart")
         for person, track in zip(_PERSONS, self.tracks, strict=False):
-            if track.ndim != 3 or not len(track):
+            if len(track.shape) != 3 or not len(track):
                 raise ValueError(
                     f"speech of {person} has shape {tuple(track.shape)}; frames x layers x width is expected, "
                     "with at least 1 frame"
@@ -148,7 +146,7 @@ def _by_person(value: Any, key: str) -> list[Any]:
     return [value]
 
 
-def _read_tracks(voices: list[Any], audio_type: str, key: str, embed_speech: EmbedSpeech | None) -> tuple[Tensor, ...]:
+def _read_tracks(voices: list[Any], audio_type: str, key: str, embed_speech: EmbedSpeech | None) -> tuple[Track, ...]:
     if audio_type not in ("add", "para"):
         raise ValueError(f"audio_type is {audio_type!r}; allowed are 'add' and 'para'")
     sounds = [voice for voice in voices if not _is_embedding(voice)]

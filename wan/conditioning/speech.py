@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from wan.chunks import Chunk
+from wan.conditioning.track import Track
 
 
-def check_tracks(tracks: tuple[Tensor, ...], layers: int, width: int) -> None:
+def check_tracks(tracks: tuple[Track, ...], layers: int, width: int) -> None:
     """Raise ValueError for a track that is not of the speech encoder this model was trained with."""
     for number, track in enumerate(tracks, 1):
-        if track.shape[1:] != (layers, width):
+        if tuple(track.shape[1:]) != (layers, width):
             raise ValueError(
                 f"speech of person{number} has shape {tuple(track.shape)}; frames x {layers} x {width} is expected"
             )
 
 
-def speech_windows(tracks: tuple[Tensor, ...], chunk: Chunk, window: int) -> Tensor:
+def speech_windows(tracks: tuple[Track, ...], chunk: Chunk, window: int) -> Tensor:
     """N x F x W x Y x C: for each frame of the chunk the states of its neighbours, -W/2 to +W/2.
 
     `tracks` are frames x Y x C each. Before the start the first frame repeats. Past the end a track is read

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from wan.conditioning.request import parse_lengths, parse_request
 from wan.conditioning.speakers import Box
@@ -33,7 +34,7 @@ def test_classic_form() -> None:
 @pytest.mark.parametrize("speech", [TRACK, [TRACK], {"person1": TRACK}, TRACK.numpy()])
 def test_plain_form(speech: Any) -> None:
     data = {"prompt": "hello", "image": PICTURE, "audio_embeddings": speech, "num_frames": 21, "motion_frame": 5}
-    assert torch.equal(parse_request(data).tracks[0], TRACK)
+    assert torch.equal(cast(Tensor, parse_request(data).tracks[0]), TRACK)
     assert parse_lengths(data, longest=30) == (21, 5)
 
 
@@ -69,7 +70,7 @@ def test_saved_embeddings_and_picture_paths(tmp_path: Path, suffix: str) -> None
     request = parse_request(
         {**CLASSIC, "cond_image": str(tmp_path / "picture.png"), "cond_audio": {"person1": str(path)}}
     )
-    assert torch.equal(request.tracks[0], TRACK)
+    assert torch.equal(cast(Tensor, request.tracks[0]), TRACK)
     assert request.picture.size == (200, 100)
 
 

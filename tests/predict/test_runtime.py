@@ -1,0 +1,112 @@
+"""A request that will not be done in time, or that is given up, stops early and leaves nothing."""
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import predict
+from predict import Predictor, read_settings
+from src.material import Uploads, gather
+from src.serving.forecast import TooLongError
+from src.serving.stages import Stages
+from tests.predict.conftest import MODEL
+from tests.predict.uploads import plain, voice
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MULTITALK_MODEL", MODEL)
+        patch.setattr(Predictor, "warm_up", lambda self: None)
+        found = Predictor()
+        found.setup()
+    return found
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this process puts its temporary files."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    return scratch
+
+
+def make(predictor: Predictor, folder: Path, *, stages: Stages, **options: Any) -> Path:
+    """A video of 57 frames in two chunks of one step, through everything that comes after the inputs."""
+    (folder / "picture.png").write_bytes(plain())
+    (folder / "voice.wav").write_bytes(voice())
+    uploads = Uploads(
+        image=folder / "picture.png",
+        first_audio=folder / "voice.wav",
+        second_audio=None,
+        num_frames=57,
+        person_boxes=None,
+        audio_mode="add",
+        audio_start=0.0,
+        audio_duration=None,
+    )
+    sampling = {"size_class": "480", "turbo": True, "preset_name": "fast", "sampling_steps": 1, "seed": 1, **options}
+    sampling |= {"fps": 25, "aspect": "bucket"}
+    job = predictor.plan(gather(uploads, predictor.settings.limits), uploads, "hello", **sampling)
+    return predictor.make_movie(job, stages, predict.time.perf_counter())
+
+
+def nothing_is_left(scratch: Path) -> bool:
+    return not any(scratch.iterdir()) and all(thread.name != "encoder" for thread in threading.enumerate())
+
+
+def test_too_long_is_said_after_the_first_steps(
+    predictor: Predictor, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "settings", read_settings({"MULTITALK_MODEL": MODEL, "MAX_RUNTIME": "5"}))
+    stages = Stages()
+    with pytest.raises(TooLongError, match="5 s are allowed"):
+        make(predictor, tmp_path, stages=stages, sampling_steps=1000)
+    assert stages.reports["denoise"] < 50
+    assert not stages.reports["decode"]
+    assert nothing_is_left(scratch)
+
+
+def test_given_up_in_the_second_chunk(
+    predictor: Predictor, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GivenUpError(BaseException):
+        """As the service stops a request: no Exception."""
+
+    seen: list[str] = []
+
+    class Interrupted(Stages):
+        def done(self, stage: str, details: str = "") -> None:
+            super().done(stage, details)
+            if details.startswith("chunk 2"):
+                seen.extend(thread.name for thread in threading.enumerate())
+                seen.extend(path.suffix for path in scratch.rglob("*"))
+                raise GivenUpError
+
+    with pytest.raises(GivenUpError):
+        make(predictor, tmp_path, stages=Interrupted())
+    assert {"encoder", ".part"} <= set(seen)
+    assert nothing_is_left(scratch)
+
+
+def test_a_request_in_time(predictor: Predictor, scratch: Path, tmp_path: Path) -> None:
+    stages = Stages()
+    path = make(predictor, tmp_path, stages=stages)
+    assert path.is_file()
+    assert stages.reports["encode"] == 2
+    predictor.remove_last_output()
+    assert nothing_is_left(scratch)
+
+
+@pytest.mark.parametrize("value", ["0", "abc", "-5", "nan"])
+def test_a_limit_that_cannot_be(value: str) -> None:
+    with pytest.raises(ValueError, match=r"MAX_RUNTIME is .*; a number from 1 is needed"):
+        read_settings({"MAX_RUNTIME": value})
+
+
+def test_without_a_limit_there_is_none() -> None:
+    assert read_settings({}).max_runtime is None
