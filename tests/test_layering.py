@@ -23,7 +23,7 @@ WAN = [
     {"wan.multitalk"},
     {"wan"},
 ]
-SRC = [{"src.media"}, {"src.audio_analysis"}, {"src.material"}, {"src"}]
+SRC = [{"src.media"}, {"src.audio_analysis", "src.storage"}, {"src.material"}, {"src"}]
 APART = {"src.serving", "src.weights"}  # nobody else in src imports these, nor they anybody else
 ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 # What weights.py may import of wan, and only when it is asked to convert: the converter brings torch.
