@@ -33,8 +33,11 @@ from src.media.casting import draw_casting
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
 from src.media.people import People
+from src.media.provenance import provenance
 from src.media.rates import SPEECH_RATE, frames_at
 from src.media.sound import Sound
+from src.serving import logs
+from src.serving.health import Health
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
@@ -73,6 +76,7 @@ class Settings:
     precision: Precision
     memory_limit: int | None
     persistent: int | None
+    tagged: bool
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -95,6 +99,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         precision=cast(Precision, precision),
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
         persistent=int(persistent) if PERSISTENT in environ else None,
+        tagged=environ.get("MULTITALK_TAG", "1") != "0",
     )
 
 
@@ -140,7 +145,7 @@ class Predictor(BasePredictor):
 
     def setup(self) -> None:
         """Fetch what is missing, load the model and warm it up."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        logs.configure(os.environ)
         start = time.perf_counter()
         self.settings = read_settings(os.environ)
         config, folder = self.settings.config, self.settings.folder
@@ -165,7 +170,13 @@ class Predictor(BasePredictor):
         self.output: Path | None = None
         logger.info("%s loaded on %s in %.1f s", config.name, self.pipeline.device, time.perf_counter() - start)
         self.warm_up()
+        self.health = Health(lambda: probe(self.pipeline.device), Path(tempfile.gettempdir()))
+        self.health.watch()
         logger.info("ready after %.1f s", time.perf_counter() - start)
+
+    def healthcheck(self) -> bool:
+        """Whether the next request can be served; Cog asks often and does not wait."""
+        return self.health.well
 
     # Cog reads this signature as text: literals only, one plain string for each description. Its order is
     # an interface: append new inputs at the end (see CONTRIBUTING.md).
@@ -396,6 +407,7 @@ class Predictor(BasePredictor):
         """Run the networks, and hand every chunk to the encoder as it comes. Returns the MP4's path."""
         material = job.material
         logger.info("seed %d, %d frames", job.options.seed, material.frames)
+        logger.debug("prompt: %s", job.prompt)
         tracks = tuple(self.embed(track_N) for track_N in material.timeline.tracks)
         stages.done("speech")
         request = Request(
@@ -414,8 +426,10 @@ class Predictor(BasePredictor):
             fps=job.fps,
             soundtrack=material.timeline.soundtrack,
             frames=material.frames,
+            comment=self.comment(job),
         ) as movie:
             for video in self.pipeline.stream(request, job.options, lambda done: report(done, stages)):
+                self.check_result(video)
                 movie.write(to_pixels(video))
                 stages.done("encode")
         return path
@@ -433,6 +447,18 @@ class Predictor(BasePredictor):
         """Where this request's video goes: a folder of its own, which `remove_last_output` removes."""
         self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
         return self.output / "output.mp4"
+
+    def comment(self, job: Job) -> str | None:
+        """What the file says of itself, unless the operator does not want it."""
+        return provenance(self.settings.config.name, job.options.seed) if self.settings.tagged else None
+
+    def check_result(self, video_CFHW: torch.Tensor) -> None:
+        """RuntimeError for a video of which a part is no numbers: it would be black, and so may the next one be."""
+        if torch.isfinite(video_CFHW).all():
+            self.health.note("result", None)
+            return
+        self.health.note("result", "the last video held values that are no numbers")
+        raise RuntimeError("the model gave values that are no numbers; the video is not used")
 
     def embed(self, track_N: np.ndarray) -> torch.Tensor:
         """Speech states of a 16 kHz track, frames x layers x width."""
@@ -516,6 +542,13 @@ def draw_people(material: Material, framing: Framing, *, second_speaks: bool) ->
     people_HW = framing.masks.bool().numpy()[: len(material.timeline.tracks)]
     frame = Image.fromarray(to_pixels(crop_picture(material.picture, framing.crop)[:, None])[0])
     return draw_casting(frame, dict(zip(names, people_HW, strict=False)))
+
+
+def probe(device: torch.device) -> None:
+    """Raise what the device's driver raises when it is dead; work that is under way is not waited for."""
+    if device.type == "cuda":
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            torch.ones(1, device=device).item()
 
 
 def report(done: Progress, stages: Stages) -> None:
