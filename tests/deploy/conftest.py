@@ -1,8 +1,10 @@
 """One warm engine with the built-in model, files to send, and a bucket."""
 
 import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from deploy.engine import Engine
 from deploy.service import Service
 from src.storage.inputs import make_inputs
 from src.storage.settings import read_settings
+from tests.conftest import ROOT
 from tests.predict.conftest import MODEL
 from tests.predict.uploads import plain, uri, voice
 from tests.src.storage.store import LocalStore, local_store
@@ -78,3 +81,17 @@ def first_form(**fields: Any) -> dict[str, Any]:
 def child_environment(environ: dict[str, str], **more: str) -> dict[str, str]:
     """For a server of its own."""
     return {**os.environ, **environ, **more}
+
+
+@pytest.fixture
+def run() -> Callable[[str], str]:
+    """What a program prints, run in a process of its own."""
+
+    def printed(program: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return printed
