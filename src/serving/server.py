@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -63,6 +63,7 @@ def free_port() -> int:
 class Server:
     """A Cog server for the predictor in `folder`, as a context manager.
 
+    `arguments` are for Cog's server, such as `--upload-url`.
     `on_log` is called with each readable line of the predictor's own output as it comes;
     `logs` keeps every line that the server wrote, as it wrote it.
     """
@@ -75,12 +76,14 @@ class Server:
         env: Mapping[str, str] | None = None,
         setup_timeout: float = 300.0,
         on_log: Callable[[str], None] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.predictor = predictor
         self.env = env
         self.setup_timeout = setup_timeout
         self.on_log = on_log
+        self.arguments = arguments
         self.port = free_port()
         self.logs: list[str] = []
 
@@ -92,7 +95,7 @@ class Server:
     def __enter__(self) -> Self:
         schema.write(self.folder, self.predictor)
         self.process = subprocess.Popen(
-            [*COMMAND, "--host", "127.0.0.1"],
+            [*COMMAND, "--host", "127.0.0.1", *self.arguments],
             cwd=self.folder,
             env=environment(self.predictor, self.port, self.env),
             stdin=subprocess.DEVNULL,
@@ -182,12 +185,17 @@ class Server:
             raise ServerError(f"cancel of {prediction_id} was answered {status}: {shortened(str(answer))}")
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
         """One HTTP exchange, around any proxy that the environment names."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         with contextlib.closing(connection):
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
             response = connection.getresponse()
             text = response.read().decode("utf-8", "replace")
         try:
