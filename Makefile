@@ -12,7 +12,7 @@ DEMO := outputs/demo.mp4
 .PHONY: demo test check bench-lips serve soak clean
 .DEFAULT_GOAL := demo
 
-$(READY): requirements.txt requirements-dev.txt
+$(READY): requirements.txt requirements-deploy.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one with PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 ifeq ($(GPU),)
@@ -44,8 +44,10 @@ bench-lips: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
 	$(BIN)/python -m benchmarks.prices
 
+# 500 requests to one server, then the long tests. The figures go to benchmarks/results/soak.json.
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout 900
 
 # The built-in model, unless MULTITALK_MODEL names another.
 ifndef MULTITALK_MODEL
