@@ -1,10 +1,11 @@
 """The judgement of the soak; the soak itself is long."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import LIMIT_MB, Account, growth, judge, report
+from benchmarks.soak import LIMIT_MB, Account, growth, judge, left_behind, report
 
 
 def account(slope: float, *wrong: str) -> Account:
@@ -30,3 +31,17 @@ def test_figures() -> None:
     assert figures["seconds_p50"] == pytest.approx(0.5, abs=0.01)
     assert figures["seconds_p99"] == pytest.approx(1.0, abs=0.01)
     assert figures["minutes"] == 3.2
+
+
+def test_the_last_video_is_not_left_behind() -> None:
+    first = {Path("s/multitalk-a"), Path("s/multitalk-a/output.mp4")}
+    assert left_behind(first) == []
+    assert left_behind(set()) == []
+    assert left_behind(first | {Path("s/multitalk-b"), Path("s/multitalk-b/output.mp4")}) == [
+        "multitalk-b",
+        "output.mp4",
+    ]
+    assert left_behind({Path("s/multitalk-a"), Path("s/multitalk-a/.output.1.part")}) == [
+        ".output.1.part",
+        "multitalk-a",
+    ]
