@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from modal import exception
 
+import weights
 from deploy import modal_app
 from deploy.modal_backend import ModalBackend
 from deploy.modal_settings import REPOSITORY, packages
@@ -90,6 +91,17 @@ def test_a_video_itself(local: None, monkeypatch: pytest.MonkeyPatch, stored: Se
     monkeypatch.setattr(stored.engine, "check", lambda inputs: check({"sampling_steps": 2, **inputs}))
     data = modal_app.generate_video.local({"image": uri(plain()), "first_audio": uri(voice())}, None)
     assert unpacked(data).frames == 10
+
+
+def test_download_fetches_into_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(weights, "ensure", lambda folder, names: asked.append((str(folder), names)))
+    monkeypatch.setenv("MULTITALK_MODEL", "multitalk-14B")
+    monkeypatch.setenv("MODEL_PATH", "/weights")
+    three = ["Wan2.1-I2V-14B-480P", "MeiGen-MultiTalk", "chinese-wav2vec2-base"]
+    assert modal_app.download.local() == three
+    assert modal_app.download.local("FusionX,lightx2v") == ["FusionX", "lightx2v"]
+    assert asked == [("/weights", three), ("/weights", ["FusionX", "lightx2v"])]
 
 
 def test_the_web_form_is_the_same_application() -> None:

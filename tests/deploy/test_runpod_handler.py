@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -196,6 +197,14 @@ def test_the_command(environ: dict[str, str], shared_store: LocalStore, tmp_path
 def test_the_file_says_that_it_is_synthetic(service: Service) -> None:
     data = base64.b64decode(handled(worker(service), first_form(fps=25))["video_base64"])
     assert b"synthetic=true; generator=MultiTalk; model=multitalk-puppet; seed=42" in data
+
+
+def test_what_a_request_says_becomes_no_command_and_no_file_name(service: Service) -> None:
+    text = "../../pwned$(touch pwned)`touch pwned`;touch pwned\n|touch pwned\x00"
+    answer = handled(worker(service), first_form(prompt=text, num_frames=1), name=text)
+    assert "video_base64" in answer
+    for folder in (ROOT, Path(tempfile.gettempdir()), Path(tempfile.gettempdir()).parents[1]):
+        assert not [path.name for path in folder.iterdir() if "pwned" in path.name]
 
 
 def test_an_answer_that_runpod_would_not_take(service: Service) -> None:

@@ -1,20 +1,26 @@
 """The web form with the backend of this machine."""
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
 from deploy.service import Service
 from deploy.web import Failed, Keys, Talk, Working, make_app, read_keys
 from deploy.web_local import LocalBackend
+from src.serving.server import free_port
 from src.storage.inputs import Inputs, make_inputs
 from src.storage.settings import read_settings
-from tests.deploy.test_runpod_handler import unpacked
+from tests.conftest import ROOT
+from tests.deploy.conftest import child_environment
+from tests.deploy.test_runpod_handler import listening, unpacked
 from tests.predict.uploads import plain, voice
 from tests.src.storage.web import Web, serving
 
@@ -65,7 +71,7 @@ def client(backend: LocalBackend) -> TestClient:
     return TestClient(make_app(backend, KEYS), headers=TOKEN)
 
 
-def settled(client: TestClient, call_id: str, seconds: float = 60.0) -> Any:
+def settled(client: Any, call_id: str, seconds: float = 60.0) -> Any:
     """The answer once it is not 202."""
     deadline = time.monotonic() + seconds
     while (answer := client.get(f"/result/{call_id}")).status_code == 202:
@@ -74,7 +80,7 @@ def settled(client: TestClient, call_id: str, seconds: float = 60.0) -> Any:
     return answer
 
 
-def submitted(client: TestClient, files: str, **fields: Any) -> str:
+def submitted(client: Any, files: str, **fields: Any) -> str:
     answer = client.post("/submit", json={"image": f"{files}/picture", "audio1": f"{files}/wav"} | fields)
     assert answer.status_code == 202, answer.text
     call_id: str = answer.json()["call_id"]
@@ -221,3 +227,27 @@ def test_a_key_and_its_secret(backend: LocalBackend) -> None:
 
 def test_there_is_no_page_that_tells_about_the_interface(client: TestClient) -> None:
     assert {client.get(path).status_code for path in ("/docs", "/openapi.json", "/redoc")} == {404}
+
+
+@pytest.mark.soak
+def test_the_command(environ: dict[str, str], files: str, tmp_path: Path) -> None:
+    """As an operator starts it; the same call over the wire."""
+    port = free_port()
+    allowed = {"MULTITALK_HTTP": "1", "MULTITALK_NETWORKS": "127.0.0.0/8"}
+    env = child_environment(environ, **allowed, WEB_TOKEN="word", PORT=str(port), TMPDIR=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-m", "deploy.web_local"], cwd=ROOT, env=env)
+    try:
+        deadline = time.monotonic() + 120
+        while not listening(port):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=TOKEN) as client:
+            assert client.get("/result/x", headers={"Authorization": "Bearer other"}).status_code == 401
+            answer = settled(client, submitted(client, files), 300)
+            assert unpacked(answer.content).frames == 10
+            submitted(client, files, audio1=f"{files}/long")
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert list(tmp_path.glob("multitalk*")) == []
