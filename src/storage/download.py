@@ -6,10 +6,12 @@ anew. Proxies of the environment are not used, since they would resolve names th
 """
 
 import logging
+import re
 import ssl
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -30,6 +32,7 @@ BLOCK = 1 << 16
 REDIRECTS = 5
 ATTEMPTS = 3
 PAUSE_S = 0.5
+LENGTH = re.compile(r"[0-9]{1,18}")
 MOVED = {301, 302, 303, 307, 308}
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 
@@ -118,8 +121,8 @@ class Downloader:
             raise TransientError(f"HTTP {response.status}")
         if response.status != 200 or response.headers.get("Content-Encoding", "identity") != "identity":
             raise InputError(f"{name}: {shown(url)} answers HTTP {response.status}; a plain file (200) is needed")
-        stated = response.headers.get("Content-Length", "")
-        check_size(int(stated) if stated.isdigit() else 0, self.limits, name)
+        stated = int(text) if LENGTH.fullmatch(text := response.headers.get("Content-Length", "")) else None
+        check_size(stated or 0, self.limits, name)
         count = 0
         with draft.open("wb") as file:
             while block := receive(response, deadline):
@@ -127,8 +130,8 @@ class Downloader:
                 check_size(count, self.limits, name)
                 file.write(block)
         left(deadline)
-        if stated.isdigit() and count != int(stated):
-            raise TransientError(f"the connection ended at byte {count:,} of {int(stated):,}")
+        if stated is not None and count != stated:
+            raise TransientError(f"the connection ended at byte {count:,} of {stated:,}")
 
 
 def ask(connection: HTTPConnection, parts: SplitResult, deadline: float) -> BaseHTTPResponse:
@@ -139,7 +142,7 @@ def ask(connection: HTTPConnection, parts: SplitResult, deadline: float) -> Base
     try:
         connection.request("GET", target, headers=headers, preload_content=False)
         return connection.getresponse()
-    except (HTTPError, OSError, ValueError) as error:
+    except (HTTPError, HTTPException, OSError, ValueError) as error:
         left(deadline)
         raise TransientError(brief(error)) from error
 
@@ -148,7 +151,7 @@ def receive(response: BaseHTTPResponse, deadline: float) -> bytes:
     """The next bytes, as few as have come."""
     try:
         block: bytes = response.read1(BLOCK)
-    except (HTTPError, OSError) as error:
+    except (HTTPError, HTTPException, OSError, ValueError) as error:
         left(deadline)
         raise TransientError(brief(error)) from error
     left(deadline)

@@ -53,7 +53,7 @@ def refusal(url: str, folder: Path, limits: Limits = LIMITS, resolve: Any = None
     return str(error.value)
 
 
-@pytest.mark.parametrize("path", ["file", "chunks", "busy-once", "to?/file", "to?to%3F/file"])
+@pytest.mark.parametrize("path", ["file", "chunks", "busy-once", "odd-length", "to?/file", "to?to%3F/file"])
 def test_a_file_arrives(port: int, tmp_path: Path, path: str) -> None:
     url = f"http://files.test:{port}/{path.replace('to%3F', f'http://files.test:{port}/to?')}"
     assert fetch(url, tmp_path).read_bytes() == FILE
@@ -75,6 +75,8 @@ def test_the_host_is_named_and_no_proxy_used(
         ("missing", ["HTTP 404", "plain file"]),
         ("packed", ["plain file"]),
         ("cut", ["cannot be fetched"]),
+        ("garbage", ["cannot be fetched: BadStatusLine"]),
+        ("long-head", ["cannot be fetched: LineTooLong"]),
         ("claims-much", ["1,000,000,000,000 bytes", "at most 100,000", "MAX_INPUT_MB"]),
         ("endless", ["at most 100,000"]),
         ("loop", ["redirects more than 5 times"]),

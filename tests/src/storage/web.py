@@ -44,6 +44,17 @@ class Web(BaseHTTPRequestHandler):
     def loop(self, _: str) -> None:
         self.answer(b"", 302, Location="/loop")
 
+    def garbage(self, _: str) -> None:
+        self.wfile.write(b"\x00\x01 this is no HTTP\r\n\r\n")
+        self.close_connection = True
+
+    def long_head(self, _: str) -> None:
+        self.answer(FILE, X_Long="x" * 100_000)
+
+    def odd_length(self, _: str) -> None:
+        self.answer(FILE, Content_Length="9" * 5_000)
+        self.close_connection = True
+
     def missing(self, _: str) -> None:
         self.answer(b"no", 404)
 
