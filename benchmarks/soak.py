@@ -32,8 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"
 MODEL = "multitalk-puppet"
 LIMIT_MB = 1.0
-WARM = 0.2
-"""The share of the requests in which memory may still settle."""
+FRAMES = {1: 40, 2: 20, 5: 20, 9: 15, 34: 5}
+"""Lengths of good requests, and how common each is."""
 KINDS = {"good": 0.7, "refused": 0.1, "failed": 0.1, "canceled": 0.1}
 LONG = {"num_frames": 33, "sampling_steps": 100}
 REFUSED: tuple[dict[str, Any], ...] = ({"sampling_steps": 1}, {"audio_mode": "loud"}, {"seed": -1}, {"image": 5})
@@ -59,17 +59,23 @@ class Account:
 
 def inputs_of(dice: random.Random) -> dict[str, Any]:
     """A good request: one person or two, a few frames."""
+    (frames,) = dice.choices(list(FRAMES), list(FRAMES.values()))
+    return good(frames, dice.randrange(1000), turbo=dice.random() < 0.9, two=dice.random() < 0.5)
+
+
+def good(frames: int, seed: int, *, turbo: bool, two: bool) -> dict[str, Any]:
+    """One of the good requests."""
     request = {
         "image": data_uri(EXAMPLES / "portrait.png"),
         "first_audio": data_uri(EXAMPLES / "voice_anna.flac"),
         "audio_duration": 0.5,
-        "num_frames": dice.choices((1, 2, 5, 9, 34), (40, 20, 20, 15, 5))[0],
+        "num_frames": frames,
         "sampling_steps": 2,
-        "seed": dice.randrange(1000),
-        "turbo": dice.random() < 0.9,
+        "seed": seed,
+        "turbo": turbo,
         "audio_mode": "para",
     }
-    if dice.random() < 0.5:
+    if two:
         voice = data_uri(EXAMPLES / "voice_ben.flac")
         request |= {"image": data_uri(EXAMPLES / "two_people.png"), "second_audio": voice}
     return request
@@ -108,6 +114,7 @@ def measure(requests: int, scratch: Path) -> tuple[Account, list[str]]:
     env = {"OMP_NUM_THREADS": "1", "MULTITALK_MODEL": MODEL, "MAX_SECONDS": "60", "TMPDIR": str(scratch)}
     with Server(REPOSITORY, env=env) as server:
         before = set(scratch.rglob("*"))
+        settle(server)
         for number in range(requests):
             dice = random.Random(number)
             (kind,) = dice.choices(list(KINDS), list(KINDS.values()))
@@ -122,6 +129,13 @@ def measure(requests: int, scratch: Path) -> tuple[Account, list[str]]:
             if number % 50 == 49:
                 logger.info("%d requests, %.1f MB", number + 1, account.megabytes[-1])
         return account, left_behind(set(scratch.rglob("*")) - before)
+
+
+def settle(server: Server) -> None:
+    """Every kind of good request once, the longest first: memory has then been as high as it has to be."""
+    for frames in sorted(FRAMES, reverse=True):
+        for turbo, two in ((False, True), (False, False), (True, True), (True, False)):
+            server.predict(good(frames, 0, turbo=turbo, two=two))
 
 
 def left_behind(found: set[Path]) -> list[str]:
@@ -145,9 +159,8 @@ def resident(server: int) -> float:
 
 
 def growth(megabytes: Sequence[float]) -> float:
-    """Megabytes for each hundred requests, by a straight line through all but the first ones."""
-    settled = megabytes[round(WARM * len(megabytes)) :]
-    return float(np.polyfit(np.arange(len(settled)), settled, 1)[0] * 100)
+    """Megabytes for each hundred requests, by a straight line."""
+    return float(np.polyfit(np.arange(len(megabytes)), megabytes, 1)[0] * 100)
 
 
 def judge(account: Account, left: list[str]) -> list[str]:

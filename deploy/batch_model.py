@@ -6,9 +6,8 @@ from typing import Any
 
 from deploy.batch_files import Task
 from deploy.batch_worker import Worker
-from deploy.engine import FILES, Engine
+from deploy.engine import Engine
 from deploy.service import Service, measured, workplace
-from src.media.errors import InputError
 from src.serving import logs
 from src.serving.following import Follower
 from src.storage.inputs import make_inputs
@@ -32,10 +31,9 @@ class ModelWorker(Worker):
     def make(self, task: Task) -> dict[str, Any]:
         """The video on the shelf, and what was measured."""
         start = time.monotonic()
-        media = {name: task.inputs[name] for name in FILES if task.inputs.get(name) is not None}
-        if wrong := [name for name, value in media.items() if not isinstance(value, str)]:
-            raise InputError(f"{wrong[0]} is {media[wrong[0]]!r}; text is needed")
-        values = {name: value for name, value in task.inputs.items() if name not in FILES}
+        files = self.service.engine.files
+        media = {name: task.inputs[name] for name in files if task.inputs.get(name) is not None}
+        values = {name: value for name, value in task.inputs.items() if name not in files}
         follower = Follower(request=task.id)
         with workplace(follower) as folder:
             output = self.service.make(media, values, folder, follower)

@@ -22,7 +22,6 @@ from src.serving.values import ValuesError, complete
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FILES = ("image", "first_audio", "second_audio")
 WAIT_S = 0.05
 INPUT_FAULTS = (InputError, ValuesError)
 
@@ -78,13 +77,18 @@ class Engine:
             raise
         self.failure, self.predictor = None, predictor
 
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The inputs that are files, or lists of them."""
+        fields = self.document["components"]["schemas"]["Input"]["properties"]
+        return tuple(name for name, field in fields.items() if "uri" in (field | field.get("items", {})).values())
+
     def check(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Every input of the predictor with its default; ValuesError for what the schema does not allow.
 
         Files may be paths already.
         """
-        texts = {name: str(value) if isinstance(value, Path) else value for name, value in inputs.items()}
-        return complete(texts, self.document) | {name: value for name, value in inputs.items() if name in FILES}
+        return complete(inputs, self.document) | {name: inputs[name] for name in self.files if inputs.get(name)}
 
     def run(self, inputs: Mapping[str, Any], folder: Path, follower: Follower) -> Output:
         """Make one video, and move it into `folder`.

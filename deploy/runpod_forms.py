@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.finish import Shape
 from deploy.form import Form
 from src.media.errors import InputError
 from src.media.rates import FPS
 
 MOST_FRAMES = 201
-MOST_FPS = 60
+LEAST_FPS, MOST_FPS = 8, 60
 SEED = 42
 LEAST_SIDE, MOST_SIDE = 64, 1280
 PIXELS_480 = 480 * 832
@@ -39,7 +38,7 @@ class Wish:
 
     media: Mapping[str, str]
     values: Mapping[str, Any]
-    shape: Shape
+    size: tuple[int, int] | None = None
     output: str | None = None
     key: str | None = None
     detailed: bool = False
@@ -73,8 +72,9 @@ def read_first(fields: Mapping[str, Any]) -> Wish:
         "turbo": form.switch("turbo", False),
         "sampling_steps": form.whole("sampling_steps", 20, 2, 100),
         "text_guidance": form.number("guidance_scale", 7.5, 1, 20),
+        "fps": form.whole("fps", 8, LEAST_FPS, MOST_FPS),
     }
-    return Wish(media=media, values=values, shape=Shape(fps=form.whole("fps", 8, 1, MOST_FPS)))
+    return Wish(media=media, values=values)
 
 
 def read_second(fields: Mapping[str, Any]) -> Wish:
@@ -93,9 +93,10 @@ def read_second(fields: Mapping[str, Any]) -> Wish:
             "prompt": form.text("prompt"),
             "seed": form.whole("seed", None, 0, 2**31 - 1),
             "num_frames": None if duration is None else max(1, round(duration * FPS)),
+            "fps": form.whole("fps", FPS, LEAST_FPS, MOST_FPS),
             "resolution": "720p" if size and size[0] * size[1] > PIXELS_480 else "480p",
         },
-        shape=Shape(fps=form.whole("fps", None, 1, MOST_FPS), size=size),
+        size=size,
         output="s3" if key else output,
         key=key,
         detailed=True,

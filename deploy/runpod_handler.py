@@ -20,7 +20,6 @@ from deploy.runpod_health import health
 from deploy.service import Service, measured, reason, workplace
 from predict import read_settings
 from src.media.errors import InputError
-from src.media.rates import FPS
 from src.serving import logs
 from src.serving.following import Follower, StoppedError
 from src.storage.inputs import make_inputs
@@ -79,7 +78,7 @@ class Worker:
         wish = read_wish(fields)
         place = self.place(wish)
         with workplace(follower) as folder:
-            output = self.service.make(wish.media, wish.values, folder, follower, wish.shape)
+            output = self.service.make(wish.media, wish.values, folder, follower, wish.size)
             measured(output)
             video = place.deliver(output.path) if place else self.inline(output.path)
         if not wish.detailed:
@@ -114,18 +113,18 @@ class Worker:
 
 def describe(output: Output, wish: Wish, place: Place | None) -> dict[str, Any]:
     """The second form's `video_info`: what was made, and what was done to it afterwards."""
-    metrics = output.metrics
-    made, fps = metrics["made"], wish.shape.fps or FPS
-    size = f"{metrics['width']} x {metrics['height']}"
-    note = f"made with {made['frames']} frames of {made['width']} x {made['height']} at {FPS} a second"
-    if metrics["frames"] != made["frames"] or wish.shape.size:
-        note += f", then brought to {metrics['frames']} frames of {size} at {fps} a second"
+    metrics, fps = output.metrics, wish.values["fps"]
+    size = (metrics["width"], metrics["height"])
+    made = metrics.get("made", size)
+    note = f"made at {made[0]} x {made[1]}"
+    if made != size:
+        note += f", then scaled to {size[0]} x {size[1]}"
     info = {
         "width": metrics["width"],
         "height": metrics["height"],
         "fps": fps,
         "frames": metrics["frames"],
-        "duration": made["frames"] / FPS,
+        "duration": metrics["frames"] / fps,
         "seed": metrics["seed"],
         "output_format": "s3" if place else "base64",
         "processing_note": note,

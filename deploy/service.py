@@ -3,23 +3,25 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import ImageOps
 
 from deploy.engine import INPUT_FAULTS, Engine, Output
-from deploy.finish import Shape, finish
+from deploy.finish import Size, finish
 from src.media.picture import read_picture
 from src.serving.following import Follower, StoppedError, followed, passed
 from src.storage.errors import StorageError
 from src.storage.inputs import Inputs
 
 logger = logging.getLogger(__name__)
+
+Named = str | Sequence[str]
+"""A file in any form, or several."""
 
 EXPECTED = (*INPUT_FAULTS, StorageError)
 """What is told to the caller as it stands."""
@@ -32,30 +34,36 @@ class Service:
     engine: Engine
     inputs: Inputs
 
-    def fetch(self, media: Mapping[str, str], folder: Path) -> dict[str, Path]:
+    def fetch(self, media: Mapping[str, Named], folder: Path) -> dict[str, Path | list[Path]]:
         """The files that a request names, by the predictor's names for them."""
-        return {name: self.inputs.fetch(value, folder, name=name) for name, value in media.items()}
+        files: dict[str, Path | list[Path]] = {}
+        for name, value in media.items():
+            if isinstance(value, str):
+                files[name] = self.inputs.fetch(value, folder, name=name)
+            else:
+                files[name] = [self.inputs.fetch(each, folder, name=f"{name}-{n}") for n, each in enumerate(value, 1)]
+        return files
 
     def make(
         self,
-        media: Mapping[str, str],
+        media: Mapping[str, Named],
         values: Mapping[str, Any],
         folder: Path,
         follower: Follower,
-        shape: Shape | None = None,
+        size: Size | None = None,
     ) -> Output:
-        """A video in `folder`, of the given shape. InputError and its like, StorageError, StoppedError."""
+        """A video in `folder`, on request of a given size. InputError and its like, StorageError, StoppedError."""
         self.engine.check({**values, **media})
         with followed(follower):
             passed("fetching")
             files = self.fetch(media, folder)
-            if shape is not None and shape.size is not None:
-                files["image"] = cut_to(files["image"], shape.size, folder)
+            if size is not None:
+                files["image"] = cut_to(Path(str(files["image"])), size, folder)
             output = self.engine.run({**values, **files}, folder, follower)
-            return output if shape is None else shaped(output, shape, folder)
+            return output if size is None else sized(output, size, folder)
 
 
-def cut_to(image: Path, size: tuple[int, int], folder: Path) -> Path:
+def cut_to(image: Path, size: Size, folder: Path) -> Path:
     """The middle of a picture in the proportions of a size, so that the model's own size has them as well."""
     picture = read_picture(image)
     width, height = size
@@ -66,15 +74,13 @@ def cut_to(image: Path, size: tuple[int, int], folder: Path) -> Path:
     return path
 
 
-def shaped(output: Output, shape: Shape, folder: Path) -> Output:
-    """The video in the frame rate and size that were asked for."""
+def sized(output: Output, size: Size, folder: Path) -> Output:
+    """The video in the size that was asked for."""
     passed("finishing")
     path = folder / "finished.mp4"
-    frames = finish(output.path, path, shape)
-    width, height = shape.size or (output.metrics["width"], output.metrics["height"])
-    made = {name: output.metrics[name] for name in ("width", "height", "frames")}
-    sizes = {"frames": frames, "width": width, "height": height, "made": made}
-    return replace(output, path=path, metrics={**output.metrics, **sizes})
+    finish(output.path, path, size)
+    made = (output.metrics["width"], output.metrics["height"])
+    return replace(output, path=path, metrics={**output.metrics, "width": size[0], "height": size[1], "made": made})
 
 
 @contextmanager
@@ -106,8 +112,3 @@ def reason(error: Exception) -> str:
         return str(error)
     logger.error("the request failed", exc_info=error)
     return f"{type(error).__name__}: {error}"
-
-
-def versions() -> dict[str, str]:
-    """What runs here."""
-    return {"torch": torch.__version__, "cuda": torch.version.cuda or "none"}

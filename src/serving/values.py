@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from src.serving.inputs import Schema, resolve
@@ -36,8 +37,12 @@ def value_of(name: str, value: Any, field: Schema, schemas: Schema) -> Any:
 
 
 def checked(name: str, value: Any, field: Schema) -> Any:
-    """A value that the field of the schema allows."""
+    """A value that the field of the schema allows; for a file also a path, which is no value of JSON."""
     kind = field["type"]
+    if kind == "array" and isinstance(value, list):
+        return [checked(name, item, field["items"]) for item in value]
+    if field.get("format") == "uri" and isinstance(value, Path):
+        return value
     if kind == "boolean" and isinstance(value, bool):
         return value
     if kind == "string" and isinstance(value, str):
@@ -52,7 +57,13 @@ def checked(name: str, value: Any, field: Schema) -> Any:
     raise ValuesError(f"{name} is {shown(value)}; {KINDS[kind]} is needed")
 
 
-KINDS = {"boolean": "true or false", "string": "text", "integer": "a whole number", "number": "a number"}
+KINDS = {
+    "array": "a list",
+    "boolean": "true or false",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+}
 
 
 def is_number(value: Any) -> bool:

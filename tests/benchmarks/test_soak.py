@@ -9,8 +9,8 @@ from benchmarks.soak import LIMIT_MB, Account, growth, judge, left_behind, repor
 
 
 def account(slope: float, *wrong: str) -> Account:
-    """Memory that settles at first and then grows by `slope` MB a hundred requests, with noise."""
-    megabytes = [900.0 + min(number, 50) + slope * number / 100 + (number % 7) for number in range(500)]
+    """Memory that grows by `slope` MB a hundred requests, with noise."""
+    megabytes = [900.0 + slope * number / 100 + (number % 7) for number in range(500)]
     seconds = [number / 100 for number in range(1, 101)]
     return Account(endings=Counter(good=100), seconds=seconds, megabytes=megabytes, wrong=list(wrong))
 

@@ -113,7 +113,7 @@ def test_the_web_form_is_the_same_application() -> None:
 def test_the_image_has_every_pinned_package() -> None:
     found = list(packages(REPOSITORY / "requirements-deploy.txt"))
     assert {line.partition("==")[0] for line in found} >= {"torch", "cog", "modal", "boto3", "fastapi"}
-    assert all("==" in line for line in found)
+    assert all("==" in line or ">=" in line for line in found)
 
 
 class Call:

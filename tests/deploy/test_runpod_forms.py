@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from deploy.finish import Shape
 from deploy.runpod_forms import read_wish
 from src.media.errors import InputError
 
@@ -22,8 +21,8 @@ def test_the_first_form_has_the_defaults_of_its_deployments() -> None:
         "turbo": False,
         "sampling_steps": 20,
         "text_guidance": 7.5,
+        "fps": 8,
     }
-    assert wish.shape == Shape(fps=8)
     assert not wish.detailed
 
 
@@ -44,7 +43,7 @@ def test_the_first_form_says_everything() -> None:
     assert wish.media["second_audio"] == "2.wav"
     assert wish.values["prompt"] == "hello"
     assert wish.values["text_guidance"] == 3.0
-    assert wish.shape == Shape(fps=25)
+    assert wish.values["fps"] == 25
 
 
 def test_the_second_form() -> None:
@@ -52,7 +51,8 @@ def test_the_second_form() -> None:
     assert wish.media == {"image": "a.png", "first_audio": "1.wav"}
     assert wish.values["num_frames"] == 125
     assert wish.values["resolution"] == "480p"
-    assert wish.shape == Shape(fps=30, size=(480, 640))
+    assert wish.values["fps"] == 30
+    assert wish.size == (480, 640)
     assert (wish.output, wish.key, wish.detailed) == ("s3", "o/a.mp4", True)
     assert read_wish({**SECOND, "width": 1280, "height": 720}).values["resolution"] == "720p"
     assert read_wish(SECOND).values["num_frames"] is None
@@ -72,7 +72,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({**FIRST, "sampling_steps": 1}, "sampling_steps is 1; allowed is 2 to 100"),
     ({**FIRST, "guidance_scale": 0.5}, "guidance_scale is 0.5"),
     ({**FIRST, "guidance_scale": float("nan")}, "guidance_scale is nan"),
-    ({**FIRST, "fps": 0}, "fps is 0; allowed is 1 to 60"),
+    ({**FIRST, "fps": 0}, "fps is 0; allowed is 8 to 60"),
     ({**FIRST, "turbo": "yes"}, "turbo is 'yes'; true or false"),
     ({**FIRST, "seed": -1}, "seed is -1"),
     ({**FIRST, "prompt": 5}, "prompt is 5; text is needed"),

@@ -109,7 +109,7 @@ def test_the_second_form_over_runpods_server(call: Callable[..., dict[str, Any]]
     assert info["models_used"] == ["multitalk-puppet"]
     assert info["audio_features_shape"][0] == 10
     assert info["s3_uri"] == "s3://talks/mine/talk.mp4"
-    assert "made with 5 frames of 64 x 128 at 25 a second" in info["processing_note"]
+    assert "made at 64 x 128, then scaled to 70 x 140" in info["processing_note"]
 
 
 def test_health_over_runpods_server(call: Callable[..., dict[str, Any]]) -> None:
@@ -158,7 +158,7 @@ def test_without_a_bucket_the_answer_is_base64_and_progress_is_told(service: Ser
     assert (movie.frames, movie.fps) == (2, 8.0)
     assert told[0] == "job fetching"
     assert "job denoise: chunk 1 of 1, step 2 of 2" in told
-    assert told[-1] == "job finishing"
+    assert told[-1] == "job encode"
 
 
 @pytest.mark.soak
