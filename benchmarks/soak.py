@@ -32,6 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"
 MODEL = "multitalk-puppet"
 LIMIT_MB = 1.0
+WARM = 0.2
+"""The share of the requests in which memory may still settle."""
 FRAMES = {1: 40, 2: 20, 5: 20, 9: 15, 34: 5}
 """Lengths of good requests, and how common each is."""
 KINDS = {"good": 0.7, "refused": 0.1, "failed": 0.1, "canceled": 0.1}
@@ -159,8 +161,9 @@ def resident(server: int) -> float:
 
 
 def growth(megabytes: Sequence[float]) -> float:
-    """Megabytes for each hundred requests, by a straight line."""
-    return float(np.polyfit(np.arange(len(megabytes)), megabytes, 1)[0] * 100)
+    """Megabytes for each hundred requests, by a straight line through all but the first ones."""
+    settled = megabytes[round(WARM * len(megabytes)) :]
+    return float(np.polyfit(np.arange(len(settled)), settled, 1)[0] * 100)
 
 
 def judge(account: Account, left: list[str]) -> list[str]:
