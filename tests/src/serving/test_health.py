@@ -1,6 +1,7 @@
 """What makes a predictor unhealthy, and well again."""
 
 import shutil
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,26 @@ def test_it_looks_by_itself_and_answers_from_memory(tmp_path: Path) -> None:
     assert not any(health.well for _ in range(1000))
     assert time.monotonic() - started < 0.1
     assert device.asked - asked <= 2
+
+
+def test_a_device_that_hangs(tmp_path: Path) -> None:
+    hanging, release = threading.Event(), threading.Event()
+
+    def probe() -> None:
+        if hanging.is_set():
+            release.wait(20)
+
+    health = Health(probe, tmp_path, every_s=0.01, patience_s=0.5)
+    health.watch()
+    assert health.well
+    hanging.set()
+    time.sleep(0.8)
+    assert not health.well
+    hanging.clear()
+    release.set()
+    time.sleep(0.3)
+    assert health.well
+    health.every_s = 1000
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
