@@ -5,6 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+TOOLS := .venv/tools
 TORCH := $(shell sed -n '/^torch==/p' requirements.txt)
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 DEMO := outputs/demo.mp4
@@ -12,12 +13,17 @@ DEMO := outputs/demo.mp4
 .PHONY: demo test check bench-lips serve soak clean
 .DEFAULT_GOAL := demo
 
-$(READY): requirements.txt requirements-dev.txt
+$(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one with PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 ifeq ($(GPU),)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 endif
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+# What tests and deployments need besides.
+$(TOOLS): $(READY) requirements-deploy.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
@@ -31,21 +37,23 @@ demo: $(READY)
 	@echo "The video: $(CURDIR)/$(DEMO)"
 
 # Two tests at a time, each on one core: threads that wait for each other on busy cores take far longer.
-test: $(READY)
+test: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" --timeout 300 -n 2 --dist loadfile
 
-check: $(READY)
+check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
 
 # The full tables, two rows at a time: about two hours on two cores. Written into benchmarks/results/ and docs/.
-bench-lips: $(READY)
+bench-lips: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
 	$(BIN)/python -m benchmarks.prices
 
-soak: $(READY)
-	$(BIN)/python -m pytest -m soak
+# 500 requests to one server, then the long tests. The figures go to benchmarks/results/soak.json.
+soak: $(TOOLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout 900
 
 # The built-in model, unless MULTITALK_MODEL names another.
 ifndef MULTITALK_MODEL

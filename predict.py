@@ -36,9 +36,12 @@ from src.media.cuts import find_cuts
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
 from src.media.people import People
+from src.media.provenance import provenance
 from src.media.rates import frames_at
 from src.media.sound import Sound
+from src.serving import logs
 from src.serving.forecast import Forecast, TooLongError
+from src.serving.health import Health
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
@@ -79,6 +82,7 @@ class Settings:
     memory_limit: int | None
     persistent: int | None
     max_runtime: float | None
+    tagged: bool
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -103,6 +107,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
         persistent=int(persistent) if PERSISTENT in environ else None,
         max_runtime=max_runtime if "MAX_RUNTIME" in environ else None,
+        tagged=environ.get("MULTITALK_TAG", "1") != "0",
     )
 
 
@@ -148,7 +153,7 @@ class Predictor(BasePredictor):
 
     def setup(self) -> None:
         """Fetch what is missing, load the model and warm it up."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        logs.configure(os.environ)
         start = time.perf_counter()
         self.settings = read_settings(os.environ)
         config, folder = self.settings.config, self.settings.folder
@@ -173,7 +178,13 @@ class Predictor(BasePredictor):
         self.output: Path | None = None
         logger.info("%s loaded on %s in %.1f s", config.name, self.pipeline.device, time.perf_counter() - start)
         self.warm_up()
+        self.health = Health(lambda: probe(self.pipeline.device), Path(tempfile.gettempdir()))
+        self.health.watch()
         logger.info("ready after %.1f s", time.perf_counter() - start)
+
+    def healthcheck(self) -> bool:
+        """Whether the next request can be served; Cog asks often and does not wait."""
+        return self.health.well
 
     # Cog reads this signature as text: literals only, one plain string for each description. Its order is
     # an interface: append new inputs at the end (see CONTRIBUTING.md).
@@ -408,6 +419,7 @@ class Predictor(BasePredictor):
         """
         material = job.material
         logger.info("seed %d, %d frames", job.options.seed, material.frames)
+        logger.debug("prompt: %s", job.prompt)
         tracks = tuple(self.embed(track_N) for track_N in material.timeline.tracks)
         stages.done("speech")
         request = Request(
@@ -427,11 +439,12 @@ class Predictor(BasePredictor):
             fps=job.fps,
             soundtrack=material.timeline.soundtrack,
             frames=material.frames,
+            comment=self.comment(job),
         )
         try:
             with writer as movie, BackgroundWriter(movie.write) as encoder:
                 chunks = self.pipeline.stream(request, job.options, lambda done: report(done, stages, forecast))
-                for pixels in map(to_pixels, chunks):
+                for pixels in map(self.checked_pixels, chunks):
                     encoder.write(pixels)
                     stages.done("encode")
         except BaseException:
@@ -453,6 +466,18 @@ class Predictor(BasePredictor):
         """Where this request's video goes: a folder of its own, which `remove_last_output` removes."""
         self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
         return self.output / "output.mp4"
+
+    def comment(self, job: Job) -> str | None:
+        """What the file says of itself, unless the operator does not want it."""
+        return provenance(self.settings.config.name, job.options.seed) if self.settings.tagged else None
+
+    def checked_pixels(self, video_CFHW: torch.Tensor) -> np.ndarray:
+        """Pixels; RuntimeError for a video of which a part is no numbers: it would be black, and so may the next be."""
+        if torch.isfinite(video_CFHW).all():
+            self.health.note("result", None)
+            return to_pixels(video_CFHW)
+        self.health.note("result", "the last video held values that are no numbers")
+        raise RuntimeError("the model gave values that are no numbers; the video is not used")
 
     def embed(self, track_N: np.ndarray) -> Track:
         """Speech states of a 16 kHz track, frames x layers x width; those of a long one are made as they are heard."""
@@ -543,6 +568,13 @@ def draw_people(material: Material, framing: Framing, *, second_speaks: bool) ->
     people_HW = framing.masks.bool().numpy()[: len(material.timeline.tracks)]
     frame = Image.fromarray(to_pixels(crop_picture(material.picture, framing.crop)[:, None])[0])
     return draw_casting(frame, dict(zip(names, people_HW, strict=False)))
+
+
+def probe(device: torch.device) -> None:
+    """Raise what the device's driver raises when it is dead; work that is under way is not waited for."""
+    if device.type == "cuda":
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            torch.ones(1, device=device).item()
 
 
 def report(done: Progress, stages: Stages, forecast: Forecast) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from src.serving.server import ONE_ARENA
+
 ROOT = Path(__file__).parents[1]
 TOP_KEYS = {"build", "concurrency", "environment", "image", "predict", "tests", "train"}
 BUILD_KEYS = {
@@ -90,6 +92,10 @@ def test_environment_names_are_allowed(config: dict[str, Any]) -> None:
         assert equals
         assert name
         assert not refused(name), name
+
+
+def test_the_image_and_the_server_without_docker_use_memory_alike(config: dict[str, Any]) -> None:
+    assert config["environment"] == [f"{name}={value}" for name, value in ONE_ARENA.items()]
 
 
 @pytest.mark.parametrize("name", ["PGET_MAX_CHUNKS", "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "PYTHONPATH"])

@@ -23,15 +23,15 @@ WAN = [
     {"wan.multitalk"},
     {"wan"},
 ]
-SRC = [{"src.media"}, {"src.audio_analysis"}, {"src.material"}, {"src"}]
+SRC = [{"src.media"}, {"src.audio_analysis", "src.storage"}, {"src.material"}, {"src"}]
 APART = {"src.serving", "src.weights"}  # nobody else in src imports these, nor they anybody else
 ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 # What weights.py may import of wan, and only when it is asked to convert: the converter brings torch.
 CONVERTER = ("wan.convert", "wan.configs")
 # These introduce the two siblings to each other, and are imported by nobody below.
-INTRODUCERS = {"predict", "preview", "training", "tests", "benchmarks"}
-# Commands for what the predictor shows as well, and of what it needs.
-SERVED = {("preview", "predict"), ("benchmarks", "predict")}
+INTRODUCERS = {"predict", "preview", "deploy", "training", "tests", "benchmarks"}
+# Commands of their own for what the predictor does, other ways to serve it, and measurements of what it needs.
+AFTER_PREDICT = {("preview", "predict"), ("deploy", "predict"), ("benchmarks", "predict")}
 VAGUE_NAMES = {"utils", "helpers", "common", "misc"}
 SKIPPED = {".venv", "outputs", "weights", "__pycache__"}
 
@@ -68,7 +68,7 @@ def allowed(importer: str, imported: str) -> bool:
     if importer == imported or below not in {"wan", "src", "weights", *INTRODUCERS}:
         return True
     if above in INTRODUCERS:
-        return below not in INTRODUCERS or above == "tests" or below == "training" or (above, below) in SERVED
+        return below not in INTRODUCERS or above == "tests" or below == "training" or (above, below) in AFTER_PREDICT
     if above == "weights":
         return imported == "src.weights"
     if above != below or APART & {importer, imported}:
@@ -134,6 +134,10 @@ def test_imports_go_downward() -> None:
         ("src/weights/hub.py", "from src.media import picture"),
         ("src/serving/server.py", "from src.weights import hub"),
         ("benchmarks/speed.py", "import tests.golden"),
+        ("predict.py", "from deploy.engine import Engine"),
+        ("src/storage/inputs.py", "import deploy"),
+        ("src/storage/inputs.py", "from src.serving import logs"),
+        ("src/media/picture.py", "from src.storage import inputs"),
         ("wan/new_thing.py", ""),
         ("wan/modules/utils.py", ""),
         ("src/media/common.py", ""),
@@ -157,6 +161,11 @@ def test_a_violation_is_found(tmp_path: Path, file: str, line: str) -> None:
             "tests/test_x.py",
             "import predict, wan\nfrom src.media import picture\nfrom training import random_weights",
         ),
+        (
+            "deploy/engine.py",
+            "from predict import Predictor\nfrom src.storage.inputs import Inputs\nfrom deploy import form",
+        ),
+        ("src/storage/inputs.py", "from src.media.errors import InputError"),
         ("training/train.py", "import wan\nfrom src.audio_analysis import wav2vec2"),
         ("wan/__init__.py", "from wan.multitalk import MultiTalkPipeline"),
         (

@@ -20,6 +20,8 @@ from src.media.upload import describe
 ALLOWED = "a sound file, or a video with a sound track, is needed"
 # A playlist in the upload must not make FFmpeg open other files or addresses.
 OPTIONS = {"protocol_whitelist": "none"}
+# A file of very many streams is no recording but an attack on memory.
+MAX_STREAMS = 32
 # Tags and other foreign matter between the packets are common; a file that is mostly damage is none.
 MAX_DAMAGED_SHARE = 0.1
 # Formats whose header gives the length of the sound track.
@@ -50,6 +52,9 @@ def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
 
 
 def _sound_track(container: InputContainer, path: Path, *, name: str) -> AudioStream:
+    if len(container.streams) > MAX_STREAMS:
+        many = f"has {len(container.streams):,} streams; at most {MAX_STREAMS} are allowed"
+        raise InputError(f"{name}: {describe(path)} {many}")
     if not container.streams.audio:
         raise InputError(f"{name}: {describe(path)} has no sound track; {ALLOWED}")
     stream = container.streams.audio[0]

@@ -39,12 +39,15 @@ class MovieWriter:
         fps: int = FPS,
         soundtrack: Sound | None = None,
         frames: int,
+        comment: str | None = None,
     ) -> None:
-        """Width and height in pixels, both even (4:2:0 halves them); `fps` frames a second in the file."""
+        """Width and height in pixels, both even (4:2:0 halves them); `fps` frames a second in the file; a comment that
+        players show among its tags."""
         if min(width, height, frames) < 1 or width % 2 or height % 2:
             raise ValueError(f"{frames} frames of {width} x {height} pixels; needs a frame and even sides")
         self.path = path
         self._size, self._fps, self._frames = (width, height), fps, frames
+        self._comment = comment
         self._given = self._written = 0
         self._sound = None
         if soundtrack is not None:
@@ -54,6 +57,8 @@ class MovieWriter:
     def __enter__(self) -> Self:
         self._draft = self.path.with_name(f".{self.path.stem}.{uuid4().hex}.part")
         self._container = av.open(self._draft, "w", format="mp4", options=CONTAINER_OPTIONS)
+        if self._comment is not None:
+            self._container.metadata["comment"] = self._comment
         width, height = self._size
         self._video = add_video(self._container, width=width, height=height, fps=self._fps)
         self._audio = None if self._sound is None else add_audio(self._container, self._sound)

@@ -4,6 +4,8 @@ import logging
 import time
 from collections import Counter
 
+from src.serving.following import passed
+
 logger = logging.getLogger(__name__)
 
 
@@ -16,12 +18,17 @@ class Stages:
         self._last = time.perf_counter()
 
     def done(self, stage: str, details: str = "") -> None:
-        """The time since the last call belongs to `stage`; `details` are for the reader of the log."""
+        """The time since the last call belongs to `stage`; `details` are for the reader of the log.
+
+        StoppedError when the request is to end.
+        """
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self.reports[stage] += 1
         self._last = now
-        logger.info("%s%s", stage, details and f": {details}")
+        told = f"{stage}: {details}" if details else stage
+        logger.info("%s", told)
+        passed(told)
 
     def mean(self, stage: str) -> float:
         """Seconds per report of a stage; 0 without any."""

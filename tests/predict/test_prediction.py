@@ -1,8 +1,10 @@
 """Good requests through the real server: what comes back is the video that was asked for."""
 
+import io
 import math
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -293,3 +295,10 @@ def different(one: Movie, other: Movie) -> bool:
     """Whether any pixel of the frames that both have differs."""
     length = min(one.frames, other.frames)
     return not np.array_equal(one.frames_FHWC[:length], other.frames_FHWC[:length])
+
+
+def test_the_file_says_that_it_is_synthetic(service: Service) -> None:
+    with av.open(io.BytesIO(asked(service, seed=77).data)) as container:
+        comment = dict(pair.split("=") for pair in container.metadata["comment"].split("; "))
+    assert (comment["synthetic"], comment["model"], comment["seed"]) == ("true", MODEL, "77")
+    assert comment["digitalsourcetype"].endswith("/trainedAlgorithmicMedia")

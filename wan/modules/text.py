@@ -54,7 +54,7 @@ class TextEncoder:
         """States of the prompt's own tokens (no padding), 1 x S x C, S <= text_len, the last one for EOS."""
         ids = self.tokenizer(clean(prompt))["input_ids"]
         if len(ids) > self.text_len:
-            logger.warning("%.40r... has %d tokens; the first %d are used", prompt, len(ids), self.text_len)
+            logger.warning("a prompt has %d tokens; the first %d are used", len(ids), self.text_len)
             ids = [*ids[: self.text_len - 1], ids[-1]]
         return self.encode_ids(torch.tensor([ids], device=self.model.device))
 

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,7 +25,7 @@ def frames_of(count: int) -> np.ndarray:
     return frames_FHWC
 
 
-def write(path: Path, frames_FHWC: np.ndarray, soundtrack: Sound | None = None, **options: int) -> Path:
+def write(path: Path, frames_FHWC: np.ndarray, soundtrack: Sound | None = None, **options: Any) -> Path:
     count = len(frames_FHWC)
     with MovieWriter(path, width=WIDTH, height=HEIGHT, frames=count, soundtrack=soundtrack, **options) as movie:
         for first in range(0, count, 7):

@@ -4,6 +4,7 @@ import struct
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -348,3 +349,18 @@ def test_lasting_cuts_or_pads(samples: int) -> None:
     assert changed_CN.shape == (2, samples)
     np.testing.assert_array_equal(changed_CN[:, :24000], given_CN[:, :samples])
     assert not changed_CN[:, 24000:].any()
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(32, True), (33, False)])
+def test_a_file_of_many_streams(tmp_path: Path, count: int, allowed: bool) -> None:
+    path = tmp_path / "upload"
+    with av.open(path, "w", format="matroska") as container:
+        streams = [container.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(count)]
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8_000), np.int16), format="s16", layout="mono")
+            frame.rate, frame.pts = 16_000, 0
+            container.mux(stream.encode(frame))
+    if allowed:
+        assert read(path).seconds == pytest.approx(0.5)
+    else:
+        assert "has 33 streams; at most 32 are allowed" in refusal(path)

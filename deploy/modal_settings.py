@@ -1,0 +1,49 @@
+"""How the app on Modal is built: from variables of the machine that deploys it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import modal
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HOME = "/root"
+WEIGHTS = "/weights"
+GPU = os.environ.get("MODAL_GPU", "A100-80GB")
+MINUTES = 60
+TIMEOUT_S = 60 * MINUTES
+IDLE_S = 5 * MINUTES
+NAME = os.environ.get("MODAL_APP_NAME", "multitalk")
+LEFT_OUT = (".git", ".venv", ".cog", "outputs", "weights", "tests", "benchmarks/results", "**/__pycache__", "docs")
+PYTHON = "3.11"
+
+
+def packages(file: Path) -> Iterator[str]:
+    """The lines of a requirements file and of those that it includes."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("-r "):
+            yield from packages(file.with_name(line[3:].strip()))
+        elif line.strip():
+            yield line.strip()
+
+
+def make_image() -> modal.Image:
+    """Python, the pinned packages, the code."""
+    return (
+        modal.Image.debian_slim(python_version=PYTHON)
+        .pip_install(*packages(REPOSITORY / "requirements-deploy.txt"))
+        .env({"MODEL_PATH": WEIGHTS, "MULTITALK_LOG": "json", **chosen()})
+        .add_local_dir(REPOSITORY, HOME, ignore=list(LEFT_OUT))
+    )
+
+
+def chosen() -> dict[str, str]:
+    """Settings of ours that are set where the app is deployed."""
+    names = ("MULTITALK_MODEL", "MULTITALK_DTYPE", "MAX_SECONDS", "MULTITALK_WEIGHTS_SOURCES", "MULTITALK_LOG_LEVEL")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+VOLUME = modal.Volume.from_name("multitalk-weights", create_if_missing=True)
+AWS = modal.Secret.from_name("aws-secret")
+HUGGING_FACE = modal.Secret.from_name("huggingface-secret")
+WEB = modal.Secret.from_name("multitalk-web")

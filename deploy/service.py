@@ -1,0 +1,114 @@
+"""A request from beginning to end, whatever platform it came by: fetch its files, make the video, shape it."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import ImageOps
+
+from deploy.engine import INPUT_FAULTS, Engine, Output
+from deploy.finish import Size, finish
+from src.media.picture import read_picture
+from src.serving.following import Follower, StoppedError, followed, passed
+from src.storage.errors import StorageError
+from src.storage.inputs import Inputs
+
+logger = logging.getLogger(__name__)
+
+Named = str | Sequence[str]
+"""A file in any form, or several."""
+
+EXPECTED = (*INPUT_FAULTS, StorageError)
+"""What is told to the caller as it stands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """An engine, and where files come from."""
+
+    engine: Engine
+    inputs: Inputs
+
+    def fetch(self, media: Mapping[str, Named], folder: Path) -> dict[str, Path | list[Path]]:
+        """The files that a request names, by the predictor's names for them."""
+        files: dict[str, Path | list[Path]] = {}
+        for name, value in media.items():
+            if isinstance(value, str):
+                files[name] = self.inputs.fetch(value, folder, name=name)
+            else:
+                files[name] = [self.inputs.fetch(each, folder, name=f"{name}-{n}") for n, each in enumerate(value, 1)]
+        return files
+
+    def make(
+        self,
+        media: Mapping[str, Named],
+        values: Mapping[str, Any],
+        folder: Path,
+        follower: Follower,
+        size: Size | None = None,
+    ) -> Output:
+        """A video in `folder`, on request of a given size. InputError and its like, StorageError, StoppedError."""
+        self.engine.check({**values, **media})
+        with followed(follower):
+            passed("fetching")
+            files = self.fetch(media, folder)
+            if size is not None:
+                files["image"] = cut_to(Path(str(files["image"])), size, folder)
+            output = self.engine.run({**values, **files}, folder, follower)
+            return output if size is None else sized(output, size, folder)
+
+
+def cut_to(image: Path, size: Size, folder: Path) -> Path:
+    """The middle of a picture in the proportions of a size, so that the model's own size has them as well."""
+    picture = read_picture(image)
+    width, height = size
+    ratio = width / height
+    cut = (min(picture.width, round(picture.height * ratio)), min(picture.height, round(picture.width / ratio)))
+    path = folder / "cut.png"
+    ImageOps.fit(picture, (max(1, cut[0]), max(1, cut[1]))).save(path)
+    return path
+
+
+def sized(output: Output, size: Size, folder: Path) -> Output:
+    """The video in the size that was asked for."""
+    passed("finishing")
+    path = folder / "finished.mp4"
+    finish(output.path, path, size)
+    made = (output.metrics["width"], output.metrics["height"])
+    return replace(output, path=path, metrics={**output.metrics, "width": size[0], "height": size[1], "made": made})
+
+
+@contextmanager
+def workplace(follower: Follower) -> Iterator[Path]:
+    """A folder for a request's files, gone afterwards; the log tells how the request ended and how long it took."""
+    start = time.monotonic()
+    outcome = "failed"
+    with followed(follower):
+        try:
+            with tempfile.TemporaryDirectory(prefix="multitalk-job-") as name:
+                yield Path(name)
+            outcome = "succeeded"
+        except StoppedError:
+            outcome = "stopped"
+            raise
+        finally:
+            seconds = round(time.monotonic() - start, 3)
+            logger.info("%s", outcome, extra={"fields": {"event": "request", "outcome": outcome, "seconds": seconds}})
+
+
+def measured(output: Output) -> None:
+    """Put what the predictor measured into the log."""
+    logger.info("measured", extra={"fields": {"event": "metrics", "metrics": dict(output.metrics)}})
+
+
+def reason(error: Exception) -> str:
+    """Why a request failed, for its caller; what nobody expected goes to the log with its trace."""
+    if isinstance(error, EXPECTED):
+        return str(error)
+    logger.error("the request failed", exc_info=error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,43 @@
+"""Which addresses a stranger's URL may lead to: public ones, and what the operator adds."""
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from src.storage.settings import Network
+
+Address = IPv4Address | IPv6Address
+Resolve = Callable[[str, int], list[Address]]
+
+# A cloud's own service on every machine in it, though public by its number, and what older Pythons take for public.
+RESERVED = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"), ip_network("64:ff9b:1::/48"))
+NAT64 = ip_network("64:ff9b::/96")
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """Every address of a name, in the system's order; OSError when it has none.
+
+    All spellings that the system understands end here as addresses: 2130706433 and 0x7f.1 are 127.0.0.1.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
+
+
+def permitted(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether a stranger may make us connect to this address."""
+    return any(address in network for network in networks) or all(public(each) for each in meanings(address))
+
+
+def public(address: Address) -> bool:
+    """Neither private, loopback, link-local (where clouds keep their metadata), shared, multicast nor reserved."""
+    return address.is_global and not address.is_multicast and not any(address in network for network in RESERVED)
+
+
+def meanings(address: Address) -> Iterator[Address]:
+    """The address itself, and those that an IPv6 address carries for a translator on the way."""
+    yield address
+    if isinstance(address, IPv6Address):
+        carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if address in NAT64:
+            carried.append(IPv4Address(int(address) & 0xFFFFFFFF))
+        yield from (each for each in carried if each is not None)

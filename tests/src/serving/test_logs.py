@@ -1,0 +1,74 @@
+"""Lines for people and for machines, and what stays out of them."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from src.serving import logs
+from src.serving.following import Follower, StoppedError, followed, passed
+from src.serving.stages import Stages
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    levels = {name: logging.getLogger(name).level for name in logs.OURS}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, ours in levels.items():
+        logging.getLogger(name).setLevel(ours)
+
+
+def test_json_lines_have_the_request(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure({"MULTITALK_LOG": "json"})
+    logger = logging.getLogger("deploy.test")
+    with followed(Follower(request="r1")):
+        logger.info("made %d", 3, extra={"fields": {"event": "request", "seconds": 1.5}})
+    logger.warning("äh")
+    try:
+        raise KeyError("x")
+    except KeyError:
+        logger.exception("failed")
+    first, second, third = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert {name: first[name] for name in ("level", "message", "request", "event", "seconds")} == {
+        "level": "INFO",
+        "message": "made 3",
+        "request": "r1",
+        "event": "request",
+        "seconds": 1.5,
+    }
+    assert first["time"].endswith("+00:00")
+    assert (second["message"], "request" in second) == ("äh", False)
+    assert "KeyError: 'x'" in third["traceback"]
+
+
+def test_debug_is_for_our_own_code_only(capsys: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("multitalk").debug("prompt: hidden")
+    logs.configure({"MULTITALK_LOG_LEVEL": "DEBUG"})
+    logging.getLogger("multitalk").debug("prompt: shown")
+    logging.getLogger("urllib3").debug("theirs")
+    assert capsys.readouterr().err.splitlines() == ["prompt: shown"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("MULTITALK_LOG", "xml"), ("MULTITALK_LOG_LEVEL", "loud")])
+def test_settings_that_cannot_be(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; allowed are"):
+        logs.configure({name: value})
+
+
+def test_a_follower_hears_and_stops() -> None:
+    told: list[str] = []
+    follower = Follower(request="r1", tell=told.append)
+    with followed(follower):
+        stages = Stages()
+        stages.done("denoise", "step 1 of 2")
+        stages.done("encode")
+        follower.stop.set()
+        with pytest.raises(StoppedError, match="r1 was stopped"):
+            stages.done("denoise")
+    assert told == ["denoise: step 1 of 2", "encode"]
+    passed("nobody follows")
