@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from predict import Predictor
 from src.media.errors import InputError
 from src.serving import schema
 from src.serving.following import Follower, StoppedError, followed
 from src.serving.values import ValuesError, complete
+from wan.conditioning.track import Track
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Predicting(Predictor):
         """Keep a metric; every one is recorded once, so that the mode says nothing."""
         self.metrics[key] = value
 
-    def embed(self, track_N: np.ndarray) -> torch.Tensor:
+    def embed(self, track_N: np.ndarray) -> Track:
         """As the predictor, and note the shape: frames, layers, width."""
         states = super().embed(track_N)
         self.metrics["speech_shape"] = list(states.shape)
