@@ -29,7 +29,7 @@ def environ(trained_folder: Path) -> dict[str, str]:
     return {"MULTITALK_MODEL": MODEL, "MODEL_PATH": str(trained_folder), "OMP_NUM_THREADS": "1", "MAX_SECONDS": "30"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Loaded once for all tests of this folder; in the end no file of theirs may be left."""
     scratch = tmp_path_factory.mktemp("scratch")
@@ -49,7 +49,7 @@ def service(engine: Engine) -> Service:
     return Service(engine=engine, inputs=make_inputs(read_settings({})))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_store() -> Iterator[LocalStore]:
     with local_store() as store:
         for name, data in {"multi1.png": plain(), "1.wav": voice(), "2.wav": voice()}.items():

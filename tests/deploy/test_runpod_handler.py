@@ -158,7 +158,7 @@ def test_without_a_bucket_the_answer_is_base64_and_progress_is_told(service: Ser
     assert (movie.frames, movie.fps) == (2, 8.0)
     assert told[0] == "job fetching"
     assert "job denoise: chunk 1 of 1, step 2 of 2" in told
-    assert told[-1] == "job encode"
+    assert told[-1] == "job finish"
 
 
 @pytest.mark.soak

@@ -109,6 +109,7 @@ PUPPET_TEACACHE = (3.7578e4, -4.49443e3, 1.93e2, 3.79574e-1, -1.74692e-3)
 PUPPET_QUALITY = Preset(
     text_guide_scale=3.0, audio_guide_scale=2.0, teacache_thresh=0.1, shift={"480": 3.0, "720": 3.0}
 )
+PUPPET_TURBO = replace(PUPPET_QUALITY, text_guide_scale=2.0, teacache_thresh=0.2)
 # The LoRA has the guidance in it: each step is one pass.
 PUPPET_FAST = Preset(
     text_guide_scale=1.0,
@@ -187,10 +188,10 @@ MULTITALK_PUPPET = ModelConfig(
     files=Files(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
     buckets={"480": PUPPET_480, "720": PUPPET_720},
     teacache_coefficients={"480": PUPPET_TEACACHE, "720": PUPPET_TEACACHE},
-    turbo=replace(PUPPET_QUALITY, teacache_thresh=0.2),
+    turbo=PUPPET_TURBO,
     presets={
         "quality": PUPPET_QUALITY,
-        "balanced": replace(PUPPET_QUALITY, sampling_steps=25),
+        "balanced": replace(PUPPET_TURBO, sampling_steps=25),
         "fast": PUPPET_FAST,
     },
     frame_num=33,

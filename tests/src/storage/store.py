@@ -52,7 +52,7 @@ class LocalStore:
 
 @contextmanager
 def local_store(*buckets: str) -> Iterator[LocalStore]:
-    """A fresh one with these buckets."""
+    """A fresh one with these buckets. All of a process are the same one: none may be left in use for the next."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -98,6 +98,9 @@ def local_store(*buckets: str) -> Iterator[LocalStore]:
             faults.seen.clear()
             yield store
     finally:
+        connection = http.client.HTTPConnection(host, port)
+        connection.request("POST", "/moto-api/reset")
+        connection.getresponse().read()
         server.stop()
 
 
