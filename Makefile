@@ -45,7 +45,7 @@ check: $(TOOLS)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
 
-# The full tables, two rows at a time: about two hours on two cores. Written into benchmarks/results/ and docs/.
+# The full tables, two rows at a time: more than an hour on two cores. Written into benchmarks/results/ and docs/.
 bench-lips: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
 	$(BIN)/python -m benchmarks.prices

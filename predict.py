@@ -236,19 +236,19 @@ class Predictor(BasePredictor):
             choices=["480p", "720p"],
         ),
         text_guidance: Optional[float] = Input(
-            description="How closely the video follows the prompt. Left empty: 3 with turbo, 5 without.",
+            description="How closely the video follows the prompt. Left empty: 3 with turbo, 5 without (the built-in model: 2 and 3).",
             default=None,
             ge=1,
             le=20,
         ),
         audio_guidance: Optional[float] = Input(
-            description="How closely the lips follow the sound. Left empty: 3 with turbo, 4 without.",
+            description="How closely the lips follow the sound. Left empty: 3 with turbo, 4 without (the built-in model: 2).",
             default=None,
             ge=1,
             le=20,
         ),
         shift: Optional[float] = Input(
-            description="How many of the steps go to the rough layout rather than to detail. Left empty, it is chosen from turbo and resolution (5 to 11).",
+            description="How many of the steps go to the rough layout rather than to detail. Left empty, it is chosen from turbo and resolution (5 to 11; the built-in model: 3).",
             default=None,
             ge=1,
             le=20,

@@ -68,7 +68,8 @@ def lora_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
 class Distillation:
     """The loss of a batch, and the figures that are watched.
 
-    `steps` at `shift` are the student's; the teacher takes `finer` as many, with its guidance of text and speech.
+    The student steps as the preset `fast` does; the teacher takes `finer` as many steps, guided as in `quality` unless
+    `guidance` says otherwise (scales of text and of speech).
     """
 
     def __init__(
@@ -76,15 +77,14 @@ class Distillation:
         teacher: MultiTalkTransformer,
         student: MultiTalkTransformer,
         negative_1SC: Tensor,
-        steps: int = 4,
-        shift: float = 2.0,
         finer: int = 3,
-        guidance: tuple[float, float] = (3.0, 2.0),
+        guidance: tuple[float, float] | None = None,
     ) -> None:
         self.teacher, self.student, self.negative = teacher, student, negative_1SC
-        self.times = (timesteps(steps, shift) / TRAINING_STEPS).to(DEVICE)
+        fast, quality = CONFIG.presets["fast"], CONFIG.presets["quality"]
+        self.times = (timesteps(fast.sampling_steps, fast.shift["480"]) / TRAINING_STEPS).to(DEVICE)
         self.finer = finer
-        self.guider = ClassifierFreeGuidance(*guidance)
+        self.guider = ClassifierFreeGuidance(*(guidance or (quality.text_guide_scale, quality.audio_guide_scale)))
 
     def __call__(
         self, batch: Batch, rng: np.random.Generator, generator: torch.Generator
