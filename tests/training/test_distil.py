@@ -37,10 +37,10 @@ def test_a_student_begins_as_its_teacher_and_ends_as_a_lora(puppet: ModelConfig)
         optimiser.step()
     assert losses[-1] < 0.9 * losses[0]
 
-    changed = predicted(student)
-    assert (changed - predicted(teacher)).abs().max() > 1e-3
+    before, changed = predicted(teacher), predicted(student)
+    assert (changed - before).abs().max() > 1e-3
     Loras().switch(teacher, [Lora(source=lora_of(student.state_dict()))])
-    torch.testing.assert_close(predicted(teacher), changed, rtol=0.02, atol=0.02)
+    assert (predicted(teacher) - changed).norm() < 0.05 * (changed - before).norm()
 
 
 def test_the_teacher_arrives_where_a_constant_velocity_leads(puppet: ModelConfig) -> None:
