@@ -42,6 +42,7 @@ from src.media.sound import Sound
 from src.serving import logs
 from src.serving.forecast import Forecast, TooLongError
 from src.serving.health import Health
+from src.serving.heap import heap_trimmed
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
@@ -328,7 +329,7 @@ class Predictor(BasePredictor):
         """Make one video."""
         self.remove_last_output()
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), heap_trimmed():
             try:
                 check_prompt("prompt", prompt)
                 if negative_prompt:

@@ -1,0 +1,106 @@
+"""A whole clip of the small model in its plain form: the plain transformer, and the library's VAE with its own loops.
+
+Everything else (speech, text and image encoders, sampling) is the same code. Shapes: C channels, F video frames,
+T latent frames, H x W.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from benchmarks.ladder import plain_guidance
+from benchmarks.plain import PlainTransformer
+from wan import MultiTalkPipeline
+from wan.modules.rope import Rotation
+from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
+from wan.modules.vae import VideoVAE
+
+
+class PlainModel:
+    """Stands where the pipeline has the transformer: embeds nothing beforehand."""
+
+    def __init__(self, model: MultiTalkTransformer) -> None:
+        self.forward = PlainTransformer(model.state_dict(), model.config)
+        self.config, self.device, self.dtype = model.config, model.device, model.dtype
+
+    def embed_time(self, t_B: Tensor) -> TimeEmbedding:
+        """The time itself."""
+        return TimeEmbedding(t_B, t_B)
+
+    def embed_text(self, states_BSC: Tensor) -> Tensor:
+        """The encoder's states."""
+        return states_BSC[0]
+
+    def embed_image(self, tokens_BSC: Tensor) -> Tensor:
+        """The encoder's states."""
+        return tokens_BSC[0]
+
+    def embed_speech(self, windows_BNFWYC: Tensor) -> Tensor:
+        """The windows."""
+        return windows_BNFWYC[0]
+
+
+class PlainVelocity:
+    """Called as `TransformerVelocity` is, whose constructor's arguments it takes."""
+
+    def __init__(
+        self,
+        model: PlainModel,
+        condition_CTHW: Tensor,
+        contexts: Mapping[str, Context],
+        times: Sequence[TimeEmbedding],
+        rotation: Rotation,
+        grid: tuple[int, int, int],
+        plan: Sequence[bool],
+    ) -> None:
+        assert all(plan), "the plain form computes every step"
+        self.model, self.condition, self.contexts, self.times, self.grid = (
+            model,
+            condition_CTHW,
+            contexts,
+            times,
+            grid,
+        )
+        masks = next((each.masks for each in contexts.values() if each.masks is not None), None)
+        everybody = torch.ones(1, grid[1] * grid[2], 3) if masks is None else masks.columns
+        self.masks = everybody[0].T.unflatten(1, grid[1:])
+
+    def __call__(self, x_CTHW: Tensor, step: int, name: str) -> Tensor:
+        context: Any = self.contexts[name]
+        time = self.times[step].e[0]
+        return self.model.forward(x_CTHW, self.condition, time, context.text, context.image, context.speech, self.masks)
+
+
+class PlainVAE(VideoVAE):
+    """The library's own loops over time."""
+
+    def encode(self, video_CFHW: Tensor, rest: torch.device | None = None) -> Tensor:
+        """As `VideoVAE.encode`."""
+        mean, std = self._statistics(self.model.device)
+        return (self.model.encode(video_CFHW[None]).latent_dist.mode()[0] - mean) / std
+
+    def decode(self, latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
+        """As `VideoVAE.decode`, in one slice."""
+        mean, std = self._statistics(self.model.device)
+        yield self.model.decode((latent_CTHW * std + mean)[None]).sample[0].clamp(-1, 1)
+
+
+@contextmanager
+def in_plain_form(pipeline: MultiTalkPipeline) -> Iterator[None]:
+    """Let a pipeline make its clips plainly."""
+    ours = pipeline.models
+    plain: Any = PlainModel(ours.transformer)
+    pipeline.models = replace(ours, transformer=plain, vae=PlainVAE(ours.vae.model))
+    try:
+        with (
+            mock.patch("wan.multitalk.TransformerVelocity", PlainVelocity),
+            mock.patch("wan.sampling.guidance.differences", plain_guidance),
+        ):
+            yield
+    finally:
+        pipeline.models = ours
