@@ -20,9 +20,10 @@ import numpy as np
 from benchmarks.agreement import best_lag, interval, other_correlation, own_correlation, still
 from benchmarks.clips import KINDS, ROWS, Clip, draw_clip
 from benchmarks.figures import Figures, drift, finite, psnr, read
-from benchmarks.lipsync import markdown, number
+from benchmarks.lipsync import number
 from benchmarks.provenance import RESULTS, provenance
 from benchmarks.puppet import COLOR_CORRECTION, WEIGHTS, Puppet, Taken
+from benchmarks.tables import markdown
 from training.scenes import face_boxes
 from wan.checkpoint import Precision
 from wan.lora import Lora
