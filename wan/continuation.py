@@ -5,7 +5,8 @@ Shapes: C channels, F video frames, T latent frames, H x W.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,24 @@ from wan.configs.schema import Mode
 from wan.modules.vae import VideoVAE
 from wan.sampling.denoise import CleanMotion, Motion, NoisyMotion
 from wan.types import VideoSize, latent_frames
+
+T = TypeVar("T")
+
+
+class Memory:
+    """What was last made of a frame, for the chunks that are shown the same one."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Tensor, Any]] = {}
+
+    def recall(self, kind: str, frame: Tensor, make: Callable[[Tensor], T]) -> T:
+        """What `make` gives for the frame; made again only for another tensor than the last of this kind."""
+        known = self._made.get(kind)
+        if known is None or known[0] is not frame:
+            self._made.pop(kind, None)  # the old one first, for its memory
+            self._made[kind] = (frame, make(frame))
+        made: T = self._made[kind][1]
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +47,7 @@ class Given:
     frame_CHW: Tensor
     first_CHW: Tensor
     last_CFHW: Tensor | None
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +77,11 @@ def begin_infinitetalk(
     vae: VideoVAE, given: Given, size: VideoSize, generator: torch.Generator, rest: torch.device
 ) -> Beginning:
     """The source's frame is condition; it, or the last frames, stay in place without noise."""
-    condition = condition_latent(vae, given.frame_CHW[:, None].to(rest), size, rest)
+
+    def encode(frame_CHW: Tensor) -> Tensor:
+        return condition_latent(vae, frame_CHW[:, None].to(rest), size, rest)
+
+    condition = given.memory.recall("condition", given.frame_CHW, encode)
     if given.last_CFHW is None:
         motion = CleanMotion(condition[MASK_CHANNELS:, :1], None)
     else:

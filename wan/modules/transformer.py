@@ -7,7 +7,7 @@ methods and passed in; a forward computes only what the noisy latent and the tim
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -46,6 +46,13 @@ class Context:
     image: BlockConstants
     speech: BlockConstants
     masks: SpeakerMasks | None = None
+
+
+class Attended(NamedTuple):
+    """Tokens after a block's self attention, B x L x D, and their speakers' labels, B x L, where two persons speak."""
+
+    x: Tensor
+    labels: Tensor | None
 
 
 class SelfAttention(nn.Module):
@@ -122,12 +129,27 @@ class Block(nn.Module):
         masks: SpeakerMasks | None,
     ) -> Tensor:
         """`constants`: this block's keys and values of text, image and speech."""
-        text, image, speech = constants
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e0_B6D).unbind(1)
+        x_BLD, labels_BL = self.attend(x_BLD, e0_B6D, rotation, masks)
+        return self.condition(x_BLD, labels_BL, e0_B6D, constants)
+
+    def attend(self, x_BLD: Tensor, e0_B6D: Tensor, rotation: Rotation, masks: SpeakerMasks | None) -> Attended:
+        """The first part, which knows neither text, image nor speech; `masks` is None where no labels are wanted."""
+        shift1, scale1, gate1 = (self.modulation + e0_B6D)[:, :3].unbind(1)
         q, k, v = self.self_attn.project(modulate(self.norm1(x_BLD), shift1, scale1), rotation)
         x_BLD = gated_sum(x_BLD, self.self_attn(q, k, v), gate1)
+        return Attended(x_BLD, None if masks is None else speaker_labels(q, k, masks))
+
+    def condition(
+        self,
+        x_BLD: Tensor,
+        labels_BL: Tensor | None,
+        e0_B6D: Tensor,
+        constants: tuple[KeyValue, KeyValue, KeyValue],
+    ) -> Tensor:
+        """The rest, on what `attend` gave."""
+        text, image, speech = constants
+        shift2, scale2, gate2 = (self.modulation + e0_B6D)[:, 3:].unbind(1)
         x_BLD = x_BLD + self.cross_attn(self.norm3(x_BLD), text, image)
-        labels_BL = None if masks is None else speaker_labels(q, k, masks)
         x_BLD = x_BLD + self.audio_cross_attn(self.norm_x(x_BLD), speech, labels_BL)
         return gated_sum(x_BLD, self.ffn(modulate(self.norm2(x_BLD), shift2, scale2)), gate2)
 
@@ -239,11 +261,27 @@ class MultiTalkTransformer(nn.Module):
         return rearrange(self.patch_embedding(both), "b d t h w -> b (t h w) d")
 
     def run_blocks(self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, context: Context) -> Tensor:
-        """The stack of blocks on tokens of any size."""
-        constants = zip(context.text, context.image, context.speech, strict=True)
-        for block, block_constants in zip(self._blocks, constants, strict=True):
-            x_BLD = block(x_BLD, time.e0, rotation, block_constants, context.masks)
-        return x_BLD
+        """The stack of blocks on tokens of any size, for one pass."""
+        return self.run_passes(x_BLD, time, rotation, (context,))[0]
+
+    def run_passes(
+        self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, contexts: Sequence[Context]
+    ) -> list[Tensor]:
+        """The stack of blocks on the same tokens under several contexts, one result each.
+
+        Block by block, so that one which is streamed comes once. What the first one does before it reads its context is
+        the same for all: done once, with labels if any of them wants those.
+        """
+        sources = [tuple(zip(each.text, each.image, each.speech, strict=True)) for each in contexts]
+        masks = next((each.masks for each in contexts if each.masks is not None), None)
+        results = [x_BLD] * len(contexts)
+        for number, block in enumerate(self._blocks):
+            shared = block.attend(x_BLD, time.e0, rotation, masks) if number == 0 else None
+            for index, context in enumerate(contexts):
+                x, labels = shared or block.attend(results[index], time.e0, rotation, context.masks)
+                labels = None if context.masks is None else labels
+                results[index] = block.condition(x, labels, time.e0, sources[index][number])
+        return results
 
     def unpatchify(self, x_BLD: Tensor, time: TimeEmbedding, grid: tuple[int, int, int]) -> Tensor:
         """Tokens of a T x rows x columns grid to the velocity, float32, B x 16 x T x H x W."""

@@ -1,0 +1,31 @@
+"""What MagCache's calibration recorded for each model."""
+
+from wan.configs.schema import MagCacheRatios
+
+# fmt: off
+_WAN_480P = (
+    0.98783, 0.97559, 0.98311, 0.98202, 0.9888, 0.98762, 0.98957, 0.99052, 0.99383, 0.98857, 0.99065, 0.98845,
+    0.99057, 0.98957, 0.98601, 0.98823, 0.98756, 0.98808, 0.98721, 0.98571, 0.98543, 0.98157, 0.98411, 0.97952,
+    0.98149, 0.9774, 0.97825, 0.97355, 0.97085, 0.97056, 0.96588, 0.96113, 0.9567, 0.94961, 0.93973, 0.93217,
+    0.91878, 0.90955, 0.92617,
+)
+_WAN_720P = (
+    0.99428, 0.98588, 0.98273, 0.99018, 0.98911, 0.98646, 0.99454, 0.9891, 0.99124, 0.99102, 0.99215, 0.99515,
+    0.99576, 0.99068, 0.99097, 0.99166, 0.99041, 0.99201, 0.99101, 0.98599, 0.98845, 0.98848, 0.98862, 0.98718,
+    0.98497, 0.98264, 0.98389, 0.97938, 0.97535, 0.97498, 0.973, 0.96827, 0.96261, 0.95335, 0.94649, 0.93397,
+    0.91636, 0.89088, 0.8679,
+)
+_PUPPET = (
+    0.99, 0.98,
+)
+# fmt: on
+
+# By the authors of MagCache (Ma et al. 2025), on the conditional pass of plain Wan2.1-I2V-14B-480P and -720P, without
+# audio layers: 40 steps at linear times from 1000 to 25. As with TeaCache, those of 720P serve the large sizes of the
+# 480P weights. `python -m benchmarks.magcache` records others.
+MAGCACHE = {
+    "480": MagCacheRatios(ratios=_WAN_480P, shift=3.0, last_time=25.0),
+    "720": MagCacheRatios(ratios=_WAN_720P, shift=5.0, last_time=25.0),
+}
+# By `python -m benchmarks.magcache`.
+PUPPET_MAGCACHE = MagCacheRatios(ratios=_PUPPET, shift=5.0)
