@@ -57,21 +57,21 @@ def lines(folder: Path) -> list[Record]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
-    acts = {"a": "", "b": "die once", "c": "", "d": "fail once", "e": "refuse", "f": "fail"}
+    acts = {"a": "", "b": "die once", "c": "", "d": "fail once", "e": "refuse", "f": "fail", "g": "take too long"}
     records = work(tmp_path, requests(tmp_path, **acts))
     assert {name: record["status"] for name, record in records.items()} == {
         **dict.fromkeys("abcd", "succeeded"),
-        **dict.fromkeys("ef", "failed"),
+        **dict.fromkeys("efg", "failed"),
     }
     assert {name: record["attempts"] for name, record in records.items()} == {
-        **dict.fromkeys("ace", 1),
+        **dict.fromkeys("aceg", 1),
         **dict.fromkeys("bd", 2),
         "f": 2,
     }
     assert records["e"]["error"] == "image is bad"
     assert records["f"]["error"] == "ConnectionError: the store is away"
-    assert begun(tmp_path) == {"a": 1, "b": 2, "c": 1, "d": 2, "e": 1, "f": 2}
-    assert len(lines(tmp_path)) == 6
+    assert begun(tmp_path) == {"a": 1, "b": 2, "c": 1, "d": 2, "e": 1, "f": 2, "g": 1}
+    assert len(lines(tmp_path)) == 7
     assert all((tmp_path / f"{name}.mp4").read_text() == name for name in "abcd")
 
 
