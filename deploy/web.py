@@ -120,7 +120,7 @@ async def body_of(request: Request) -> dict[str, Any]:
             raise HTTPException(413, f"the request is longer than {MOST_BODY:,} bytes; give URLs for files")
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise HTTPException(422, "the request is no JSON object")
@@ -137,7 +137,7 @@ def read_talk(fields: Mapping[str, Any]) -> Talk:
 
 
 def url(text: str, name: str) -> str:
-    """A URL; others forms are for callers who are no strangers."""
+    """A URL; other forms are for callers who are no strangers."""
     if not text.startswith(URLS):
         raise InputError(f"{name} is {text[:80]!r}; a URL is needed")
     return text
