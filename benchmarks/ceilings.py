@@ -1,4 +1,4 @@
-"""What the device can do at best, measured: large matrix products and large copies, which every floor is held against."""
+"""What the device can do at best, measured: large products and large copies, which every floor is held against."""
 
 import logging
 from dataclasses import dataclass
