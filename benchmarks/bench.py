@@ -34,8 +34,8 @@ from wan.types import VideoSize
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-SCALES = {"fast": (1.0, 1.0), "three passes": (3.0, 2.0)}
-"""Of text and of speech: one pass, since the LoRA has the guidance in it, and as in `quality`."""
+SCALES = {"fast": (1.0, 1.0), "turbo": (2.0, 2.0), "quality": (3.0, 2.0)}
+"""Of text and of speech, by preset: one pass, since the LoRA has the guidance in it, two, and three."""
 HEADLINE = "fast"
 LARGE = "block of the 14B network"
 SMALL = VideoSize(frames=33, height=64, width=128)
@@ -113,13 +113,13 @@ def floor_of(config: TransformerConfig, size: VideoSize, scales: tuple[float, fl
 
 
 def choices(model: MultiTalkTransformer, repeats: int) -> list[dict[str, Any]]:
-    """Our step of three passes by threads and dtype."""
+    """Our step of quality by threads and dtype."""
     half = copy.deepcopy(model)
     for name, parameter in half.named_parameters():
         if not stays_float32(name):
             parameter.data = parameter.data.bfloat16()
     clip = ladder.draw_clip(model.config, SMALL, persons=2)
-    guider = ladder.guider_of(*SCALES["three passes"], plain=False)
+    guider = ladder.guider_of(*SCALES["quality"], plain=False)
     networks = {"float32": model, "bfloat16": half}
     calls = {
         (dtype, threads): _threaded(ladder.our_step(network, clip, guider), threads)
@@ -152,7 +152,7 @@ def _threaded(step: ladder.Step, threads: int) -> ladder.Step:
 
 
 def large_block(repeats: int) -> list[dict[str, Any]]:
-    """One block of the 14B network in bfloat16 with two persons, as a step of three passes."""
+    """One block of the 14B network in bfloat16 with two persons, as a step of quality."""
     config = replace(WAN_CONFIGS["multitalk-14B"].transformer, num_layers=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -164,7 +164,7 @@ def large_block(repeats: int) -> list[dict[str, Any]]:
     return [
         {"tokens": tokens(size), **row}
         for size, which in LARGE_SIZES.items()
-        for row in steps(model, size, SCALES["three passes"], ceilings, max(2, repeats // 4), which == "ends")
+        for row in steps(model, size, SCALES["quality"], ceilings, max(2, repeats // 4), which == "ends")
     ]
 
 

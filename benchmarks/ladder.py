@@ -18,6 +18,7 @@ from wan.modules.rope import Rotation, rotate, video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.sampling.denoise import TransformerVelocity
 from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, Difference
+from wan.sampling.plan import plan_steps
 from wan.types import VideoSize
 
 RUNGS = {
@@ -196,9 +197,9 @@ def our_step(model: MultiTalkTransformer, clip: Clip, guider: ClassifierFreeGuid
         [model.embed_time(torch.tensor([clip.time], device=device))],
         video_rotation(clip.size.grid, model.config.head_dim, device),
         clip.size.grid,
-        plan=(True,),
+        plan_steps(guider.passes, computed=(True,), reuses_guidance=False),
     )
-    return lambda: guider({name: velocity(clip.latent_CTHW, 0, name) for name in guider.passes})
+    return lambda: guider(velocity(clip.latent_CTHW, 0))
 
 
 def difference(step: Tensor, plain: Tensor) -> float:

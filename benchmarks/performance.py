@@ -30,13 +30,18 @@ def page(bench: Mapping[str, Any]) -> str:
         f"![Seconds of a step from the plain form to ours]({PLOT})",
     ]
     for name, rows in bench["steps"].items():
-        title = f"## A step of the small model, {name}: {bench['ratios'][name]:.2f} times as fast as the plain form"
+        title = (
+            f"## A step of the small model as in `{name}`: {bench['ratios'][name]:.2f} times as fast as the plain form"
+        )
         parts += [title, _steps(rows)]
     parts.append(_bound(bench))
     if "clip" in bench:
         parts += ["## A clip", _clip(bench["clip"])]
     if "block of the 14B network" in bench:
-        parts += ["## One block of the 14B network, bfloat16, three passes", _blocks(bench["block of the 14B network"])]
+        parts += [
+            "## One block of the 14B network, bfloat16, as in `quality`",
+            _blocks(bench["block of the 14B network"]),
+        ]
     parts += ["## Threads and dtype", _choices(bench["choices"])]
     return "\n\n".join(parts) + "\n"
 
@@ -58,7 +63,7 @@ def _steps(rows: Sequence[Row]) -> str:
 
 
 def _bound(bench: Mapping[str, Any]) -> str:
-    rows = bench["steps"]["three passes"]
+    rows = bench["steps"]["quality"]
     return (
         f"With three passes the plain form takes only {rows[0]['over_floor']:.1f} times its floor: on a processor "
         "matrix products and attention, which both forms share, are most of a step. What is left to gain exactly is "
@@ -96,7 +101,7 @@ def _choices(rows: Sequence[Row]) -> str:
         ("dtype", "threads", "ms", "off"),
         [(r["dtype"], str(r["threads"]), f"{r['median_s'] * 1e3:.1f}", f"{r['difference']:.0e}") for r in rows],
     )
-    return f"Of our step of three passes; off from float32.\n\n{table}"
+    return f"Of our step as in `quality`; off from float32.\n\n{table}"
 
 
 def plot(bench: Mapping[str, Any], path: Path) -> None:

@@ -19,6 +19,7 @@ from wan import MultiTalkPipeline
 from wan.modules.rope import Rotation
 from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
 from wan.modules.vae import VideoVAE
+from wan.sampling.plan import Step
 
 
 class PlainModel:
@@ -56,9 +57,9 @@ class PlainVelocity:
         times: Sequence[TimeEmbedding],
         rotation: Rotation,
         grid: tuple[int, int, int],
-        plan: Sequence[bool],
+        plan: Sequence[Step],
     ) -> None:
-        assert all(plan), "the plain form computes every step"
+        assert all(step.computed for step in plan), "the plain form computes every step"
         self.model, self.condition, self.contexts, self.times, self.grid = (
             model,
             condition_CTHW,
@@ -68,12 +69,17 @@ class PlainVelocity:
         )
         masks = next((each.masks for each in contexts.values() if each.masks is not None), None)
         everybody = torch.ones(1, grid[1] * grid[2], 3) if masks is None else masks.columns
+        self.plan = plan
         self.masks = everybody[0].T.unflatten(1, grid[1:])
 
-    def __call__(self, x_CTHW: Tensor, step: int, name: str) -> Tensor:
-        context: Any = self.contexts[name]
+    def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
         time = self.times[step].e[0]
-        return self.model.forward(x_CTHW, self.condition, time, context.text, context.image, context.speech, self.masks)
+
+        def velocity(context: Any) -> Tensor:
+            given = (time, context.text, context.image, context.speech, self.masks)
+            return self.model.forward(x_CTHW, self.condition, *given)
+
+        return {name: velocity(self.contexts[name]) for name in self.plan[step].passes}
 
 
 class PlainVAE(VideoVAE):

@@ -52,7 +52,7 @@ def test_what_a_rung_leaves_out(model: MultiTalkTransformer, monkeypatch: pytest
         return whole(*given)
 
     monkeypatch.setattr(ladder.PlainTransformer, "labels", counted)
-    rungs = ladder.rungs(model, ladder.draw_clip(model.config, SIZE, 2), bench.SCALES["three passes"])
+    rungs = ladder.rungs(model, ladder.draw_clip(model.config, SIZE, 2), bench.SCALES["quality"])
     maps = {}
     for name, step in rungs.items():
         calls.clear()
