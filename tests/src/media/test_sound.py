@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from src.media import sound as sound_module
 from src.media.errors import InputError
 from src.media.sound import Sound, conform, lasting, mono, read_sound
 from tests.src.media.recordings import cut, encoded, likeness, silent_video, tones, wav
@@ -188,6 +189,14 @@ def test_a_part_that_is_not_there(tmp_path: Path) -> None:
     path = wav(tmp_path / "upload", tones(16000, 1, seconds=2), 16000)
     assert "audio_start is 2.5 s, but first_audio ends at 2.00 s" in refusal(path, start=2.5)
     assert "audio_start 1.99 s leaves 0.010 s of first_audio; at least 0.04 s" in refusal(path, start=1.99)
+
+
+def test_a_part_that_begins_too_far_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is skipped has to be decoded: a small file of silence would keep a server busy for hours."""
+    monkeypatch.setattr(sound_module, "FARTHEST_SECONDS", 1)
+    path = wav(tmp_path / "upload", tones(16000, 1, seconds=4), 16000, format="FLAC")
+    assert read(path, start=0.9, duration=1).seconds == 1
+    assert "audio_start is 3 s, and first_audio goes on after 1 s; no more can be skipped" in refusal(path, start=3)
 
 
 @pytest.mark.parametrize("start", [-1.0, float("nan"), float("inf")])
