@@ -96,6 +96,26 @@ def test_the_sound_of_a_video(tmp_path: Path, codec: str, form: str) -> None:
     assert likeness(sound.samples_CN, given_CN) > 0.99
 
 
+@pytest.mark.parametrize(("codec", "form"), [("libmp3lame", "mp3"), ("aac", "adts")])
+@pytest.mark.parametrize(("rate", "channels"), [(48000, 2), (44100, 1), (22050, 2)])
+def test_files_that_were_put_behind_each_other(tmp_path: Path, codec: str, form: str, rate: int, channels: int) -> None:
+    """One rate and number of channels hold for all, mostly the first one's; a mono part is 3 dB softer in stereo."""
+    parts = [(44100, 2), (rate, channels), (44100, 2)]
+    given = [np.repeat(tones(rate, 1, 1.0), channels, axis=0) for rate, channels in parts]
+    files = [
+        encoded(tmp_path / f"{number}", samples_CN, rate, codec=codec, form=form).read_bytes()
+        for number, (samples_CN, (rate, _)) in enumerate(zip(given, parts, strict=True))
+    ]
+    path = tmp_path / "upload"
+    path.write_bytes(b"".join(files))
+    sound = read(path)
+    assert (sound.rate, sound.channels) in parts
+    assert sound.seconds == pytest.approx(3, abs=3 * LOOSE / 22050)
+    for first in (0.2, 1.3, 2.4):
+        part_CN = sound.samples_CN[:, round(first * sound.rate) : round((first + 0.5) * sound.rate)]
+        assert part_CN.std() == pytest.approx(given[0].std(), rel=0.35)
+
+
 def test_a_wav_that_libsndfile_does_not_read_goes_to_ffmpeg(tmp_path: Path) -> None:
     given_CN = tones(22050, 1)
     sound = read(encoded(tmp_path / "upload", given_CN, 22050, codec="adpcm_swf", form="wav"))
