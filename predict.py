@@ -26,16 +26,15 @@ from cog import BasePredictor, Input, Path
 from PIL import Image
 
 import weights
+from places import draw_people, find_places, to_pixels, to_regions, why_no_films
 from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.audio_analysis.windows import encode
 from src.material import Limits, Material, Uploads, gather
 from src.media.background import BackgroundWriter
-from src.media.casting import draw_casting
 from src.media.cuts import find_cuts
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
-from src.media.people import People
 from src.media.provenance import provenance
 from src.media.rates import frames_at
 from src.media.sound import Sound
@@ -47,18 +46,16 @@ from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
 from wan.chunks import fit_chunk
-from wan.conditioning.framing import Framing, frame_picture
-from wan.conditioning.picture import crop_picture
+from wan.conditioning.framing import Framing
 from wan.conditioning.request import Request
-from wan.conditioning.speakers import SpeakerError, Stencil
 from wan.conditioning.track import Track
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
 from wan.modules.text import clean
-from wan.multitalk import Progress, check_ability, choose_device
+from wan.multitalk import Progress, choose_device
 from wan.sampling.options import Options, choose_preset, resolve_options
-from wan.types import FPS, Aspect
+from wan.types import FPS
 
 logger = logging.getLogger("multitalk")
 
@@ -110,15 +107,6 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         max_runtime=max_runtime if "MAX_RUNTIME" in environ else None,
         tagged=environ.get("MULTITALK_TAG", "1") != "0",
     )
-
-
-def why_no_films(config: ModelConfig) -> str:
-    """What is said to somebody who sends a video to a model that cannot be shown one; empty for one that can."""
-    try:
-        check_ability(config, persons=1, video=True)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def read_number(environ: Mapping[str, str], name: str, default: str, least: float) -> float:
@@ -531,44 +519,11 @@ def check_prompt(name: str, text: str) -> None:
         raise InputError(f"{name} is {quoted(text)}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank")
 
 
-def find_places(config: ModelConfig, material: Material, uploads: Uploads, size_class: str, aspect: Aspect) -> Framing:
-    """Everybody's place on the model's grid; InputError when somebody has none left there, or the model knows fewer."""
-    picture, regions = material.picture, to_regions(material.people)
-    buckets, persons = config.buckets[size_class], len(material.timeline.tracks)
-    try:
-        check_ability(config, persons, video=False)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    try:
-        return frame_picture(picture.height, picture.width, buckets, persons, regions, aspect)
-    except SpeakerError as error:
-        given = f"person_boxes is {quoted(uploads.person_boxes or '')}"
-        if uploads.person_masks:
-            given = f"person_masks has {len(uploads.person_masks)}"
-        raise InputError(f"{given}: {error}") from error
-
-
 def look_for_cuts(material: Material, stages: Stages) -> None:
     """Find where the source's scenes begin; a picture has one scene."""
     if material.film is not None:
         material.film.cuts = find_cuts(material.film, material.frames)
         stages.done("cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
-
-
-def to_regions(people: People | None) -> tuple[Stencil, Stencil] | None:
-    """Masks of the media side as regions of the model's."""
-    if people is None:
-        return None
-    first, second = (Stencil(pixels_HW=torch.from_numpy(mask_HW)) for mask_HW in people)
-    return first, second
-
-
-def draw_people(material: Material, framing: Framing, *, second_speaks: bool) -> Image.Image:
-    """The first frame as the model sees it, with everybody's region and name."""
-    names = ["person 1: first_audio", "person 2: second_audio" if second_speaks else "person 2: silent"]
-    people_HW = framing.masks.bool().numpy()[: len(material.timeline.tracks)]
-    frame = Image.fromarray(to_pixels(crop_picture(material.picture, framing.crop)[:, None])[0])
-    return draw_casting(frame, dict(zip(names, people_HW, strict=False)))
 
 
 def probe(device: torch.device) -> None:
@@ -584,9 +539,3 @@ def report(done: Progress, stages: Stages, forecast: Forecast) -> None:
     stages.done(done.stage, f"chunk {done.chunk} of {done.chunks}{step}")
     if done.stage in ("denoise", "decode"):
         forecast.look(done.chunk, done.chunks, done.share)
-
-
-def to_pixels(video_CFHW: torch.Tensor) -> np.ndarray:
-    """[-1, 1] to uint8 F x H x W x C, rounded on the device."""
-    pixels = ((video_CFHW + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

@@ -14,7 +14,7 @@ MINUTES = 60
 TIMEOUT_S = 60 * MINUTES
 IDLE_S = 5 * MINUTES
 NAME = os.environ.get("MODAL_APP_NAME", "multitalk")
-LEFT_OUT = (".git", ".venv", ".cog", "outputs", "weights", "tests", "benchmarks/results", "**/__pycache__", "docs")
+LEFT_OUT = (*(REPOSITORY / ".dockerignore").read_text(encoding="utf-8").split(), ".cog", "docs")
 PYTHON = "3.11"
 
 

@@ -17,7 +17,6 @@ SEED = 42
 LEAST_SIDE, MOST_SIDE = 64, 1280
 PIXELS_480 = 480 * 832
 """Beyond this a request in pixels is made in the larger size class."""
-MOST_SECONDS = 600.0
 MEDIA = "a URL, a data URI, base64 or a key of the bucket"
 FIRST = (
     *("reference_image", "audio_1", "audio_2", "prompt", "num_frames", "seed", "turbo", "sampling_steps"),
@@ -44,8 +43,11 @@ class Wish:
     detailed: bool = False
 
 
-def read_wish(fields: Mapping[str, Any]) -> Wish:
-    """The request, in whichever form it is. InputError names the field, its value and what is allowed."""
+def read_wish(fields: Mapping[str, Any], most_seconds: float) -> Wish:
+    """The request, in whichever form it is, for at most so many seconds of video.
+
+    InputError names the field, its value and what is allowed.
+    """
     given = {name for name, value in fields.items() if value is not None}
     first, second = sorted(given & OF_FIRST_ONLY), sorted(given & OF_SECOND_ONLY)
     if first and second:
@@ -53,7 +55,7 @@ def read_wish(fields: Mapping[str, Any]) -> Wish:
             f"{first[0]} and {second[0]} contradict each other: they belong to two forms of request; "
             f"allowed are either {', '.join(FIRST)}, or {', '.join(SECOND)}"
         )
-    return read_second(fields) if second else read_first(fields)
+    return read_second(fields, most_seconds) if second else read_first(fields)
 
 
 def read_first(fields: Mapping[str, Any]) -> Wish:
@@ -77,12 +79,12 @@ def read_first(fields: Mapping[str, Any]) -> Wish:
     return Wish(media=media, values=values)
 
 
-def read_second(fields: Mapping[str, Any]) -> Wish:
+def read_second(fields: Mapping[str, Any], most_seconds: float) -> Wish:
     """`action: generate`, with `duration` in seconds and a size in pixels."""
     form = Form(fields, SECOND)
     form.text("action", allowed=("generate",))
     size = read_size(form)
-    duration = form.number("duration", None, 1 / FPS, MOST_SECONDS)
+    duration = form.number("duration", None, 1 / FPS, most_seconds)
     output = form.text("output_format", allowed=("s3", "base64"))
     if output == "base64" and form.has("s3_output_key"):
         raise InputError("output_format base64 and s3_output_key contradict each other; give one of them")

@@ -75,7 +75,7 @@ class Worker:
 
     def generate(self, fields: Mapping[str, Any], follower: Follower) -> dict[str, Any]:
         """Make a video in whichever form it was asked for."""
-        wish = read_wish(fields)
+        wish = read_wish(fields, read_settings(self.environ).limits.max_seconds)
         place = self.place(wish)
         with workplace(follower) as folder:
             output = self.service.make(wish.media, wish.values, folder, follower, wish.size)
