@@ -120,7 +120,8 @@ class Preset:
 class ModelConfig:
     """One entry of WAN_CONFIGS.
 
-    `persons` is how many the weights tell apart; `built_in` the folder of a model that comes with the code.
+    `persons` is how many the weights tell apart; `built_in` the folder of a model that comes with the code;
+    `vae_dtype` is the VAE's decoder's, whose encoder stays float32.
     """
 
     name: str
