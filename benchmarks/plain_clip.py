@@ -4,6 +4,7 @@ Everything else (speech, text and image encoders, sampling) is the same code. Sh
 T latent frames, H x W.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from benchmarks.ladder import plain_guidance
@@ -83,10 +86,15 @@ class PlainVelocity:
 
 
 class PlainVAE(VideoVAE):
-    """The library's own loops over time."""
+    """The library's own loops over time, with its own layout of the weights."""
 
-    def encode(self, video_CFHW: Tensor, rest: torch.device | None = None) -> Tensor:
+    def __init__(self, model: AutoencoderKLWan) -> None:
+        self.model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+
+    def encode(self, video_CFHW: Tensor, rest: torch.device | None = None, frames: int | None = None) -> Tensor:
         """As `VideoVAE.encode`."""
+        missing = max(0, (frames or 0) - video_CFHW.shape[1])
+        video_CFHW = F.pad(video_CFHW, (0, 0, 0, 0, 0, missing))
         mean, std = self._statistics(self.model.device)
         return (self.model.encode(video_CFHW[None]).latent_dist.mode()[0] - mean) / std
 

@@ -201,7 +201,8 @@ def measure_demand(config: ModelConfig, size: VideoSize, persons: int, texts: in
     one_block = replace(config.transformer, num_layers=1)
     with torch.device(META):
         model = MultiTalkTransformer(one_block).eval()
-        vae = VideoVAE(build_vae(config.vae).eval().to(getattr(torch, config.vae_dtype)))
+        vae = VideoVAE(build_vae(config.vae).eval())
+    vae.model.decoder.to(getattr(torch, config.vae_dtype))
     cast_on_meta(model, getattr(torch, config.dtype))
     context = _context(model, size, persons)
     layers = config.transformer.num_layers

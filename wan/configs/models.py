@@ -76,6 +76,7 @@ MULTITALK_14B = ModelConfig(
     needs_gpu=True,
     dtype="bfloat16",
     image_encoder_dtype="float16",
+    vae_dtype="bfloat16",
 )
 
 

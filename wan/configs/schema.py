@@ -133,7 +133,8 @@ class ModelConfig:
     """One entry of WAN_CONFIGS.
 
     `persons` is how many the weights tell apart; `built_in` the folder of a model that comes with the code;
-    `magcache_ratios` lacks the size classes that nobody has calibrated.
+    `magcache_ratios` lacks the size classes that nobody has calibrated; `vae_dtype` is that of the VAE's decoder, whose
+    encoder stays float32.
     """
 
     name: str
