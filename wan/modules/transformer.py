@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
+from wan.modules.gelu import TanhGELU
 from wan.modules.labels import SpeakerMasks, speaker_labels
-from wan.modules.norms import LayerNorm, RMSNorm, gated_sum, modulate
-from wan.modules.rope import Rotation, rotate
+from wan.modules.norms import LayerNorm, RMSNorm, gated_sum
+from wan.modules.rope import Rotation
 from wan.types import PATCH
 
 FLOAT32_NAMES = ("time_embedding.", "time_projection.", "head.", "modulation")
@@ -60,8 +61,8 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys after norm and RoPE, and values, each B x L x A x E."""
-        q = rotate(split_heads(self.norm_q(self.q(x_BLD)), self.num_heads), rotation)
-        k = rotate(split_heads(self.norm_k(self.k(x_BLD)), self.num_heads), rotation)
+        q = self.norm_q(self.q(x_BLD), self.num_heads, rotation)
+        k = self.norm_k(self.k(x_BLD), self.num_heads, rotation)
         return q, k, split_heads(self.v(x_BLD), self.num_heads)
 
     def forward(self, q_BLAE: Tensor, k_BLAE: Tensor, v_BLAE: Tensor) -> Tensor:
@@ -81,17 +82,17 @@ class CrossAttention(nn.Module):
 
     def text_keys_values(self, text_BSD: Tensor) -> KeyValue:
         """Keys and values of embedded text."""
-        k, v = self.norm_k(self.k(text_BSD)), self.v(text_BSD)
-        return KeyValue(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
+        return KeyValue(self.norm_k(self.k(text_BSD), self.num_heads), split_heads(self.v(text_BSD), self.num_heads))
 
     def image_keys_values(self, image_BSD: Tensor) -> KeyValue:
         """Keys and values of embedded image tokens."""
-        k, v = self.norm_k_img(self.k_img(image_BSD)), self.v_img(image_BSD)
-        return KeyValue(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
+        return KeyValue(
+            self.norm_k_img(self.k_img(image_BSD), self.num_heads), split_heads(self.v_img(image_BSD), self.num_heads)
+        )
 
     def forward(self, x_BLD: Tensor, text: KeyValue, image: KeyValue) -> Tensor:
         """B x L x D to the same shape."""
-        q = split_heads(self.norm_q(self.q(x_BLD)), self.num_heads)
+        q = self.norm_q(self.q(x_BLD), self.num_heads)
         return self.o((attention(q, *text) + attention(q, *image)).flatten(2))
 
 
@@ -108,9 +109,7 @@ class Block(nn.Module):
         self.norm_x = LayerNorm(dim, eps)
         self.audio_cross_attn = AudioCrossAttention(config)
         self.norm2 = LayerNorm(dim, eps, elementwise_affine=False)
-        self.ffn = nn.Sequential(
-            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
-        )
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), TanhGELU(), nn.Linear(config.ffn_dim, dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
 
     def forward(
@@ -124,12 +123,13 @@ class Block(nn.Module):
         """`constants`: this block's keys and values of text, image and speech."""
         text, image, speech = constants
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e0_B6D).unbind(1)
-        q, k, v = self.self_attn.project(modulate(self.norm1(x_BLD), shift1, scale1), rotation)
-        x_BLD = gated_sum(x_BLD, self.self_attn(q, k, v), gate1)
-        x_BLD = x_BLD + self.cross_attn(self.norm3(x_BLD), text, image)
+        q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift1, scale1)), rotation)
+        x_BLD, normed = self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate1)
+        x_BLD, normed = self.norm_x.of_sum(x_BLD, self.cross_attn(normed, text, image))
         labels_BL = None if masks is None else speaker_labels(q, k, masks)
-        x_BLD = x_BLD + self.audio_cross_attn(self.norm_x(x_BLD), speech, labels_BL)
-        return gated_sum(x_BLD, self.ffn(modulate(self.norm2(x_BLD), shift2, scale2)), gate2)
+        heard = self.audio_cross_attn(normed, speech, labels_BL)
+        x_BLD, normed = self.norm2.of_sum(x_BLD, heard, modulation=(shift2, scale2))
+        return gated_sum(x_BLD, self.ffn(normed), gate2)
 
 
 class ImageProjection(nn.Module):
@@ -162,7 +162,7 @@ class Head(nn.Module):
     def forward(self, x_BLD: Tensor, e_BD: Tensor) -> Tensor:
         """B x L x D to float32 B x L x (2 * 2 * out_dim), a token's patch channel-last."""
         shift, scale = (self.modulation + e_BD[:, None]).unbind(1)
-        return self.head(modulate(self.norm(x_BLD.float()), shift, scale))
+        return self.head(self.norm(x_BLD.float(), (shift, scale)))
 
 
 class MultiTalkTransformer(nn.Module):
