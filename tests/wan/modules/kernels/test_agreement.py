@@ -1,4 +1,4 @@
-"""Kernels against their plain forms: on a GPU, or in Triton's interpreter, where `test_interpreter.py` runs this file."""
+"""Kernels against their plain forms: on a GPU, or in Triton's interpreter (see `test_interpreter.py`)."""
 
 import os
 from dataclasses import replace
