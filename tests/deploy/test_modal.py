@@ -57,10 +57,12 @@ def test_three_voices_are_refused(local: None, store: LocalStore, keys: Any) -> 
 
 
 def test_missing_keys_are_named(local: None, store: LocalStore) -> None:
-    with pytest.raises(InputError, match=r"image: there is no 'nobody\.png' in the bucket"):
+    with pytest.raises(InputError, match=r"image_key: there is no 'nobody\.png' in the bucket"):
         modal_app.generate_video_cuda.local(image_key="nobody.png")
-    with pytest.raises(ValueError, match="audio_mode is 'loud'; allowed are add, para"):
+    with pytest.raises(ValueError, match="audio_type is 'loud'; allowed are add, para"):
         modal_app.generate_multi_person_video.local(audio_type="loud")
+    with pytest.raises(InputError, match=r"audio_keys\[1\]: there is no '3\.wav' in the bucket"):
+        modal_app.generate_multi_person_video.local(audio_keys=["1.wav", "3.wav"])
 
 
 def test_the_command_line_sends_files_and_saves_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +146,7 @@ class Call:
         (exception.OutputExpiredError(), 410, "expired"),
         (exception.NotFoundError("no"), 404, "no such call"),
         (exception.FunctionTimeoutError("too long"), 500, "too long"),
-        (InputError("first_audio is silent"), 500, "first_audio is silent"),
+        (InputError("first_audio is silent"), 500, "audio1 is silent"),
     ],
 )
 def test_what_modal_says_of_a_call(monkeypatch: pytest.MonkeyPatch, outcome: Any, status: int, words: str) -> None:
