@@ -13,7 +13,7 @@ from modal import exception
 import weights
 from deploy import modal_app
 from deploy.modal_backend import ModalBackend
-from deploy.modal_settings import REPOSITORY, packages
+from deploy.modal_settings import REPOSITORY, environment, packages
 from deploy.service import Service
 from deploy.web import make_app
 from src.media.errors import InputError
@@ -116,6 +116,14 @@ def test_the_image_has_every_pinned_package() -> None:
     found = list(packages(REPOSITORY / "requirements-deploy.txt"))
     assert {line.partition("==")[0] for line in found} >= {"torch", "cog", "modal", "boto3", "fastapi"}
     assert all("==" in line or ">=" in line for line in found)
+
+
+def test_settings_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MULTITALK_TAG": "0", "MAX_RUNTIME": "600", "MAX_PATH": "x", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+        monkeypatch.setenv(name, value)
+    found = environment()
+    assert (found["MULTITALK_TAG"], found["MAX_RUNTIME"], found["MODEL_PATH"]) == ("0", "600", "/weights")
+    assert not {"MAX_PATH", "AWS_SECRET_ACCESS_KEY"} & found.keys()
 
 
 class Call:
