@@ -119,7 +119,8 @@ def test_the_image_has_every_pinned_package() -> None:
 
 
 def test_settings_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MULTITALK_TAG": "0", "MAX_RUNTIME": "600", "MAX_PATH": "x", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+    given = {"MULTITALK_TAG": "0", "MAX_RUNTIME": "600", "MAX_PATH": "x", "AWS_SECRET_ACCESS_KEY": "s"}
+    for name, value in given.items():
         monkeypatch.setenv(name, value)
     found = environment()
     assert (found["MULTITALK_TAG"], found["MAX_RUNTIME"], found["MODEL_PATH"]) == ("0", "600", "/weights")
