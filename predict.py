@@ -39,6 +39,7 @@ from src.media.provenance import provenance
 from src.media.rates import frames_at
 from src.media.sound import Sound
 from src.serving import logs
+from src.serving.following import check_wanted
 from src.serving.forecast import Forecast, TooLongError
 from src.serving.health import Health
 from src.serving.heap import heap_trimmed
@@ -522,7 +523,7 @@ def check_prompt(name: str, text: str) -> None:
 def look_for_cuts(material: Material, stages: Stages) -> None:
     """Find where the source's scenes begin; a picture has one scene."""
     if material.film is not None:
-        material.film.cuts = find_cuts(material.film, material.frames)
+        material.film.cuts = find_cuts(material.film, material.frames, check_wanted)
         stages.done("cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
 
 

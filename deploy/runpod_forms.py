@@ -26,6 +26,13 @@ SECOND = (
     *("action", "audio", "reference_image", "prompt", "seed", "duration", "width", "height", "fps"),
     *("output_format", "s3_output_key"),
 )
+NAMES_OF_FIRST = {
+    "image": "reference_image",
+    "first_audio": "audio_1",
+    "second_audio": "audio_2",
+    "text_guidance": "guidance_scale",
+}
+NAMES_OF_SECOND = {"image": "reference_image", "first_audio": "audio"}
 OF_FIRST_ONLY = frozenset(FIRST) - frozenset(SECOND)
 OF_SECOND_ONLY = frozenset(SECOND) - frozenset(FIRST)
 
@@ -33,10 +40,11 @@ OF_SECOND_ONLY = frozenset(SECOND) - frozenset(FIRST)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """A request in the predictor's terms. `media` still has to be fetched; `output` is s3, base64 or None for
-    whichever can be; `detailed` asks for the second form's answer."""
+    whichever can be; `detailed` asks for the second form's answer. `names` are the form's for the predictor's."""
 
     media: Mapping[str, str]
     values: Mapping[str, Any]
+    names: Mapping[str, str]
     size: tuple[int, int] | None = None
     output: str | None = None
     key: str | None = None
@@ -76,7 +84,7 @@ def read_first(fields: Mapping[str, Any]) -> Wish:
         "text_guidance": form.number("guidance_scale", 7.5, 1, 20),
         "fps": form.whole("fps", 8, LEAST_FPS, MOST_FPS),
     }
-    return Wish(media=media, values=values)
+    return Wish(media=media, values=values, names=NAMES_OF_FIRST)
 
 
 def read_second(fields: Mapping[str, Any], most_seconds: float) -> Wish:
@@ -98,6 +106,7 @@ def read_second(fields: Mapping[str, Any], most_seconds: float) -> Wish:
             "fps": form.whole("fps", FPS, LEAST_FPS, MOST_FPS),
             "resolution": "720p" if size and size[0] * size[1] > PIXELS_480 else "480p",
         },
+        names=NAMES_OF_SECOND,
         size=size,
         output="s3" if key else output,
         key=key,

@@ -16,7 +16,7 @@ from deploy.faults import INPUT_FAULTS
 from deploy.finish import Size, finish
 from src.media.errors import InputError
 from src.media.people import MAX_PEOPLE
-from src.media.picture import read_picture
+from src.media.picture import check_size, read_picture
 from src.serving.following import Follower, StoppedError, check_wanted, followed, passed
 from src.storage.errors import StorageError
 from src.storage.inputs import Inputs
@@ -80,13 +80,17 @@ def check_counts(media: Mapping[str, Named]) -> None:
 
 
 def cut_to(image: Path, size: Size, folder: Path) -> Path:
-    """The middle of a picture in the proportions of a size, so that the model's own size has them as well."""
+    """The middle of a picture in the proportions of a size, so that the model's own size has them as well.
+
+    InputError when too little of it is left.
+    """
     picture = read_picture(image)
     width, height = size
     ratio = width / height
     cut = (min(picture.width, round(picture.height * ratio)), min(picture.height, round(picture.width / ratio)))
+    check_size(*cut, name=f"image, cut to the proportions of {width} x {height},")
     path = folder / "cut.png"
-    ImageOps.fit(picture, (max(1, cut[0]), max(1, cut[1]))).save(path)
+    ImageOps.fit(picture, cut).save(path)
     return path
 
 

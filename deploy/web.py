@@ -13,11 +13,12 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from deploy.form import Form
+from deploy.form import Form, in_terms
 from src.media.errors import InputError
 
 FIELDS = ("image", "audio1", "audio2", "prompt")
 NAMES = {"image": "image", "audio1": "first_audio", "audio2": "second_audio"}
+OWN_NAMES = {name: own for own, name in NAMES.items()}
 MOST_BODY = 1 << 20
 URLS = ("https://", "http://")
 
@@ -181,11 +182,11 @@ def found(ask: Any) -> Any:
 
 
 def answer(state: Working | Finished | Failed) -> Response:
-    """202 while working, 200 with the video, 500 with the reason."""
+    """202 while working, 200 with the video, 500 with the reason in the form's own terms."""
     if isinstance(state, Working):
         return JSONResponse({"status": "working", "progress": state.progress}, 202)
     if isinstance(state, Failed):
-        return JSONResponse({"status": "failed", "detail": state.message}, 500)
+        return JSONResponse({"status": "failed", "detail": in_terms(state.message, OWN_NAMES)}, 500)
     if isinstance(state.video, Path):
         return FileResponse(state.video, media_type="video/mp4")
     return Response(state.video, media_type="video/mp4")

@@ -110,7 +110,7 @@ def test_a_video_for_two(client: TestClient, files: str) -> None:
 def test_a_failure_is_told(client: TestClient, files: str) -> None:
     answer = settled(client, submitted(client, files, audio1=f"{files}/letter"))
     assert answer.status_code == 500
-    assert "first_audio" in answer.json()["detail"]
+    assert "audio1: the file" in answer.json()["detail"]
     assert client.head(answer.request.url.path).status_code == 500
 
 
