@@ -39,7 +39,15 @@ def make_image() -> modal.Image:
 
 def chosen() -> dict[str, str]:
     """Settings of ours that are set where the app is deployed."""
-    names = ("MULTITALK_MODEL", "MULTITALK_DTYPE", "MAX_SECONDS", "MULTITALK_WEIGHTS_SOURCES", "MULTITALK_LOG_LEVEL")
+    names = (
+        "MULTITALK_MODEL",
+        "MULTITALK_DTYPE",
+        "MULTITALK_ATTENTION",
+        "MULTITALK_KERNELS",
+        "MAX_SECONDS",
+        "MULTITALK_WEIGHTS_SOURCES",
+        "MULTITALK_LOG_LEVEL",
+    )
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
