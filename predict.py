@@ -53,6 +53,8 @@ from wan.conditioning.track import Track
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
+from wan.modules.attention import chosen_backends, forced_backend
+from wan.modules.kernels import dispatch
 from wan.modules.text import clean
 from wan.multitalk import Progress, choose_device
 from wan.sampling.options import Options, choose_preset, resolve_options
@@ -97,6 +99,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     persistent = read_number(environ, PERSISTENT, "0", least=0)
     max_runtime = read_number(environ, "MAX_RUNTIME", "1e9", least=1)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
+    forced_backend(environ), dispatch.switched_off(environ)  # the model reads these two itself
     config = WAN_CONFIGS[name]
     return Settings(
         config=config,
@@ -477,6 +480,10 @@ class Predictor(BasePredictor):
         """Tell Cog what was done."""
         self.record_metric("model", self.settings.config.name)
         self.record_metric("memory_plan", str(self.pipeline.residence.plan))
+        transformer = self.pipeline.models.transformer
+        self.record_metric("kernels", "triton" if dispatch.usable(transformer.device, transformer.dtype) else "plain")
+        for shape, backend in chosen_backends().items():
+            self.record_metric(f"attention.{shape.kind}", backend)
         self.record_metric("seed", job.options.seed)
         height, width = job.size
         self.record_metric("frames", frames_at(job.fps, job.material.frames))

@@ -149,6 +149,8 @@ def test_metrics(service: Service) -> None:
     metrics = service.succeed(num_frames=5, seed=77)["metrics"]
     assert (metrics["model"], metrics["seed"], metrics["frames"]) == (MODEL, 77, 5)
     assert (metrics["width"], metrics["height"]) == SMALL_480
+    assert metrics["kernels"] == "plain"
+    assert metrics["attention"]["self"] == "torch"
     seconds = metrics["seconds"]
     assert seconds.keys() == {"total", "speech", "prepare", "condition", "denoise", "decode", "encode", "finish"}
     assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], rel=0.2)

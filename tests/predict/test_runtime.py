@@ -108,5 +108,14 @@ def test_a_limit_that_cannot_be(value: str) -> None:
         read_settings({"MAX_RUNTIME": value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("MULTITALK_ATTENTION", "fastest", "torch, cudnn, flash"), ("MULTITALK_KERNELS", "off", "auto, plain")],
+)
+def test_a_way_to_compute_that_there_is_not(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; allowed are {allowed}"):
+        read_settings({name: value})
+
+
 def test_without_a_limit_there_is_none() -> None:
     assert read_settings({}).max_runtime is None

@@ -34,7 +34,7 @@ def runs_triton(x: Tensor) -> bool:
         return form == "triton"
     if x.is_meta and torch.cuda.is_available():
         return usable(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16)
-    return x.device.type == "cuda" and usable(x.device, x.dtype)
+    return usable(x.device, x.dtype)
 
 
 @contextmanager
@@ -58,8 +58,8 @@ def switched_off(environ: Mapping[str, str]) -> bool:
 
 
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether kernels are switched on, and agree with the plain forms on this device."""
-    return not switched_off(os.environ) and _agrees(device, dtype)
+    """Whether kernels are switched on, and agree with the plain forms on this device, which must be a CUDA device."""
+    return device.type == "cuda" and not switched_off(os.environ) and _agrees(device, dtype)
 
 
 @functools.cache

@@ -61,7 +61,7 @@ def trial_that_finds(monkeypatch: pytest.MonkeyPatch, errors: dict[str, float] |
     monkeypatch.setattr(trial, "errors", found)
 
 
-DEVICE = torch.device("cpu")
+DEVICE = torch.device("cuda", 0)
 
 
 def test_kernels_that_agree_are_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
