@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional, cast, get_args
 
 import numpy as np
@@ -317,6 +317,15 @@ class Predictor(BasePredictor):
             description="Where image is a video with several scenes: begin anew at each cut, so that no scene runs into the next.",
             default=False,
         ),
+        cache: str = Input(
+            description="What decides which steps are left out because they change little. teacache: as strongly as turbo or preset has it (fast leaves none out). magcache: often better at the same speed, from 10 steps on. none: every step is computed.",
+            default="teacache",
+            choices=["teacache", "magcache", "none"],
+        ),
+        guidance_reuse: bool = Input(
+            description="Faster: in the second half of the steps every other one takes over the guidance of the one before. Needs text_guidance or audio_guidance above 1.",
+            default=False,
+        ),
     ) -> Path:
         """Make one video."""
         self.remove_last_output()
@@ -340,27 +349,26 @@ class Predictor(BasePredictor):
                 )
                 chosen = choose_preset(self.settings.config, turbo, None if preset == "none" else preset)
                 loras = self.find_loras(chosen.lora if lora == "none" else lora, float(lora_strength))
+                options = self.choose_options(
+                    aspect=aspect,
+                    size_class=resolution.removesuffix("p"),
+                    turbo=turbo,
+                    preset_name=None if preset == "none" else preset,
+                    sampling_steps=None
+                    if preset != "none" and sampling_steps == DEFAULT_STEPS
+                    else int(sampling_steps),
+                    seed=secrets.randbelow(2**31) if seed is None else int(seed),
+                    negative_prompt=negative_prompt,
+                    text_guide_scale=text_guidance,
+                    audio_guide_scale=audio_guidance,
+                    shift=shift,
+                    color_correction_strength=color_correction,
+                    use_apg=use_apg,
+                    cache=cache,
+                    guidance_reuse=guidance_reuse,
+                )
                 with closing(gather(uploads, self.settings.limits)) as material:
-                    job = self.plan(
-                        material,
-                        uploads,
-                        prompt,
-                        fps=int(fps),
-                        aspect=aspect,
-                        size_class=resolution.removesuffix("p"),
-                        turbo=turbo,
-                        preset_name=None if preset == "none" else preset,
-                        sampling_steps=None
-                        if preset != "none" and sampling_steps == DEFAULT_STEPS
-                        else int(sampling_steps),
-                        seed=secrets.randbelow(2**31) if seed is None else int(seed),
-                        negative_prompt=negative_prompt,
-                        text_guide_scale=text_guidance,
-                        audio_guide_scale=audio_guidance,
-                        shift=shift,
-                        color_correction_strength=color_correction,
-                        use_apg=use_apg,
-                    )
+                    job = self.plan(material, uploads, prompt, fps=int(fps), options=options)
                     stages = Stages()
                     if preview_speakers:
                         path = self.make_preview(job, second_speaks=second_audio is not None)
@@ -381,13 +389,18 @@ class Predictor(BasePredictor):
         self.record(job, stages, time.perf_counter() - start)
         return path
 
-    def plan(self, material: Material, uploads: Uploads, prompt: str, *, fps: int, **sampling: Any) -> Job:
-        """Find everybody on the model's grid, and the options; InputError when somebody has no place left there."""
+    def choose_options(self, **sampling: Any) -> Options:
+        """Every sampling value, of any length as yet; InputError for values that contradict each other."""
+        try:
+            return resolve_options(self.settings.config, **sampling)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def plan(self, material: Material, uploads: Uploads, prompt: str, *, fps: int, options: Options) -> Job:
+        """Find everybody on the model's grid; InputError when somebody has no place left there."""
         config = self.settings.config
         frame_num, motion_frame = fit_chunk(material.frames, config.frame_num, config.motion_frame)
-        options = resolve_options(
-            config, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames, **sampling
-        )
+        options = replace(options, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames)
         framing = find_places(config, material, uploads, options.size_class, options.aspect)
         return Job(material=material, framing=framing, prompt=prompt, options=options, fps=fps)
 

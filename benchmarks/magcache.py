@@ -1,8 +1,8 @@
 """`python -m benchmarks.magcache [DIR]`: record how the magnitude of what the blocks add falls from step to step.
 
 Ma et al. 2025: for each step the norm of what the blocks add to a token, by that norm in the step before, averaged over
-the tokens. Here over clips too; of the conditional pass, guided as with turbo, with every step computed. The result is for
-`wan/configs/magcache.py`.
+the tokens. Here over clips too; of the conditional pass, guided as with turbo, every step computed. The result is to be
+written into `wan/configs/magcache.py`.
 """
 
 import argparse

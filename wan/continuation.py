@@ -6,7 +6,6 @@ Shapes: C channels, F video frames, T latent frames, H x W.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,23 +16,19 @@ from wan.modules.vae import VideoVAE
 from wan.sampling.denoise import CleanMotion, Motion, NoisyMotion
 from wan.types import VideoSize, latent_frames
 
-T = TypeVar("T")
-
 
 class Memory:
     """What was last made of a frame, for the chunks that are shown the same one."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[Tensor, Any]] = {}
+        self.frame: Tensor | None = None
+        self.made: Tensor | None = None
 
-    def recall(self, kind: str, frame: Tensor, make: Callable[[Tensor], T]) -> T:
-        """What `make` gives for the frame; made again only for another tensor than the last of this kind."""
-        known = self._made.get(kind)
-        if known is None or known[0] is not frame:
-            self._made.pop(kind, None)  # the old one first, for its memory
-            self._made[kind] = (frame, make(frame))
-        made: T = self._made[kind][1]
-        return made
+    def recall(self, frame: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `make` gives for the frame; made again only for another tensor than the last one."""
+        if self.made is None or frame is not self.frame:
+            self.frame, self.made = frame, make(frame)
+        return self.made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +36,8 @@ class Given:
     """What is there before a chunk is made, all in [-1, 1].
 
     `frame_CHW` is the picture, or the source's frame at the chunk's start; `first_CHW` is the one its scene began with,
-    whose colours are kept; `last_CFHW` are the frames that the chunk repeats, None where a scene begins.
+    whose colours are kept; `last_CFHW` are the frames that the chunk repeats, None where a scene begins. `memory` goes
+    from chunk to chunk.
     """
 
     frame_CHW: Tensor
@@ -81,7 +77,7 @@ def begin_infinitetalk(
     def encode(frame_CHW: Tensor) -> Tensor:
         return condition_latent(vae, frame_CHW[:, None].to(rest), size, rest)
 
-    condition = given.memory.recall("condition", given.frame_CHW, encode)
+    condition = given.memory.recall(given.frame_CHW, encode)
     if given.last_CFHW is None:
         motion = CleanMotion(condition[MASK_CHANNELS:, :1], None)
     else:

@@ -323,8 +323,7 @@ class MultiTalkPipeline:
         with self.residence.visit(self.models.vae) as vae:
             begin = BEGIN[self.config.mode]
             beginning = begin(vae, given, scene.size, generator, self.residence.rest)
-        image = given.memory.recall("image", beginning.seen_CHW, self._look)
-        contexts = self._contexts(request, scene, chunk, image)
+        contexts = self._contexts(request, scene, chunk, beginning.seen_CHW.to(self.device))
         report("condition")
 
         noise = draw_noise((len(beginning.condition_CTHW) - MASK_CHANNELS, *scene.size.latent), generator)
@@ -351,21 +350,22 @@ class MultiTalkPipeline:
         report("decode")
         return video
 
-    def _contexts(self, request: Request, scene: Scene, chunk: Chunk, image: BlockConstants) -> dict[str, Context]:
+    def _contexts(self, request: Request, scene: Scene, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
         """What each pass of a chunk is conditioned on."""
-        windows = speech_windows(request.tracks, chunk, self.config.transformer.audio_window)
-        speech = self.models.transformer.embed_speech(windows[None].to(self.device))
-        hears = {True: (speech, scene.speakers), False: (scene.silence, None)}
-        contexts = {}
-        for name, text in scene.texts.items():
-            heard, masks = hears[PASSES[name].speech]
-            contexts[name] = Context(text=text, image=image, speech=heard, masks=masks)
-        return contexts
-
-    def _look(self, frame_CHW: Tensor) -> BlockConstants:
-        """What the passes see of a frame."""
+        transformer = self.models.transformer
         with self.residence.visit(self.models.image_encoder) as image_encoder:
-            return self.models.transformer.embed_image(image_encoder(frame_CHW.to(self.device)))
+            image = transformer.embed_image(image_encoder(frame_CHW))
+        windows = speech_windows(request.tracks, chunk, self.config.transformer.audio_window)
+        heard = {True: transformer.embed_speech(windows[None].to(self.device)), False: scene.silence}
+        return {
+            name: Context(
+                text=text,
+                image=image,
+                speech=heard[PASSES[name].speech],
+                masks=scene.speakers if PASSES[name].speech else None,
+            )
+            for name, text in scene.texts.items()
+        }
 
     def _texts(self, request: Request, options: Options) -> dict[str, BlockConstants]:
         """What each pass of the guidance reads; the prompts are encoded once each, and only those that are read."""

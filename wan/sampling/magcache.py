@@ -29,7 +29,7 @@ def magcache_plan(times: Sequence[float], recorded: MagCacheRatios, threshold: f
     """
     plan: list[bool] = []
     ratio, error, skips = 1.0, 0.0, 0
-    for step, change in enumerate([1.0, *magnitude_ratios(times, recorded)]):
+    for step, change in enumerate([1.0, *magnitude_ratios(times, recorded).tolist()]):
         if step < RETAINED * len(times):
             plan.append(True)
             continue
