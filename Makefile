@@ -10,7 +10,7 @@ TORCH := $(shell sed -n '/^torch==/p' requirements.txt)
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 DEMO := outputs/demo.mp4
 
-.PHONY: demo test check bench bench-lips serve soak clean
+.PHONY: demo test check bench bench-gpu bench-lips serve soak clean
 .DEFAULT_GOAL := demo
 
 $(READY): requirements.txt
@@ -44,6 +44,11 @@ check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
+
+# The 14B network with random weights on this machine's GPU: about half an hour. Written into benchmarks/results/ and docs/.
+bench-gpu: $(TOOLS)
+	$(BIN)/python -m benchmarks.gpu --output benchmarks/results/gpu.json
+	$(BIN)/python -m benchmarks.gpu.plot benchmarks/results/gpu.json
 
 # The full tables, two rows at a time: more than an hour on two cores. Written into benchmarks/results/ and docs/.
 bench-lips: $(TOOLS)

@@ -7,7 +7,7 @@ Letters: L tokens, S tokens of a latent frame, T latent frames, D width, F width
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.ceilings import Ceilings
 from wan.configs.schema import TransformerConfig
@@ -113,6 +113,11 @@ def forward_flops(config: TransformerConfig, size: VideoSize, persons: int = 1) 
     return total(forward_work(config, size, persons).values()).flops
 
 
+def step_work(config: TransformerConfig, size: VideoSize, persons: int = 1) -> Work:
+    """What a forward does in every step: all but the constants."""
+    return total(work for stage, work in forward_work(config, size, persons).items() if stage != "constants")
+
+
 def total(work: Iterable[Work]) -> Work:
     """The sum."""
     return sum(work, Work())
@@ -133,9 +138,8 @@ def forward_seconds(
     eight_bits: bool = False,
 ) -> float:
     """The floor of a forward whose constants are there already; `weight_bytes` of the whole network."""
-    work = total(work for stage, work in forward_work(config, size, persons).items() if stage != "constants")
-    once = Work(linear=work.linear, attention=work.attention, bytes=weight_bytes)
-    return seconds(once, ceilings, eight_bits)
+    work = step_work(config, size, persons)
+    return seconds(replace(work, bytes=weight_bytes), ceilings, eight_bits)
 
 
 def table(work: Mapping[str, Work]) -> dict[str, float]:

@@ -29,11 +29,12 @@ logger = logging.getLogger(__name__)
 def forward_call(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Callable[[], Any]:
     """One forward on random inputs, with everything that is constant in a clip computed beforehand."""
     t, h, w = size.latent
-    generator = torch.Generator().manual_seed(0)
+    device = model.device
+    generator = torch.Generator(device).manual_seed(0)
     context = context_of(model, size, persons, generator)
-    latent, condition = (torch.randn(1, channels, t, h, w, generator=generator) for channels in (16, 20))
-    time_embedding = model.embed_time(torch.tensor([500.0]))
-    rotation = video_rotation(size.grid, model.config.head_dim, "cpu")
+    latent, condition = (torch.randn(1, channels, t, h, w, generator=generator, device=device) for channels in (16, 20))
+    time_embedding = model.embed_time(torch.tensor([500.0], device=device))
+    rotation = video_rotation(size.grid, model.config.head_dim, device)
     return lambda: model(latent, condition, time_embedding, rotation, context)
 
 
@@ -43,9 +44,9 @@ def context_of(model: MultiTalkTransformer, size: VideoSize, persons: int, gener
     _, h, w = size.latent
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, device=generator.device)
 
-    halves = torch.zeros(1, 3, h, w)
+    halves = torch.zeros(1, 3, h, w, device=generator.device)
     halves[:, 0, :, : w // 3], halves[:, 1, :, -w // 3 :] = 1, 1
     halves[:, 2] = 1 - halves[:, :2].amax(1)
     windows = draw(1, persons, size.frames, config.audio_window, config.audio_layers, config.audio_dim)

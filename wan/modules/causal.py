@@ -93,6 +93,7 @@ def causal(convolution: WanCausalConv3d, x_BCFHW: Tensor, features: Features) ->
     if past is None:
         past = x_BCFHW.new_zeros(1).expand(*x_BCFHW.shape[:2], PAST, *x_BCFHW.shape[3:])
     frames = joined(past, x_BCFHW)
+    del x_BCFHW, past  # the largest tensors there are; nobody else holds them now
     features[convolution] = frames[:, :, -PAST:].clone()
     rows, columns = (size // 2 for size in convolution.kernel_size[1:])
     return convolve(convolution, frames, (0, rows, columns))
