@@ -280,12 +280,11 @@ class MultiTalkPipeline:
         length = min(max(map(len, request.tracks)), options.max_frames_num)
 
         transformer = self.models.transformer
-        times = timesteps(options.sampling_steps, options.shift)
-        embeddings = [transformer.embed_time(t[None].to(self.device)) for t in times[:-1]]
+        embeddings = self.embed_times(options)
+        plan = self.plan(options, embeddings)
         masks = framing.masks.to(self.device)
         speakers = token_masks(masks[None], *size.grid[1:]) if len(request.tracks) == 2 else None
-        passes = options.guider().passes
-        hears = all(PASSES[name].speech for name in passes)
+        hears = all(PASSES[name].speech for step in plan for name in step.passes)
         return Scene(
             size=size,
             chunks=plan_chunks(length, options.frame_num, options.motion_frame, request.cuts),
@@ -294,17 +293,27 @@ class MultiTalkPipeline:
             speakers=speakers,
             texts=self._texts(request, options),
             silence=() if hears else transformer.embed_speech(self._silence(size)),
-            times=times.tolist(),
+            times=timesteps(options.sampling_steps, options.shift).tolist(),
             time_embeddings=embeddings,
             rotation=video_rotation(size.grid, transformer.config.head_dim, self.device),
-            plan=plan_steps(passes, self._computed(options, times[:-1], embeddings), options.guidance_reuse),
+            plan=plan,
         )
 
-    def _computed(self, options: Options, times: Tensor, embeddings: Sequence[TimeEmbedding]) -> tuple[bool, ...]:
+    @torch.inference_mode()
+    def embed_times(self, options: Options) -> list[TimeEmbedding]:
+        """What the network is told of the time, for every step."""
+        times = timesteps(options.sampling_steps, options.shift)[:-1].to(self.device)
+        return [self.models.transformer.embed_time(t[None]) for t in times]
+
+    def plan(self, options: Options, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
+        """What every step of a chunk runs."""
+        return plan_steps(options.guider().passes, self._computed(options, embeddings), options.guidance_reuse)
+
+    def _computed(self, options: Options, embeddings: Sequence[TimeEmbedding]) -> tuple[bool, ...]:
         """Which steps run the blocks."""
         if options.cache == "magcache":
-            ratios = self.config.magcache_ratios[options.size_class]
-            return magcache_plan(times.tolist(), ratios, options.magcache_thresh)
+            times = timesteps(options.sampling_steps, options.shift)[:-1].tolist()
+            return magcache_plan(times, self.config.magcache_ratios[options.size_class], options.magcache_thresh)
         coefficients = self.config.teacache_coefficients[options.size_class]
         return teacache_plan([embedding.e0 for embedding in embeddings], coefficients, options.teacache_thresh)
 
