@@ -20,6 +20,7 @@ FIELDS = ("image", "audio1", "audio2", "prompt")
 NAMES = {"image": "image", "audio1": "first_audio", "audio2": "second_audio"}
 OWN_NAMES = {name: own for own, name in NAMES.items()}
 MOST_BODY = 1 << 20
+EXPIRED = "the result has expired"
 URLS = ("https://", "http://")
 
 
@@ -178,7 +179,7 @@ def found(ask: Any) -> Any:
     except UnknownCallError as error:
         raise HTTPException(404, "there is no such call") from error
     except ExpiredError as error:
-        raise HTTPException(410, "the result has expired") from error
+        raise HTTPException(410, EXPIRED) from error
 
 
 def answer(state: Working | Finished | Failed) -> Response:
@@ -187,6 +188,8 @@ def answer(state: Working | Finished | Failed) -> Response:
         return JSONResponse({"status": "working", "progress": state.progress}, 202)
     if isinstance(state, Failed):
         return JSONResponse({"status": "failed", "detail": in_terms(state.message, OWN_NAMES)}, 500)
+    if isinstance(state.video, Path) and not state.video.is_file():
+        raise HTTPException(410, EXPIRED)
     if isinstance(state.video, Path):
         return FileResponse(state.video, media_type="video/mp4")
     return Response(state.video, media_type="video/mp4")

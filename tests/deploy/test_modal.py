@@ -181,6 +181,13 @@ def test_what_modal_says_of_a_call(monkeypatch: pytest.MonkeyPatch, outcome: Any
     assert call.cancelled == ([] if status == 404 else ["fc-1"])
 
 
+def test_the_names_that_an_operator_makes(run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODAL_GPU", "H100")
+    names = "on_gpu['gpu'], m.AWS.name, m.HUGGING_FACE.name, m.WEB.name, m.VOLUME.name"
+    told = run(f"from deploy import modal_settings as m; from deploy.modal_app import on_gpu; print(*({names}))")
+    assert told.split() == ["H100", "aws-secret", "huggingface-secret", "multitalk-web", "multitalk-weights"]
+
+
 def test_importing_the_app_costs_no_model(run: Callable[[str], str]) -> None:
     """`modal deploy` imports it on a machine that need not have torch."""
     assert run("import sys, deploy.modal_app; print('torch' in sys.modules)").strip() == "False"

@@ -202,7 +202,7 @@ def test_what_is_not_wanted_any_more_is_not_fetched_to_its_end(port: int, web: t
         Downloader(limits=LIMITS, resolve=names()).fetch(
             f"http://files.test:{port}/drips", tmp_path / "image", name="image", check=check
         )
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     assert list(tmp_path.iterdir()) == []
 
 
