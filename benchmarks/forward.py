@@ -7,15 +7,15 @@ noisy machine. The result is written as JSON into `benchmarks/results/`.
 import argparse
 import json
 import logging
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.provenance import RESULTS, provenance
+from benchmarks.stopwatch import measure_in_turn
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
 from wan.modules.labels import token_masks
@@ -29,11 +29,12 @@ logger = logging.getLogger(__name__)
 def forward_call(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Callable[[], Any]:
     """One forward on random inputs, with everything that is constant in a clip computed beforehand."""
     t, h, w = size.latent
-    generator = torch.Generator().manual_seed(0)
+    device = model.device
+    generator = torch.Generator(device).manual_seed(0)
     context = context_of(model, size, persons, generator)
-    latent, condition = (torch.randn(1, channels, t, h, w, generator=generator) for channels in (16, 20))
-    time_embedding = model.embed_time(torch.tensor([500.0]))
-    rotation = video_rotation(size.grid, model.config.head_dim, "cpu")
+    latent, condition = (torch.randn(1, channels, t, h, w, generator=generator, device=device) for channels in (16, 20))
+    time_embedding = model.embed_time(torch.tensor([500.0], device=device))
+    rotation = video_rotation(size.grid, model.config.head_dim, device)
     return lambda: model(latent, condition, time_embedding, rotation, context)
 
 
@@ -43,9 +44,9 @@ def context_of(model: MultiTalkTransformer, size: VideoSize, persons: int, gener
     _, h, w = size.latent
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, device=generator.device)
 
-    halves = torch.zeros(1, 3, h, w)
+    halves = torch.zeros(1, 3, h, w, device=generator.device)
     halves[:, 0, :, : w // 3], halves[:, 1, :, -w // 3 :] = 1, 1
     halves[:, 2] = 1 - halves[:, :2].amax(1)
     windows = draw(1, persons, size.frames, config.audio_window, config.audio_layers, config.audio_dim)
@@ -55,21 +56,6 @@ def context_of(model: MultiTalkTransformer, size: VideoSize, persons: int, gener
         speech=model.embed_speech(windows),
         masks=token_masks(halves, *size.grid[1:]) if persons == 2 else None,
     )
-
-
-def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Median and extremes of each call, taken in turn so that a disturbance meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if repeat:  # the first round is a warm-up
-                seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
-        for name, taken in seconds.items()
-    }
 
 
 def main() -> None:
@@ -85,7 +71,8 @@ def main() -> None:
     with torch.inference_mode():
         model = MultiTalkTransformer(config.transformer).eval()
         calls = {f"{persons} person(s)": forward_call(model, size, persons) for persons in (1, 2)}
-        result = measure(calls, options.repeats)
+        found = measure_in_turn(calls, torch.device("cpu"), options.repeats)
+        result = {name: asdict(spread) for name, spread in found.items()}
     rows, columns = size.grid[1:]
     document = {
         **provenance("benchmarks.forward"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.cold_start import KERNEL_FOLDERS
 from src.serving.server import ONE_ARENA
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ REFUSED_ENVIRONMENT = [
 ]
 # The CUDA that the default wheel of each torch is built for.
 TORCH_CUDA = {"2.11": "13.0", "2.12": "13.0", "2.13": "13.0", "2.14": "13.2"}
+KERNELS = ("TRITON_", "TORCHINDUCTOR_", "FLASH_ATTENTION_")
 PYTHON_OF_COG = {"3.10", "3.11", "3.12", "3.13"}
 
 
@@ -95,7 +97,18 @@ def test_environment_names_are_allowed(config: dict[str, Any]) -> None:
 
 
 def test_the_image_and_the_server_without_docker_use_memory_alike(config: dict[str, Any]) -> None:
-    assert config["environment"] == [f"{name}={value}" for name, value in ONE_ARENA.items()]
+    memory = [entry for entry in config["environment"] if not entry.startswith(KERNELS)]
+    assert memory == [f"{name}={value}" for name, value in ONE_ARENA.items()]
+
+
+def test_compiled_kernels_are_kept_in_one_folder_that_the_image_takes_along(config: dict[str, Any]) -> None:
+    settings = dict(entry.split("=") for entry in config["environment"] if entry.startswith(KERNELS))
+    assert settings.pop("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED") == "1"
+    assert settings.keys() | {"CUDA_CACHE_PATH"} == set(KERNEL_FOLDERS), "CUDA_* cannot be set here"
+    assert all(value.startswith("/src/.kernels/") for value in settings.values())
+    assert len(set(settings.values())) == len(settings)
+    assert "/.kernels/" in (ROOT / ".gitignore").read_text().split()
+    assert not any("kernels" in line for line in (ROOT / ".dockerignore").read_text().split())
 
 
 @pytest.mark.parametrize("name", ["PGET_MAX_CHUNKS", "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "PYTHONPATH"])
@@ -130,5 +143,9 @@ def test_steps_are_single_lines_that_do_not_need_the_source(config: dict[str, An
 
 def test_weights_and_private_files_stay_out_of_the_image() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
-    assert {"weights", "outputs", ".git", ".venv"} <= set(ignored)
+    assert {"weights", "outputs", ".git", ".venv", ".env"} <= set(ignored)
+    written = re.findall(r"weights\.py (?:convert|pack) weights (\S+)", (ROOT / "docs" / "weights.md").read_text())
+    assert len(written) >= 2
+    assert [name for name in written if not any(fnmatch(name, pattern) for pattern in ignored)] == []
+    assert not any(fnmatch("weights.py", pattern) for pattern in ignored)
     assert ".cog" not in ignored, "Cog puts the requirements and the schema there"

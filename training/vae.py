@@ -7,7 +7,9 @@ Shapes: B batch, C channels, F frames, H x W pixels.
 import argparse
 import json
 import logging
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from training.muon import Muon
 from training.parts import CONFIG, filled, placed
 from training.run import DEVICE, Run, average_of, descend, schedule, step_generator
 from training.scenes import SMALL, draw_scene, render
-from wan.modules.vae import Features, build_vae
+from wan.modules.vae import build_vae
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ def start_from_pictures(model: AutoencoderKLWan) -> None:
 
 def decode(model: AutoencoderKLWan, latent_BCTHW: Tensor) -> Tensor:
     """What the library decodes to before it clamps, whose gradient would be lost."""
-    features = Features(latent_BCTHW.device, latent_BCTHW.device)
+    features: dict[int, Any] = defaultdict(lambda: None)
     z = model.post_quant_conv(latent_BCTHW)
     slices = [
         model.decoder(z[:, :, i : i + 1], feat_cache=features, feat_idx=[0], first_chunk=i == 0)

@@ -108,12 +108,13 @@ def image_encoder_part(config: ModelConfig, files: Stored) -> Part:
 
 
 def vae_part(config: ModelConfig, files: Stored) -> Part:
-    """The VAE."""
+    """The VAE. Only its decoder may be rounded: what the encoder gives, the transformer reads."""
     return Part(
         build=lambda: build_vae(config.vae),
         name=naming.vae_name(config.vae.num_res_blocks),
         tensors=open_all(files.files),
         dtype=getattr(torch, config.vae_dtype),
+        is_island=lambda published: not published.startswith(naming.VAE_DECODER),
     )
 
 

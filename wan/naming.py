@@ -44,6 +44,9 @@ _IMAGE = (
     (r"\.mlp\.fc2\.", ".mlp.2."),
 )
 
+VAE_DECODER = "decoder."
+"""Beginning of the published names of the VAE's decoder."""
+
 _VAE = (
     (r"^quant_conv\.", "conv1."),
     (r"^post_quant_conv\.", "conv2."),

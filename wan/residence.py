@@ -157,11 +157,13 @@ def weights_bytes(config: ModelConfig, precision: Precision) -> int:
     """About how much a model's weights take, before they are read."""
     large_bytes = 1 if precision != "bf16" else getattr(torch, config.dtype).itemsize
     with torch.device("meta"):
+        vae = build_vae(config.vae)
         sized = (
             (MultiTalkTransformer(config.transformer), large_bytes),
             (build_text_encoder(config.text_encoder), large_bytes),
             (build_image_encoder(config.image_encoder), getattr(torch, config.image_encoder_dtype).itemsize),
-            (build_vae(config.vae), getattr(torch, config.vae_dtype).itemsize),
+            (vae.encoder, torch.float32.itemsize),
+            (vae.decoder, getattr(torch, config.vae_dtype).itemsize),
         )
     return sum(sum(parameter.numel() for parameter in module.parameters()) * each for module, each in sized)
 

@@ -1,6 +1,7 @@
 """Good requests through the real server: what comes back is the video that was asked for."""
 
 import io
+import itertools
 import math
 from typing import Any
 
@@ -245,6 +246,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "use_apg": {"use_apg": True},
     "negative_prompt": {"negative_prompt": "rain"},
     "sampling_steps": {"sampling_steps": 3},
+    "guidance_reuse": {"guidance_reuse": True},
     "first_audio": {"first_audio": BEN},
 }
 
@@ -275,6 +277,11 @@ def test_explicit_values_win_over_turbo(service: Service) -> None:
     slow = asked(service, turbo=False)
     assert not different(asked(service, turbo=False, **quality), slow)
     assert different(asked(service, turbo=False, **turbo), slow)
+
+
+def test_each_cache_leaves_out_other_steps(service: Service) -> None:
+    movies = [asked(service, cache=cache, sampling_steps=12) for cache in ("none", "teacache", "magcache")]
+    assert all(different(one, other) for one, other in itertools.combinations(movies, 2))
 
 
 def test_a_long_prompt_is_cut_and_the_log_says_so(service: Service) -> None:

@@ -50,8 +50,8 @@ def make(predictor: Predictor, folder: Path, *, stages: Stages, **options: Any) 
         audio_duration=None,
     )
     sampling = {"size_class": "480", "turbo": True, "preset_name": "fast", "sampling_steps": 1, "seed": 1, **options}
-    sampling |= {"fps": 25, "aspect": "bucket"}
-    job = predictor.plan(gather(uploads, predictor.settings.limits), uploads, "hello", **sampling)
+    chosen = predictor.choose_options(**sampling)
+    job = predictor.plan(gather(uploads, predictor.settings.limits), uploads, "hello", fps=25, options=chosen)
     return predictor.make_movie(job, stages, predict.time.perf_counter())
 
 

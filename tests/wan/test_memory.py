@@ -23,8 +23,9 @@ from wan.memory import (
     plans,
     vae_peak,
 )
+from wan.modules.causal import Features
 from wan.modules.streaming import StreamedBlocks
-from wan.modules.vae import Features, VideoVAE, build_vae
+from wan.modules.vae import VideoVAE, build_vae
 from wan.residence import Residence, blocks_within, weights_bytes
 from wan.types import VideoSize
 from wan.video import decode_video
@@ -101,12 +102,12 @@ def test_the_vae_s_estimate_is_what_its_work_takes(
     assert vae_peak(counted, size, META) == pytest.approx(measured, rel=0.15)
 
     class InArrays(Features):
-        def __setitem__(self, number: int, kept: Any) -> None:
-            self.kept[number] = kept.numpy().copy() if isinstance(kept, torch.Tensor) else kept
+        def __setitem__(self, layer: Any, kept: Any) -> None:
+            self.kept[layer] = kept.movedim(1, -1).contiguous().numpy().copy()
 
-        def __getitem__(self, number: int) -> Any:
-            kept = self.kept.get(number)
-            return kept if kept is None or isinstance(kept, str) else torch.from_numpy(kept).clone()
+        def __getitem__(self, layer: Any) -> Any:
+            kept = self.kept.get(layer)
+            return None if kept is None else torch.from_numpy(kept).clone().movedim(-1, 1)
 
     monkeypatch.setattr("wan.modules.vae.Features", InArrays)
     video = torch.zeros(3, size.frames, size.height, size.width)
@@ -212,15 +213,15 @@ def test_running_out_of_memory_is_answered_with_a_leaner_plan(
     assert pipeline.residence.plan.name == "resident"
     failures = [2, 5]
     calls: list[int] = []
-    run_blocks = pipeline.models.transformer.run_blocks
+    run_passes = pipeline.models.transformer.run_passes
 
-    def fails_at_times(*arguments: Any) -> torch.Tensor:
+    def fails_at_times(*arguments: Any) -> list[torch.Tensor]:
         calls.append(1)
         if len(calls) in failures:
             raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
-        return run_blocks(*arguments)
+        return run_passes(*arguments)
 
-    monkeypatch.setattr(pipeline.models.transformer, "run_blocks", fails_at_times)
+    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fails_at_times)
     again = torch.cat(list(pipeline.stream(request, options)), dim=1)
     assert torch.equal(again, undisturbed)
     assert pipeline.residence.plan.name == "streamed"
@@ -235,6 +236,6 @@ def test_running_out_of_memory_for_good_is_an_error(
     def fails(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
 
-    monkeypatch.setattr(pipeline.models.transformer, "run_blocks", fails)
+    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fails)
     with pytest.raises(torch.OutOfMemoryError):
         next(pipeline.stream(request_of(12), options_of(puppet)))

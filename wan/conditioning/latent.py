@@ -4,10 +4,11 @@ Shapes: C channels, F video frames, T latent frames, H x W.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wan.modules.vae import VideoVAE
-from wan.types import TEMPORAL_STRIDE, VideoSize
+from wan.types import TEMPORAL_STRIDE, VideoSize, whole_latents
 
 MASK_CHANNELS = TEMPORAL_STRIDE
 """One channel for each video frame of a latent frame."""
@@ -20,9 +21,8 @@ def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize, rest: t
     `rest` is where the VAE's features wait between slices.
     """
     known = known_CFHW.shape[1]
-    video = known_CFHW.new_zeros(3, size.frames, size.height, size.width)
-    video[:, :known] = known_CFHW
-    latent = vae.encode(video, rest)
+    missing = whole_latents(known) - known
+    latent = vae.encode(F.pad(known_CFHW, (0, 0, 0, 0, 0, missing)), rest, frames=size.frames)
     return torch.cat((known_mask(known, size).to(latent.device), latent))
 
 

@@ -7,7 +7,7 @@ methods and passed in; a forward computes only what the noisy latent and the tim
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -47,6 +47,14 @@ class Context:
     image: BlockConstants
     speech: BlockConstants
     masks: SpeakerMasks | None = None
+
+
+class Attended(NamedTuple):
+    """Tokens after a block's self attention and their norm, B x L x D; labels, B x L, where two persons speak."""
+
+    x: Tensor
+    normed: Tensor
+    labels: Tensor | None
 
 
 class SelfAttention(nn.Module):
@@ -121,15 +129,23 @@ class Block(nn.Module):
         masks: SpeakerMasks | None,
     ) -> Tensor:
         """`constants`: this block's keys and values of text, image and speech."""
+        return self.condition(self.attend(x_BLD, e0_B6D, rotation, masks), e0_B6D, constants)
+
+    def attend(self, x_BLD: Tensor, e0_B6D: Tensor, rotation: Rotation, masks: SpeakerMasks | None) -> Attended:
+        """The first part, which knows neither text, image nor speech; `masks` is None where no labels are wanted."""
+        shift, scale, gate = (self.modulation + e0_B6D)[:, :3].unbind(1)
+        q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift, scale)), rotation)
+        labels = None if masks is None else speaker_labels(q, k, masks)
+        return Attended(*self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate), labels)
+
+    def condition(self, attended: Attended, e0_B6D: Tensor, constants: tuple[KeyValue, KeyValue, KeyValue]) -> Tensor:
+        """The rest, on what `attend` gave, which it leaves as it is."""
         text, image, speech = constants
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e0_B6D).unbind(1)
-        q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift1, scale1)), rotation)
-        x_BLD, normed = self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate1)
-        x_BLD, normed = self.norm_x.of_sum(x_BLD, self.cross_attn(normed, text, image))
-        labels_BL = None if masks is None else speaker_labels(q, k, masks)
-        heard = self.audio_cross_attn(normed, speech, labels_BL)
-        x_BLD, normed = self.norm2.of_sum(x_BLD, heard, modulation=(shift2, scale2))
-        return gated_sum(x_BLD, self.ffn(normed), gate2)
+        shift, scale, gate = (self.modulation + e0_B6D)[:, 3:].unbind(1)
+        x, normed = self.norm_x.of_sum(attended.x, self.cross_attn(attended.normed, text, image))
+        heard = self.audio_cross_attn(normed, speech, attended.labels)
+        x, normed = self.norm2.of_sum(x, heard, modulation=(shift, scale))
+        return gated_sum(x, self.ffn(normed), gate)
 
 
 class ImageProjection(nn.Module):
@@ -239,11 +255,28 @@ class MultiTalkTransformer(nn.Module):
         return rearrange(self.patch_embedding(both), "b d t h w -> b (t h w) d")
 
     def run_blocks(self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, context: Context) -> Tensor:
-        """The stack of blocks on tokens of any size."""
-        constants = zip(context.text, context.image, context.speech, strict=True)
-        for block, block_constants in zip(self._blocks, constants, strict=True):
-            x_BLD = block(x_BLD, time.e0, rotation, block_constants, context.masks)
-        return x_BLD
+        """The stack of blocks on tokens of any size, for one pass."""
+        return self.run_passes(x_BLD, time, rotation, (context,))[0]
+
+    def run_passes(
+        self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, contexts: Sequence[Context]
+    ) -> list[Tensor]:
+        """The stack of blocks on the same tokens under several contexts, one result each.
+
+        Block by block, so that one which is streamed comes once. What the first one does before it reads its context is
+        the same for all: done once, with labels if any of them wants those.
+        """
+        sources = [tuple(zip(each.text, each.image, each.speech, strict=True)) for each in contexts]
+        masks = next((each.masks for each in contexts if each.masks is not None), None)
+        results = [x_BLD] * len(contexts)
+        for number, block in enumerate(self._blocks):
+            shared = block.attend(x_BLD, time.e0, rotation, masks) if number == 0 else None
+            for index, context in enumerate(contexts):
+                attended = shared or block.attend(results[index], time.e0, rotation, context.masks)
+                if context.masks is None:
+                    attended = attended._replace(labels=None)
+                results[index] = block.condition(attended, time.e0, sources[index][number])
+        return results
 
     def unpatchify(self, x_BLD: Tensor, time: TimeEmbedding, grid: tuple[int, int, int]) -> Tensor:
         """Tokens of a T x rows x columns grid to the velocity, float32, B x 16 x T x H x W."""

@@ -7,16 +7,30 @@ the work itself, and may rest on the host; nothing is computed differently then.
 Shapes: C channels, F video frames (4n + 1), T latent frames, H x W.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 
 from wan.configs.schema import VideoVAEConfig
-from wan.modules.convolution import OneDNN
+from wan.modules.causal import (
+    Features,
+    channels_last,
+    decoder_layers,
+    encoder_stages,
+    head,
+    lay_out,
+    reach,
+    through_all,
+)
 from wan.types import TEMPORAL_STRIDE, latent_frames
+
+TF32 = True
+"""Whether a GPU may round the factors of the encoder's convolutions to ten bits. The sums are float32, and so is all
+that lies between the convolutions."""
 
 
 def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
@@ -32,63 +46,80 @@ def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
     )
 
 
-class Features:
-    """What the library's convolutions keep of past frames, by number; None before the first slice.
+class Step(NamedTuple):
+    """What a stage was given and gave last, and how often before it had been given the same."""
 
-    Tensors rest on one device and are handed out on another; the library's marks, which are no tensors, stay marks.
+    x: Tensor
+    y: Tensor
+    repeats: int
+
+
+class Still:
+    """Leaves out the work of stages on a picture that stands still.
+
+    A stage that is given one and the same tensor again and again sees, once all frames within its reach are of that
+    tensor, what it saw a slice before: its result is the one it gave then, and is given again.
     """
 
-    def __init__(self, device: torch.device, rest: torch.device) -> None:
-        self.device = device
-        self.rest = rest
-        self.kept: dict[int, Any] = {}
+    def __init__(self) -> None:
+        self._last: dict[nn.Module, Step] = {}
 
-    def __getitem__(self, number: int) -> Any:
-        kept = self.kept.get(number)
-        return kept.to(self.device) if isinstance(kept, Tensor) else kept
-
-    def __setitem__(self, number: int, kept: Any) -> None:
-        self.kept[number] = kept.to(self.rest) if isinstance(kept, Tensor) else kept
+    def pass_on(self, stage: Sequence[nn.Module], x: Tensor, features: Features) -> Tensor:
+        """The stage's result for x, which is not the first slice."""
+        last = self._last.get(stage[0])
+        repeats = last.repeats + 1 if last is not None and last.x is x else 0
+        reached = -(-sum(map(reach, stage)) // x.shape[2])
+        y = last.y if last is not None and repeats > reached else through_all(stage, x, features, first=False)
+        self._last[stage[0]] = Step(x, y, repeats)
+        return y
 
 
 class VideoVAE:
     """Pixels in [-1, 1] to normalised latents and back; deterministic: encoding takes the posterior's mode.
 
-    `rest` is the device where features wait between slices; None for the network's own.
+    `rest` is the device where features wait between slices; None for the network's own. The encoder is float32, the
+    decoder works in the dtype of its weights.
     """
 
     def __init__(self, model: AutoencoderKLWan) -> None:
         self.model = model
+        lay_out(model)
 
-    def encode(self, video_CFHW: Tensor, rest: torch.device | None = None) -> Tensor:
+    def encode(self, video_CFHW: Tensor, rest: torch.device | None = None, frames: int | None = None) -> Tensor:
         """3 x F x H x W in [-1, 1], on any device, to float32 z_dim x T x H/8 x W/8. F must be 4n + 1: an
-        incomplete latent frame has no meaning."""
-        count = latent_frames(video_CFHW.shape[1])
-        device, dtype = self.model.device, self.model.dtype
-        features = Features(device, rest or device)
-        slices = []
-        for index in range(count):
-            start = max(0, TEMPORAL_STRIDE * (index - 1) + 1)
-            frames = video_CFHW[None, :, start : TEMPORAL_STRIDE * index + 1].to(device, dtype)
-            with OneDNN():
-                slices.append(self.model.encoder(frames, feat_cache=features, feat_idx=[0]))
-        with OneDNN():
+        incomplete latent frame has no meaning. `frames`: as if frames of zeros followed, so many in all."""
+        encoder = self.model.encoder
+        device = self.model.device
+        features, still = Features(device, rest or device), Still()
+        stages = encoder_stages(encoder)
+        zeros = channels_last(torch.zeros(1, 3, TEMPORAL_STRIDE, *video_CFHW.shape[2:], device=device))
+        known, slices = latent_frames(video_CFHW.shape[1]), []
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=TF32):
+            for index in range(latent_frames(frames or video_CFHW.shape[1])):
+                if index < known:
+                    start = max(0, TEMPORAL_STRIDE * (index - 1) + 1)
+                    pixels = video_CFHW[None, :, start : TEMPORAL_STRIDE * index + 1]
+                    x = through_all(chain(*stages), channels_last(pixels.to(device)), features, index == 0)
+                else:
+                    x = zeros
+                    for stage in stages:
+                        x = still.pass_on(stage, x, features)
+                slices.append(head(encoder, x, features))
             moments = self.model.quant_conv(torch.cat(slices, dim=2))[0]
         mean, std = self._statistics(device)
         return (moments[: len(moments) // 2].float() - mean) / std
 
     def decode(self, latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
         """Normalised z_dim x T x H/8 x W/8 to T slices of the video, float32 3 x (1 or 4) x H x W in [-1, 1]."""
-        device = self.model.device
+        decoder = self.model.decoder
+        device, dtype = self.model.device, decoder.conv_in.weight.dtype
         mean, std = self._statistics(device)
         features = Features(device, rest or device)
-        with OneDNN():
-            z = self.model.post_quant_conv((latent_CTHW * std + mean)[None].to(self.model.dtype))
+        layers = decoder_layers(decoder)
+        z = self.model.post_quant_conv((latent_CTHW * std + mean)[None]).to(dtype)
         for index in range(latent_CTHW.shape[1]):
-            slice_z = z[:, :, index : index + 1]
-            with OneDNN():
-                frames = self.model.decoder(slice_z, feat_cache=features, feat_idx=[0], first_chunk=index == 0)
-            yield frames[0].clamp(-1, 1).float()
+            x = through_all(layers, channels_last(z[:, :, index : index + 1]), features, index == 0)
+            yield head(decoder, x, features)[0].clamp_(-1, 1).float()
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the latent channels, broadcastable to C x T x H x W."""

@@ -72,8 +72,8 @@ def test_the_host_is_named_and_no_proxy_used(
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("missing", ["HTTP 404", "plain file"]),
-        ("packed", ["plain file"]),
+        ("missing", ["HTTP 404", "a file (200)"]),
+        ("packed", ["compressed ('gzip')", "a plain file is needed"]),
         ("cut", ["cannot be fetched"]),
         ("garbage", ["cannot be fetched: BadStatusLine"]),
         ("long-head", ["cannot be fetched: LineTooLong"]),
@@ -184,6 +184,26 @@ def test_a_retry_judges_again(port: int, web: type[Web], tmp_path: Path) -> None
     resolve = names(rebinding_test=["127.0.0.1", "10.0.0.1"])
     assert "not on the public" in refusal(f"http://rebinding.test:{port}/busy-once", tmp_path, resolve=resolve)
     assert web.asked["/busy-once"] == 1
+
+
+def test_what_is_not_wanted_any_more_is_not_fetched_to_its_end(port: int, web: type[Web], tmp_path: Path) -> None:
+    class GoneError(BaseException):
+        """As a request is stopped: no Exception."""
+
+    asked: list[None] = []
+
+    def check() -> None:
+        asked.append(None)
+        if len(asked) > 3:
+            raise GoneError
+
+    started = time.monotonic()
+    with pytest.raises(GoneError):
+        Downloader(limits=LIMITS, resolve=names()).fetch(
+            f"http://files.test:{port}/drips", tmp_path / "image", name="image", check=check
+        )
+    assert time.monotonic() - started < 5
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_host_that_nobody_knows(tmp_path: Path) -> None:

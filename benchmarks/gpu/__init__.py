@@ -1,0 +1,1 @@
+"""What the model takes on a GPU, beside the least that it could take there: `python -m benchmarks.gpu`."""

@@ -1,0 +1,130 @@
+"""A whole clip from files to a file through the predictor, in four steps: everything on the device, and streamed."""
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import floors
+from benchmarks.gpu.bench import Bench, label, weight_bytes
+from benchmarks.gpu.memory import with_peak
+from benchmarks.gpu.networks import draw_models, draw_speech
+from benchmarks.gpu.vae import DECODE, PICTURE, vae_flops
+from benchmarks.memory import EXAMPLES, inputs, write_voice
+from benchmarks.stopwatch import Spread
+from predict import Job, Predictor, probe, read_settings
+from src.serving.health import Health
+from src.serving.stages import Stages
+from wan.checkpoint import Models
+from wan.multitalk import MultiTalkPipeline
+from wan.types import FPS, VideoSize
+
+logger = logging.getLogger(__name__)
+
+STEPS = 4
+MARGIN = 1.12
+"""The limit of the leanest plan over its peak, a little above the share that planning keeps free."""
+
+
+class Timed(Predictor):
+    """Keeps what it would tell Cog."""
+
+    seconds: dict[str, float]
+    plan_name: str
+    height: int
+    width: int
+
+    def record(self, job: Job, stages: Stages, seconds: float) -> None:
+        self.seconds = {**stages.seconds, "total": seconds}
+        self.plan_name = str(self.pipeline.residence.plan)
+        self.height, self.width = job.size
+
+
+def measure_clip(bench: Bench) -> dict[str, Any]:
+    """Three plans one after the other, and what the streamed ones take against the first."""
+    models = draw_models(bench.config, bench.device)
+    predictor = ready(bench)
+    rows: dict[str, Any] = {}
+    for name in ("resident", "streamed", "leanest"):
+        predictor.pipeline = pipeline_of(name, bench, models)
+        rows[name] = clip(bench, predictor, models, streamed=name != "resident")
+    resident = rows["resident"]["total"]["median_s"]
+    return {
+        "steps": STEPS,
+        **rows,
+        **{f"{name}_over_resident": rows[name]["total"]["median_s"] / resident for name in ("streamed", "leanest")},
+    }
+
+
+def ready(bench: Bench) -> Timed:
+    """The predictor as after its setup, but for the pipeline."""
+    predictor = Timed()
+    settings = read_settings({"MULTITALK_MODEL": bench.config.name, "MULTITALK_LOCAL_FILES": "1"})
+    predictor.settings = replace(settings, config=bench.config)
+    predictor.speech = draw_speech(bench.config, bench.device)
+    predictor.output = None
+    predictor.health = Health(lambda: probe(bench.device), Path(tempfile.gettempdir()))
+    return predictor
+
+
+def pipeline_of(name: str, bench: Bench, models: Models) -> MultiTalkPipeline:
+    """Under the plan of this name; the leanest is the one that needs least memory."""
+    persistent = None if name == "resident" else 0
+    pipeline = MultiTalkPipeline.from_models(bench.config, models, num_persistent_param_in_dit=persistent)
+    pipeline.device = pipeline.residence.device = bench.device
+    if name == "leanest":
+        peaks = [plan.peak for plan in pipeline.residence.plans(bench.named[0], 1)]
+        pipeline.residence.limit = int(MARGIN * min(peaks))
+    return pipeline
+
+
+def clip(bench: Bench, predictor: Timed, models: Models, streamed: bool) -> dict[str, Any]:
+    """Seconds by stage, medians of the repeats, and the peak of memory; the first clip is a warm-up."""
+    frames = bench.config.frame_num
+    taken: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        voice = Path(folder) / "voice.wav"
+        write_voice(voice, 1 + frames // FPS)
+        request = inputs(
+            image=str(EXAMPLES / "two_people.png"),
+            first_audio=str(voice),
+            num_frames=frames,
+            preset="fast",
+            lora_strength=0.0,
+            sampling_steps=STEPS,
+            seed=1,
+        )
+        encoders = models.text_encoder.model, models.image_encoder.model
+        held = weight_bytes([models.transformer, models.vae.model, *encoders])
+        file_bytes, peak = with_peak(lambda: make(predictor, request), bench.device, held)
+        for _ in range(bench.repeats):
+            make(predictor, request)
+            taken.append(predictor.seconds)
+    size = VideoSize(frames=frames, height=predictor.height, width=predictor.width)
+    return {
+        "size": label(size),
+        "plan": predictor.plan_name,
+        "file_bytes": file_bytes,
+        "peak_bytes": peak,
+        "total": Spread.of([each["total"] for each in taken]).over(floor(bench, size, models, streamed)),
+        "seconds": {stage: Spread.of([each[stage] for each in taken]).median_s for stage in taken[0]},
+    }
+
+
+def floor(bench: Bench, size: VideoSize, models: Models, streamed: bool) -> float:
+    """Seconds of the clip's forwards at best, its blocks' way from the host if that takes longer, and of the VAE."""
+    passes = 1 if bench.config.presets["fast"].audio_guide_scale == 1 else 2
+    held = weight_bytes([models.transformer])
+    forward = floors.forward_seconds(bench.config.transformer, size, 1, bench.ceilings, held)
+    if streamed and bench.ceilings.upload:
+        forward = max(forward, weight_bytes(list(models.transformer.blocks.children())) / bench.ceilings.upload)
+    flops = vae_flops(bench.config.vae, size)
+    return STEPS * passes * forward + (flops[PICTURE] + flops[DECODE]) / bench.ceilings.product
+
+
+def make(predictor: Timed, request: dict[str, Any]) -> int:
+    """One video; the size of its file."""
+    size = predictor.predict(**request).stat().st_size
+    predictor.remove_last_output()
+    return size

@@ -1,0 +1,111 @@
+"""The networks of a model with random weights, drawn on the device: nothing passes through the host or a file.
+
+Sizes, dtypes and eight-bit layers are those that loading would give.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from training.parts import build_tokenizer, speech_config
+from wan.checkpoint import (
+    Models,
+    Precision,
+    image_encoder_part,
+    text_encoder_part,
+    transformer_part,
+    vae_part,
+    with_positions,
+)
+from wan.configs.schema import ModelConfig
+from wan.layout import Layout, Stored
+from wan.modules.image import ImageEncoder
+from wan.modules.quantised import LARGEST
+from wan.modules.text import TextEncoder
+from wan.modules.transformer import MultiTalkTransformer
+from wan.modules.vae import VideoVAE
+from wan.naming import Naming
+from wan.part import Part, assign, make_plan
+from wan.reading import SCALE, Form
+
+NOTHING = Stored(files=())
+NO_FILES = Layout(
+    transformer=NOTHING,
+    text_encoder=NOTHING,
+    image_encoder=NOTHING,
+    vae=NOTHING,
+    tokenizer=Path(),
+    config_json=Path(),
+    speech=Path(),
+)
+SMALL = 0.02
+
+
+def draw_models(config: ModelConfig, device: torch.device, precision: Precision = "bf16") -> Models:
+    """Every network that `wan` runs."""
+    text = drawn(text_encoder_part(config, NO_FILES.text_encoder, precision), device)
+    image = drawn(image_encoder_part(config, NO_FILES.image_encoder), device)
+    return Models(
+        transformer=draw_transformer(config, device, precision),
+        vae=draw_vae(config, device),
+        text_encoder=TextEncoder(text, build_tokenizer(config), config.transformer.text_len),
+        image_encoder=ImageEncoder(with_positions(image)),
+    )
+
+
+def draw_transformer(config: ModelConfig, device: torch.device, precision: Precision = "bf16") -> MultiTalkTransformer:
+    """The transformer."""
+    transformer: MultiTalkTransformer = drawn(transformer_part(config, NO_FILES, precision), device)
+    return transformer
+
+
+def draw_vae(config: ModelConfig, device: torch.device) -> VideoVAE:
+    """The VAE."""
+    return VideoVAE(drawn(vae_part(config, NO_FILES.vae), device))
+
+
+def draw_speech(config: ModelConfig, device: torch.device) -> Wav2Vec2Model:
+    """The speech encoder, which is small enough to be made on the host."""
+    speech: Wav2Vec2Model = Wav2Vec2Model(speech_config(config)).eval().requires_grad_(False)
+    speech.to(device)  # type: ignore[arg-type]
+    return speech
+
+
+@torch.inference_mode(False)
+def drawn(part: Part, device: torch.device) -> Any:
+    """A network whose published tensors are what its own parameters say they are."""
+    with torch.device("meta"):
+        published = named(part.build, part.name)
+    plan = make_plan(replace(part, tensors=published, unused=()))
+    forms = {name + end: form for name, read in plan.reads.items() for end, form in read.forms.items()}
+    results = {name: draw(name, form, device) for name, form in forms.items()}
+    return assign(plan.module, {ours: results[result] for ours, result in plan.results.items()})
+
+
+def named(build: Callable[[], torch.nn.Module], name: Naming) -> dict[str, Tensor]:
+    """A module's parameters by their published names."""
+    return {name(ours): parameter for ours, parameter in build().state_dict().items()}
+
+
+def draw(name: str, form: Form, device: torch.device) -> Tensor:
+    """Values that keep activations near 1: norms leave them as they are, products keep their size."""
+    shape, dtype = form
+    fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
+    if dtype == torch.int8:
+        return torch.randint(-127, 128, shape, dtype=dtype, device=device)
+    if dtype in LARGEST:
+        return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=LARGEST[dtype] / 4).to(dtype)
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    if name.endswith(SCALE):
+        return tensor.fill_(1e-4)
+    if name.endswith("bias"):
+        return tensor.normal_(std=SMALL)
+    if fan_in == 1:
+        return tensor.fill_(1)
+    return tensor.normal_(std=fan_in**-0.5)
