@@ -7,10 +7,9 @@ result is written as JSON: seconds, the error against the plain form, and how ma
 import argparse
 import json
 import logging
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.provenance import RESULTS, provenance
+from benchmarks.stopwatch import measure_in_turn
 from wan.checkpoint import stays_float32
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig, TransformerConfig
@@ -94,24 +94,10 @@ def measure(calls: Mapping[str, Form], repeats: int, device: torch.device) -> di
     """Median, extremes and error of each call, taken in turn."""
     expected = calls["plain"]().float()
     errors = {name: ((call().float() - expected).norm() / expected.norm()).item() for name, call in calls.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            synchronize(device)
-            start = time.perf_counter()
-            call()
-            synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
     return {
-        name: {"median_s": statistics.median(s), "min_s": min(s), "max_s": max(s), "error": errors[name]}
-        for name, s in seconds.items()
+        name: {**asdict(spread), "error": errors[name]}
+        for name, spread in measure_in_turn(calls, device, repeats).items()
     }
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def compare(config: ModelConfig, sizes: list[VideoSize], persons: int, repeats: int, backend: str) -> dict[str, Any]:
