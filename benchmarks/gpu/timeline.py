@@ -37,6 +37,10 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Which span belongs to which stage of `floors.block_work`, by its name, or that of the outermost span around it; the
 block's own time, the empty name, goes into sums. What is not listed is a stage of its own name."""
 
+METHODS = ("attend", "condition", "of_sum")
+"""What is called of a block and its modules besides their forward."""
+KERNELS = "wan.modules.kernels"
+
 
 @dataclass(slots=True)
 class Span:
@@ -85,7 +89,7 @@ class Timeline:
 
 
 def stages_of(timeline: Timeline) -> dict[str, float]:
-    """Seconds by stage, over all spans."""
+    """Seconds by stage, over all spans of the block; functions are called outside it too."""
     found: dict[str, float] = defaultdict(float)
 
     def add(span: Span, path: Path) -> None:
@@ -96,7 +100,8 @@ def stages_of(timeline: Timeline) -> dict[str, float]:
             add(each, path)
 
     for span in timeline.spans:
-        add(span, ())
+        if span.name == "":
+            add(span, ())
     return dict(found)
 
 
@@ -112,22 +117,30 @@ def stage_of(path: Path) -> str:
 
 @contextmanager
 def watched(block: nn.Module, timeline: Timeline) -> Iterator[None]:
-    """Every call of the block, its modules, and the functions that these call becomes a span."""
+    """Every call of the block's parts, its modules, and the functions that these call becomes a span."""
     with ExitStack() as stack:
         for name, module in block.named_modules():
+            for method in METHODS:
+                if callable(function := getattr(module, method, None)):
+                    stack.enter_context(mock.patch.object(module, method, timed(function, timeline, name)))
+            if module is block:  # it is called by its two parts
+                continue
             before = module.register_forward_pre_hook(lambda *_, name=name: timeline.enter(name))
             after = module.register_forward_hook(lambda *_: timeline.leave())
             stack.callback(before.remove)
             stack.callback(after.remove)
         for place, name, function in functions():
-            stack.enter_context(mock.patch.object(place, name, timed(function, timeline)))
+            stack.enter_context(mock.patch.object(place, name, timed(function, timeline, name)))
         yield
 
 
 def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
-    """Where a function of `wan.modules` is known under which name: where it is written, and where it is imported."""
+    """Where a function of `wan.modules` is known under which name: where it is written, and where it is imported.
+
+    Kernels are left out: they are no stages of their own, and cannot be imported everywhere.
+    """
     packages = pkgutil.walk_packages(wan.modules.__path__, "wan.modules.")
-    places = [importlib.import_module(each.name) for each in packages]
+    places = [importlib.import_module(each.name) for each in packages if not each.name.startswith(KERNELS)]
     return [
         (place, name, value)
         for place in places
@@ -136,12 +149,12 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
     ]
 
 
-def timed(function: Callable[..., Any], timeline: Timeline) -> Callable[..., Any]:
-    """The function as a span of its name."""
+def timed(function: Callable[..., Any], timeline: Timeline, name: str) -> Callable[..., Any]:
+    """The function as a span of a name."""
 
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        timeline.enter(function.__name__)
+        timeline.enter(name)
         try:
             return function(*arguments, **named)
         finally:
