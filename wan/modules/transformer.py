@@ -129,8 +129,7 @@ class Block(nn.Module):
         masks: SpeakerMasks | None,
     ) -> Tensor:
         """`constants`: this block's keys and values of text, image and speech."""
-        x_BLD, labels_BL = self.attend(x_BLD, e0_B6D, rotation, masks)
-        return self.condition(x_BLD, labels_BL, e0_B6D, constants)
+        return self.condition(self.attend(x_BLD, e0_B6D, rotation, masks), e0_B6D, constants, masks)
 
     def attend(self, x_BLD: Tensor, e0_B6D: Tensor, rotation: Rotation, masks: SpeakerMasks | None) -> Attended:
         """The first part, which knows neither text, image nor speech; `masks` is None where no labels are wanted."""
@@ -141,16 +140,18 @@ class Block(nn.Module):
 
     def condition(
         self,
-        x_BLD: Tensor,
-        labels_BL: Tensor | None,
+        attended: Attended,
         e0_B6D: Tensor,
         constants: tuple[KeyValue, KeyValue, KeyValue],
+        masks: SpeakerMasks | None,
     ) -> Tensor:
-        """The rest, on what `attend` gave."""
+        """The rest, on what `attend` gave; its labels count where `masks` tell the speakers apart."""
+        x_BLD, labels_BL = attended
+        del attended  # the room it takes
         text, image, speech = constants
         shift2, scale2, gate2 = (self.modulation + e0_B6D)[:, 3:].unbind(1)
         x_BLD = x_BLD + self.cross_attn(self.norm3(x_BLD), text, image)
-        x_BLD = x_BLD + self.audio_cross_attn(self.norm_x(x_BLD), speech, labels_BL)
+        x_BLD = x_BLD + self.audio_cross_attn(self.norm_x(x_BLD), speech, None if masks is None else labels_BL)
         return gated_sum(x_BLD, self.ffn(modulate(self.norm2(x_BLD), shift2, scale2)), gate2)
 
 
@@ -274,13 +275,19 @@ class MultiTalkTransformer(nn.Module):
         """
         sources = [tuple(zip(each.text, each.image, each.speech, strict=True)) for each in contexts]
         masks = next((each.masks for each in contexts if each.masks is not None), None)
-        results = [x_BLD] * len(contexts)
+        results: list[Tensor] = []
         for number, block in enumerate(self._blocks):
             shared = block.attend(x_BLD, time.e0, rotation, masks) if number == 0 else None
-            for index, context in enumerate(contexts):
-                x, labels = shared or block.attend(results[index], time.e0, rotation, context.masks)
-                labels = None if context.masks is None else labels
-                results[index] = block.condition(x, labels, time.e0, sources[index][number])
+            for context, source in zip(contexts, sources, strict=True):
+                # Tokens are handed on, not kept: a block gives their room back as soon as it can.
+                results.append(
+                    block.condition(
+                        shared or block.attend(results.pop(0), time.e0, rotation, context.masks),
+                        time.e0,
+                        source[number],
+                        context.masks,
+                    )
+                )
         return results
 
     def unpatchify(self, x_BLD: Tensor, time: TimeEmbedding, grid: tuple[int, int, int]) -> Tensor:
