@@ -10,7 +10,7 @@ TORCH := $(shell sed -n '/^torch==/p' requirements.txt)
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 DEMO := outputs/demo.mp4
 
-.PHONY: demo test check bench-gpu bench-lips serve soak clean
+.PHONY: demo test check bench bench-gpu bench-lips serve soak clean
 .DEFAULT_GOAL := demo
 
 $(READY): requirements.txt
@@ -54,6 +54,11 @@ bench-gpu: $(TOOLS)
 bench-lips: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
 	$(BIN)/python -m benchmarks.prices
+
+# The small model and a block of the 14B network on this processor, beside the plain form: about five minutes.
+# Written into benchmarks/results/ and docs/; the last line is plain_over_ours=<ratio>.
+bench: $(TOOLS)
+	@$(BIN)/python -m benchmarks.bench
 
 # 500 requests to one server, then the long tests. The figures go to benchmarks/results/soak.json.
 soak: $(TOOLS)

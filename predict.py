@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional, cast, get_args
 
 import numpy as np
@@ -26,38 +26,39 @@ from cog import BasePredictor, Input, Path
 from PIL import Image
 
 import weights
+from places import draw_people, find_places, to_pixels, to_regions, why_no_films
 from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.audio_analysis.windows import encode
 from src.material import Limits, Material, Uploads, gather
 from src.media.background import BackgroundWriter
-from src.media.casting import draw_casting
 from src.media.cuts import find_cuts
 from src.media.errors import InputError, quoted
 from src.media.movie import MovieWriter
-from src.media.people import People
 from src.media.provenance import provenance
 from src.media.rates import frames_at
 from src.media.sound import Sound
 from src.serving import logs
+from src.serving.following import check_wanted
 from src.serving.forecast import Forecast, TooLongError
 from src.serving.health import Health
+from src.serving.heap import heap_trimmed
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
 from wan.chunks import fit_chunk
-from wan.conditioning.framing import Framing, frame_picture
-from wan.conditioning.picture import crop_picture
+from wan.conditioning.framing import Framing
 from wan.conditioning.request import Request
-from wan.conditioning.speakers import SpeakerError, Stencil
 from wan.conditioning.track import Track
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
+from wan.modules.attention import chosen_backends, forced_backend
+from wan.modules.kernels import dispatch
 from wan.modules.text import clean
-from wan.multitalk import Progress, check_ability, choose_device
+from wan.multitalk import Progress, choose_device
 from wan.sampling.options import Options, choose_preset, resolve_options
-from wan.types import FPS, Aspect
+from wan.types import FPS
 
 logger = logging.getLogger("multitalk")
 
@@ -98,6 +99,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     persistent = read_number(environ, PERSISTENT, "0", least=0)
     max_runtime = read_number(environ, "MAX_RUNTIME", "1e9", least=1)
     local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
+    forced_backend(environ), dispatch.switched_off(environ)  # the model reads these two itself
     config = WAN_CONFIGS[name]
     return Settings(
         config=config,
@@ -109,15 +111,6 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         max_runtime=max_runtime if "MAX_RUNTIME" in environ else None,
         tagged=environ.get("MULTITALK_TAG", "1") != "0",
     )
-
-
-def why_no_films(config: ModelConfig) -> str:
-    """What is said to somebody who sends a video to a model that cannot be shown one; empty for one that can."""
-    try:
-        check_ability(config, persons=1, video=True)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def read_number(environ: Mapping[str, str], name: str, default: str, least: float) -> float:
@@ -324,11 +317,20 @@ class Predictor(BasePredictor):
             description="Where image is a video with several scenes: begin anew at each cut, so that no scene runs into the next.",
             default=False,
         ),
+        cache: str = Input(
+            description="What decides which steps are left out because they change little. teacache: as strongly as turbo or preset has it (fast leaves none out). magcache: often better at the same speed, from 10 steps on. none: every step is computed.",
+            default="teacache",
+            choices=["teacache", "magcache", "none"],
+        ),
+        guidance_reuse: bool = Input(
+            description="Faster: in the second half of the steps every other one takes over the guidance of the one before. Needs text_guidance or audio_guidance above 1.",
+            default=False,
+        ),
     ) -> Path:
         """Make one video."""
         self.remove_last_output()
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), heap_trimmed():
             try:
                 check_prompt("prompt", prompt)
                 if negative_prompt:
@@ -347,27 +349,26 @@ class Predictor(BasePredictor):
                 )
                 chosen = choose_preset(self.settings.config, turbo, None if preset == "none" else preset)
                 loras = self.find_loras(chosen.lora if lora == "none" else lora, float(lora_strength))
+                options = self.choose_options(
+                    aspect=aspect,
+                    size_class=resolution.removesuffix("p"),
+                    turbo=turbo,
+                    preset_name=None if preset == "none" else preset,
+                    sampling_steps=None
+                    if preset != "none" and sampling_steps == DEFAULT_STEPS
+                    else int(sampling_steps),
+                    seed=secrets.randbelow(2**31) if seed is None else int(seed),
+                    negative_prompt=negative_prompt,
+                    text_guide_scale=text_guidance,
+                    audio_guide_scale=audio_guidance,
+                    shift=shift,
+                    color_correction_strength=color_correction,
+                    use_apg=use_apg,
+                    cache=cache,
+                    guidance_reuse=guidance_reuse,
+                )
                 with closing(gather(uploads, self.settings.limits)) as material:
-                    job = self.plan(
-                        material,
-                        uploads,
-                        prompt,
-                        fps=int(fps),
-                        aspect=aspect,
-                        size_class=resolution.removesuffix("p"),
-                        turbo=turbo,
-                        preset_name=None if preset == "none" else preset,
-                        sampling_steps=None
-                        if preset != "none" and sampling_steps == DEFAULT_STEPS
-                        else int(sampling_steps),
-                        seed=secrets.randbelow(2**31) if seed is None else int(seed),
-                        negative_prompt=negative_prompt,
-                        text_guide_scale=text_guidance,
-                        audio_guide_scale=audio_guidance,
-                        shift=shift,
-                        color_correction_strength=color_correction,
-                        use_apg=use_apg,
-                    )
+                    job = self.plan(material, uploads, prompt, fps=int(fps), options=options)
                     stages = Stages()
                     if preview_speakers:
                         path = self.make_preview(job, second_speaks=second_audio is not None)
@@ -388,13 +389,18 @@ class Predictor(BasePredictor):
         self.record(job, stages, time.perf_counter() - start)
         return path
 
-    def plan(self, material: Material, uploads: Uploads, prompt: str, *, fps: int, **sampling: Any) -> Job:
-        """Find everybody on the model's grid, and the options; InputError when somebody has no place left there."""
+    def choose_options(self, **sampling: Any) -> Options:
+        """Every sampling value, of any length as yet; InputError for values that contradict each other."""
+        try:
+            return resolve_options(self.settings.config, **sampling)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def plan(self, material: Material, uploads: Uploads, prompt: str, *, fps: int, options: Options) -> Job:
+        """Find everybody on the model's grid; InputError when somebody has no place left there."""
         config = self.settings.config
         frame_num, motion_frame = fit_chunk(material.frames, config.frame_num, config.motion_frame)
-        options = resolve_options(
-            config, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames, **sampling
-        )
+        options = replace(options, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames)
         framing = find_places(config, material, uploads, options.size_class, options.aspect)
         return Job(material=material, framing=framing, prompt=prompt, options=options, fps=fps)
 
@@ -491,6 +497,10 @@ class Predictor(BasePredictor):
         """Tell Cog what was done."""
         self.record_metric("model", self.settings.config.name)
         self.record_metric("memory_plan", str(self.pipeline.residence.plan))
+        transformer = self.pipeline.models.transformer
+        self.record_metric("kernels", "triton" if dispatch.usable(transformer.device, transformer.dtype) else "plain")
+        for shape, backend in chosen_backends().items():
+            self.record_metric(f"attention.{shape.kind}", backend)
         self.record_metric("seed", job.options.seed)
         height, width = job.size
         self.record_metric("frames", frames_at(job.fps, job.material.frames))
@@ -534,44 +544,11 @@ def check_prompt(name: str, text: str) -> None:
         raise InputError(f"{name} is {quoted(text)}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank")
 
 
-def find_places(config: ModelConfig, material: Material, uploads: Uploads, size_class: str, aspect: Aspect) -> Framing:
-    """Everybody's place on the model's grid; InputError when somebody has none left there, or the model knows fewer."""
-    picture, regions = material.picture, to_regions(material.people)
-    buckets, persons = config.buckets[size_class], len(material.timeline.tracks)
-    try:
-        check_ability(config, persons, video=False)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    try:
-        return frame_picture(picture.height, picture.width, buckets, persons, regions, aspect)
-    except SpeakerError as error:
-        given = f"person_boxes is {quoted(uploads.person_boxes or '')}"
-        if uploads.person_masks:
-            given = f"person_masks has {len(uploads.person_masks)}"
-        raise InputError(f"{given}: {error}") from error
-
-
 def look_for_cuts(material: Material, stages: Stages) -> None:
     """Find where the source's scenes begin; a picture has one scene."""
     if material.film is not None:
-        material.film.cuts = find_cuts(material.film, material.frames)
+        material.film.cuts = find_cuts(material.film, material.frames, check_wanted)
         stages.done("cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
-
-
-def to_regions(people: People | None) -> tuple[Stencil, Stencil] | None:
-    """Masks of the media side as regions of the model's."""
-    if people is None:
-        return None
-    first, second = (Stencil(pixels_HW=torch.from_numpy(mask_HW)) for mask_HW in people)
-    return first, second
-
-
-def draw_people(material: Material, framing: Framing, *, second_speaks: bool) -> Image.Image:
-    """The first frame as the model sees it, with everybody's region and name."""
-    names = ["person 1: first_audio", "person 2: second_audio" if second_speaks else "person 2: silent"]
-    people_HW = framing.masks.bool().numpy()[: len(material.timeline.tracks)]
-    frame = Image.fromarray(to_pixels(crop_picture(material.picture, framing.crop)[:, None])[0])
-    return draw_casting(frame, dict(zip(names, people_HW, strict=False)))
 
 
 def probe(device: torch.device) -> None:
@@ -587,9 +564,3 @@ def report(done: Progress, stages: Stages, forecast: Forecast) -> None:
     stages.done(done.stage, f"chunk {done.chunk} of {done.chunks}{step}")
     if done.stage in ("denoise", "decode"):
         forecast.look(done.chunk, done.chunks, done.share)
-
-
-def to_pixels(video_CFHW: torch.Tensor) -> np.ndarray:
-    """[-1, 1] to uint8 F x H x W x C, rounded on the device."""
-    pixels = ((video_CFHW + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

@@ -12,7 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from predict import draw_people, find_places, read_settings
+from places import draw_people, find_places
+from predict import read_settings
 from src.material import Uploads, gather
 from src.serving.inputs import read_inputs
 from src.serving.schema import openapi

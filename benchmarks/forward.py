@@ -7,15 +7,15 @@ noisy machine. The result is written as JSON into `benchmarks/results/`.
 import argparse
 import json
 import logging
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.provenance import RESULTS, provenance
+from benchmarks.stopwatch import measure_in_turn
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
 from wan.modules.labels import token_masks
@@ -58,21 +58,6 @@ def context_of(model: MultiTalkTransformer, size: VideoSize, persons: int, gener
     )
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Median and extremes of each call, taken in turn so that a disturbance meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if repeat:  # the first round is a warm-up
-                seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
-        for name, taken in seconds.items()
-    }
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
@@ -86,7 +71,8 @@ def main() -> None:
     with torch.inference_mode():
         model = MultiTalkTransformer(config.transformer).eval()
         calls = {f"{persons} person(s)": forward_call(model, size, persons) for persons in (1, 2)}
-        result = measure(calls, options.repeats)
+        found = measure_in_turn(calls, torch.device("cpu"), options.repeats)
+        result = {name: asdict(spread) for name, spread in found.items()}
     rows, columns = size.grid[1:]
     document = {
         **provenance("benchmarks.forward"),

@@ -22,6 +22,7 @@ from benchmarks.clips import KINDS, ROWS, Row, draw_clip
 from benchmarks.figures import Figures, measure
 from benchmarks.provenance import provenance
 from benchmarks.puppet import Puppet
+from benchmarks.tables import markdown
 from wan.sampling.options import Options
 
 logger = logging.getLogger(__name__)
@@ -113,12 +114,6 @@ def misses(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
             if model[key] is not None and abs(model[key]) > limit
         ]
     return found
-
-
-def markdown(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    """A table."""
-    rule = tuple("---" for _ in head)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
 
 
 def measured(wanted: Mapping[str, Row], given: argparse.Namespace) -> Iterator[tuple[str, Figures]]:

@@ -20,12 +20,15 @@ import numpy as np
 from benchmarks.agreement import best_lag, interval, other_correlation, own_correlation, still
 from benchmarks.clips import KINDS, ROWS, Clip, draw_clip
 from benchmarks.figures import Figures, drift, finite, psnr, read
-from benchmarks.lipsync import markdown, number
+from benchmarks.lipsync import number
 from benchmarks.provenance import RESULTS, provenance
-from benchmarks.puppet import COLOR_CORRECTION, WEIGHTS, Puppet, Taken
+from benchmarks.puppet import COLOR_CORRECTION, MODEL, SIZE_CLASS, WEIGHTS, Puppet, Taken
+from benchmarks.tables import markdown
 from training.scenes import face_boxes
 from wan.checkpoint import Precision
+from wan.configs import WAN_CONFIGS
 from wan.lora import Lora
+from wan.sampling.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,15 @@ PLAIN: Mapping[str, Any] = {
 """What every line begins with; colours as the predictor corrects them."""
 MANY: Mapping[str, Any] = {"sampling_steps": 25, "shift": 5.0, "text_guide_scale": 3.0, "audio_guide_scale": 3.0}
 """What those do that are made for many steps and strong guidance."""
-COLUMNS = ("", "own", "95 %", "other", "lag", "silent mouths", "drift", "PSNR dB", "s/clip")
+SHORTCUTS: Mapping[str, Mapping[str, Any]] = {
+    "no cache": {"teacache_thresh": 0.0, "cache": "none"},
+    "MagCache": {"teacache_thresh": 0.0, "cache": "magcache"},
+    "guidance reuse": {"guidance_reuse": True},
+}
+"""In place of a preset's own TeaCache, or besides."""
+CONFIG = WAN_CONFIGS[MODEL]
+TURBO = "turbo"
+COLUMNS = ("", "own", "95 %", "other", "lag", "silent mouths", "drift", "PSNR dB", "runs", "s/clip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,23 +75,50 @@ def variants(loras: Iterable[Path]) -> list[Variant]:
         ("speech guidance", "audio_guide_scale", {}, (1.0, 1.5, 2.0, 3.0, 4.0)),
         ("text guidance", "text_guide_scale", {}, (1.0, 2.0, 3.0, 5.0)),
         ("TeaCache, 25 steps", "teacache_thresh", MANY, (0.0, 0.1, 0.3, 0.8)),
+        ("MagCache, 25 steps", "magcache_thresh", {**MANY, "cache": "magcache"}, (0.06, 0.12, 0.24)),
+        ("guidance reuse, guidance 3 and 3", "guidance_reuse", MANY, (False, True)),
         ("APG, guidance 3 and 3", "use_apg", MANY, (False, True)),
         ("colour correction", "color_correction_strength", {}, (0.0, COLOR_CORRECTION, 1.0)),
     )
     found = [
-        Variant(group=group, name=("off", "on")[value] if value in (True, False) and "APG" in group else f"{value:g}",
+        Variant(group=group, name=("off", "on")[value] if isinstance(value, bool) else f"{value:g}",
                 changes={**base, option: value})
         for group, option, base, values in one_by_one
         for value in values
     ]  # fmt: skip
+    by_name = {path.stem: path for path in loras}
+    found += presets(by_name)
     precisions: tuple[tuple[str, Precision], ...] = (("as trained", "bf16"), ("fp8", "fp8"), ("int8", "int8"))
     found += [Variant(group="precision", name=name, precision=precision) for name, precision in precisions]
-    for path in loras:
+    for path in by_name.values():
         for steps in (2, 4):
             changes = {"sampling_steps": steps, "shift": 2.0, "audio_guide_scale": 1.0}
             found += [
                 Variant(group=f"LoRA {path.stem}", name=f"{steps} steps, without", changes=changes),
                 Variant(group=f"LoRA {path.stem}", name=f"{steps} steps, with", changes=changes, lora=path),
+            ]
+    return found
+
+
+def presets(loras: Mapping[str, Path]) -> list[Variant]:
+    """The presets as they are, where their LoRA is at hand, and what the slow ones become with each shortcut."""
+    found = []
+    for name in (*CONFIG.presets, TURBO):
+        preset = CONFIG.turbo if name == TURBO else CONFIG.presets[name]
+        values = {
+            "sampling_steps": preset.sampling_steps,
+            "shift": preset.shift[SIZE_CLASS],
+            "text_guide_scale": preset.text_guide_scale,
+            "audio_guide_scale": preset.audio_guide_scale,
+            "teacache_thresh": preset.teacache_thresh,
+        }
+        if preset.lora is None or preset.lora in loras:
+            lora = None if preset.lora is None else loras[preset.lora]
+            found.append(Variant(group="preset", name=name, lora=lora, changes=values))
+        if preset.lora is None:
+            found += [
+                Variant(group="preset", name=f"{name}, {shortcut}", changes={**values, **changes})
+                for shortcut, changes in SHORTCUTS.items()
             ]
     return found
 
@@ -95,17 +133,22 @@ def price(folder: Path, wanted: list[Variant], clips: int, long_clips: int, seed
     ]
     puppets = {precision: Puppet(folder, precision) for precision in {variant.precision for variant in wanted}}
     takes: list[list[Taken]] = [[] for _ in wanted]
+    runs = [puppets[each.precision].evaluations(options_of(puppets[each.precision], each)) for each in wanted]
     for count, clip in enumerate(drawn, 1):
         for variant, taken in zip(wanted, takes, strict=True):
             puppet = puppets[variant.precision]
             puppet.use([] if variant.lora is None else [Lora(source=variant.lora)])
-            options = puppet.options("fast", seed=seed, **{**PLAIN, **variant.changes})
-            taken.append(puppet.take(clip, options))
+            taken.append(puppet.take(clip, options_of(puppet, variant, seed)))
         logger.warning("clip %d of %d", count, len(drawn))
     return [
-        {"group": variant.group, "name": variant.name, **summary(drawn, taken)}
-        for variant, taken in zip(wanted, takes, strict=True)
+        {"group": variant.group, "name": variant.name, "runs": count, **summary(drawn, taken)}
+        for variant, count, taken in zip(wanted, runs, takes, strict=True)
     ]
+
+
+def options_of(puppet: Puppet, variant: Variant, seed: int = 0) -> Options:
+    """The sampling of a variant."""
+    return puppet.options("fast", seed=seed, **{**PLAIN, **variant.changes})
 
 
 def summary(clips: list[Clip], takes: list[Taken]) -> Figures:
@@ -133,7 +176,8 @@ def table(prices: list[dict[str, Any]]) -> str:
         figures = (one["own"], f"{number(low)} to {number(high)}", one["other"])
         cells = [cell if isinstance(cell, str) else number(cell) for cell in figures]
         rest = (number(one["lag"], 0), number(one["still_mean"]), number(one["drift"], 1), number(one["psnr"], 1))
-        lines.append((f"{one['group']}: {one['name']}", *cells, *rest, number(one["seconds"], 2)))
+        cost = (str(one["runs"]), number(one["seconds"], 2))
+        lines.append((f"{one['group']}: {one['name']}", *cells, *rest, *cost))
     return markdown(COLUMNS, lines)
 
 
@@ -222,10 +266,12 @@ def text(document: Mapping[str, Any]) -> str:
         f"Made by `{document['command']}` ({said}).\n"
         f"{document['clips_a_row']} clips each of the rows {', '.join(document['rows'][:2])} of `benchmarks.lipsync`\n"
         f"and {document['long_clips']} of {document['rows'][2]}, the same for every line.\n"
-        "One thing at a time differs from 8 steps, shift 3, speech guidance 2 and no text guidance; TeaCache and APG\n"
-        "are measured at 25 steps, shift 5 and guidance 3 of both; the LoRA at shift 2 without guidance.\n"
+        "One thing at a time differs from 8 steps, shift 3, speech guidance 2 and no text guidance; caches, reuse of\n"
+        "guidance and APG are measured at 25 steps, shift 5 and guidance 3 of both; the LoRA at shift 2 without\n"
+        "guidance; presets are as they come.\n"
         "own: correlation of the read mouth with its own voice; other: partial correlation with the other's;\n"
-        "silent mouths: mean opening that is read there; drift: of a face's colours, of 255; seconds: of a chunk.\n\n"
+        "silent mouths: mean opening that is read there; drift: of a face's colours, of 255; runs: of the\n"
+        "stack of blocks, in a chunk; seconds: of a chunk.\n\n"
         f"![One line an approximation: own voice, other voice, seconds](prices.svg)\n\n{table(document['prices'])}\n"
     )
 

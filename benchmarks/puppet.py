@@ -60,6 +60,10 @@ class Puppet:
         given = {"color_correction_strength": COLOR_CORRECTION, "seed": 0, **changes}
         return resolve_options(self.pipeline.config, size_class=SIZE_CLASS, turbo=True, preset_name=preset, **given)
 
+    def evaluations(self, options: Options) -> int:
+        """How often a chunk runs the stack of blocks."""
+        return sum(step.evaluations for step in self.pipeline.plan(options, self.pipeline.embed_times(options)))
+
     @torch.inference_mode()
     def take(self, clip: Clip, options: Options) -> Taken:
         """Make the clip."""

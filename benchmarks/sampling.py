@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.puppet import COLOR_CORRECTION, MODEL, WEIGHTS, Puppet
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora
-from wan.sampling.options import Options
+from wan.sampling.options import Cache, Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-guidance", type=float)
     parser.add_argument("--audio-guidance", type=float)
     parser.add_argument("--teacache", type=float)
+    parser.add_argument("--cache", choices=get_args(Cache))
+    parser.add_argument("--magcache", type=float, help="threshold")
+    parser.add_argument("--guidance-reuse", action="store_true")
     parser.add_argument("--apg", action="store_true")
     parser.add_argument("--color", type=float, default=COLOR_CORRECTION)
     parser.add_argument("--seed", type=int, default=0, help="of the clips and of the noise")
@@ -46,6 +50,9 @@ def options(puppet: Puppet, given: argparse.Namespace) -> Options:
         text_guide_scale=given.text_guidance,
         audio_guide_scale=given.audio_guidance,
         teacache_thresh=given.teacache,
+        cache=given.cache,
+        magcache_thresh=given.magcache,
+        guidance_reuse=given.guidance_reuse,
         use_apg=given.apg or None,
         color_correction_strength=given.color,
         seed=given.seed,

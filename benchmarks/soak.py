@@ -32,6 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"
 MODEL = "multitalk-puppet"
 LIMIT_MB = 1.0
+JUMP_MB = 1.0
+"""Growth during a single request that is worth a line."""
 WARM = 0.2
 """The share of the requests in which memory may still settle."""
 FRAMES = {1: 40, 2: 20, 5: 20, 9: 15, 34: 5}
@@ -128,6 +130,8 @@ def measure(requests: int, scratch: Path) -> tuple[Account, list[str]]:
             if ending != kind:
                 account.wrong.append(f"request {number} was to be {kind} and was {ending}")
             account.megabytes.append(resident(server.process.pid))
+            if number and account.megabytes[-1] - account.megabytes[-2] > JUMP_MB:
+                logger.info("request %d (%s) took memory from %.1f to %.1f MB", number, kind, *account.megabytes[-2:])
             if number % 50 == 49:
                 logger.info("%d requests, %.1f MB", number + 1, account.megabytes[-1])
         return account, left_behind(set(scratch.rglob("*")) - before)

@@ -2,11 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +50,16 @@ def measure(call: Callable[[], Any], device: torch.device, repeats: int, warm_up
     for _ in range(warm_ups):
         call()
     return Spread.of([seconds_of(call, device) for _ in range(repeats)])
+
+
+def measure_in_turn(
+    calls: Mapping[K, Callable[[], Any]], device: torch.device, repeats: int, warm_ups: int = 1
+) -> dict[K, Spread]:
+    """Several calls round after round, so that a disturbance meets all of them."""
+    found: dict[K, list[float]] = {name: [] for name in calls}
+    for repeat in range(warm_ups + repeats):
+        for name, call in calls.items():
+            taken = seconds_of(call, device)
+            if repeat >= warm_ups:
+                found[name].append(taken)
+    return {name: Spread.of(seconds) for name, seconds in found.items()}

@@ -9,8 +9,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,39 +17,17 @@ from torch import Tensor
 
 from benchmarks.clips import ROWS, draw_clip
 from benchmarks.puppet import WEIGHTS, Puppet
-from wan.modules.rope import Rotation
-from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
+from benchmarks.recording import Evaluation, recording
 
 _ORDER = 4
 _SAMPLINGS = ((25, 5.0), (40, 7.0))
 """Steps and shift."""
 
-Record = list[tuple[Tensor, Tensor]]
-"""Of every step of a chunk: the time projection, and what the blocks added."""
 
-
-@contextmanager
-def recording(model: MultiTalkTransformer) -> Iterator[Record]:
-    """Collects what every evaluation of the blocks was given and what it added."""
-    record: Record = []
-    run_blocks = model.run_blocks
-
-    def recorded(x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, context: Context) -> Tensor:
-        result = run_blocks(x_BLD, time, rotation, context)
-        record.append((time.e0, result - x_BLD))
-        return result
-
-    model.run_blocks = recorded  # type: ignore[method-assign]
-    try:
-        yield record
-    finally:
-        del model.run_blocks
-
-
-def changes(record: Record) -> list[tuple[float, float]]:
-    """Relative changes from step to step, of both."""
+def changes(record: Sequence[Evaluation]) -> list[tuple[float, float]]:
+    """Relative changes from step to step, of the time projection and of what the blocks add."""
     return [
-        (_relative(later[0], earlier[0]), _relative(later[1], earlier[1]))
+        (_relative(later.e0, earlier.e0), _relative(later.added_BLD, earlier.added_BLD))
         for earlier, later in itertools.pairwise(record)
     ]
 

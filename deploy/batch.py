@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from deploy.batch_files import Journal, Record, Task, journal, read_tasks
+from deploy.batch_files import Journal, Record, Task, check_apart, journal, read_tasks
 from deploy.batch_worker import Worker
 from src.media.errors import InputError
 from src.serving import logs
@@ -149,16 +149,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(os.environ)
     try:
         tasks = read_tasks(options.requests)
+        check_apart(options.requests, options.results)
         with journal(options.results) as results:
             pending = results.open_tasks(tasks, again=options.again)
             logger.info("%d requests, %d of them have no result yet", len(tasks), len(pending))
             start_ray(options.address)
-            gpus = ray.cluster_resources().get("GPU", 0.0)
-            share = min(1.0, gpus) if options.gpus_per_worker is None else options.gpus_per_worker
+            plan = make_plan(options, ray.cluster_resources().get("GPU", 0.0))
             from deploy.batch_model import ModelWorker  # brings torch, which only the workers need
 
-            plan = Plan(workers=options.workers or max(1, int(gpus)), gpus=share, attempts=options.attempts)
-            run(pending, results, worker_maker(ModelWorker, options.output, share), plan)
+            run(pending, results, worker_maker(ModelWorker, options.output, plan.gpus), plan)
             statuses = Counter(results.records[task.id]["status"] for task in tasks)
     except (InputError, BatchError, OSError) as error:
         logger.error("%s", error)
@@ -169,15 +168,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if statuses["failed"] else 0
 
 
+def make_plan(options: argparse.Namespace, gpus: float) -> Plan:
+    """One worker for each of the GPUs that are there, or as asked. BatchError for more than this machine has: they
+    would wait for ever, while a cluster may grow."""
+    share = min(1.0, gpus) if options.gpus_per_worker is None else options.gpus_per_worker
+    plan = Plan(workers=options.workers or max(1, int(gpus)), gpus=share, attempts=options.attempts)
+    if options.address is None and plan.workers * plan.gpus > gpus:
+        raise BatchError(
+            f"{plan.workers} workers need {plan.workers * plan.gpus:g} GPUs, {gpus:g} are there; fewer --workers or a "
+            "smaller --gpus-per-worker are needed, or a cluster (--address)"
+        )
+    return plan
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     command = argparse.ArgumentParser(prog="python -m deploy.batch", description=__doc__)
     command.add_argument("requests", type=Path, help="a line of JSON for each request: id, and the predictor's inputs")
     command.add_argument("results", type=Path, help="a line of JSON for each result; what is there is not done again")
     command.add_argument("--output", required=True, help="where videos go: a folder, or s3://bucket/prefix")
-    command.add_argument("--workers", type=int, help="how many (default: one for each GPU)")
+    command.add_argument("--workers", type=positive, help="how many (default: one for each GPU)")
     command.add_argument("--gpus-per-worker", type=float, help="default: 1, and 0 where there is none")
-    command.add_argument("--attempts", type=int, default=ATTEMPTS, help=f"for each request (default: {ATTEMPTS})")
+    command.add_argument("--attempts", type=positive, default=ATTEMPTS, help=f"for each request (default: {ATTEMPTS})")
     command.add_argument("--again", action="store_true", help="try again what has failed before")
     command.add_argument("--address", help="of a Ray cluster; without it this machine alone")
     return command

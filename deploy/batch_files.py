@@ -15,6 +15,8 @@ from src.media.errors import InputError, quoted
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Record = Mapping[str, Any]
+BEGINNING = '{"id": "'
+"""Of every line of results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Task:
 def read_tasks(path: Path) -> list[Task]:
     """Every request of the file. InputError, which names the line, for one that is no request or whose id is taken."""
     tasks: dict[str, Task] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # text within a line may hold other ends of lines
         if not line.strip():
             continue
         task = read_task(line, number)
@@ -39,11 +41,19 @@ def read_tasks(path: Path) -> list[Task]:
     return list(tasks.values())
 
 
+def read_text(path: Path) -> str:
+    """A text file. InputError for one that is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start:,})") from error
+
+
 def read_task(line: str, number: int) -> Task:
     """One line."""
     try:
         inputs = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"line {number} is no JSON ({error})") from error
     if not isinstance(inputs, dict):
         raise InputError(f"line {number} is {quoted(line)}; an object is needed")
@@ -82,18 +92,38 @@ class Journal:
 
 
 def read_records(file: IO[str]) -> dict[str, Record]:
-    """The last record of each id. A line that was cut off by a crash is taken away."""
+    """The last record of each id. A line that was cut off by a crash is taken away.
+
+    InputError for a file that holds anything else: it is somebody's, and stays as it is.
+    """
     file.seek(0)
     whole, records = 0, {}
-    for line in iter(file.readline, ""):
-        if not line.endswith("\n"):
+    for number, line in enumerate(iter(file.readline, ""), 1):
+        if not line.endswith("\n") and line.startswith(BEGINNING[: len(line)]):
             break
-        record = json.loads(line)
+        record = read_record(line, number, file.name)
         records[record["id"]] = record
         whole = file.tell()
     file.seek(whole)
     file.truncate()
     return records
+
+
+def read_record(line: str, number: int, name: str) -> Record:
+    """A line of results."""
+    try:
+        record: Record = json.loads(line)
+        if {type(record[field]) for field in ("id", "digest", "status")} == {str}:
+            return record
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise InputError(f"{name}, line {number} is {quoted(line.strip())}, which is no result; another file is needed")
+
+
+def check_apart(requests: Path, results: Path) -> None:
+    """InputError when both are one file."""
+    if results.exists() and results.samefile(requests):
+        raise InputError(f"{results} is the file of requests; another one is needed for results")
 
 
 @contextmanager

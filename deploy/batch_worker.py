@@ -4,8 +4,7 @@ import json
 from typing import Any
 
 from deploy.batch_files import Record, Task
-from src.media.errors import InputError
-from src.serving.values import ValuesError
+from deploy.faults import INPUT_FAULTS
 from src.storage.shelf import Shelf
 
 
@@ -20,7 +19,7 @@ class Worker:
         raise NotImplementedError
 
     def make(self, task: Task) -> dict[str, Any]:
-        """Put the video on the shelf; what to say of it. InputError or ValuesError for what no other try mends."""
+        """Put the video on the shelf; what to say of it. Raises INPUT_FAULTS for what no other try mends."""
         raise NotImplementedError
 
     def work(self, task: Task) -> Record:
@@ -35,7 +34,7 @@ class Worker:
                 return record
         try:
             record = {"id": task.id, "digest": task.digest, "status": "succeeded", **self.make(task)}
-        except (InputError, ValuesError) as error:
+        except INPUT_FAULTS as error:
             return {"id": task.id, "digest": task.digest, "status": "failed", "error": str(error)}
         self.shelf.put_text(json.dumps(record), name)
         return record

@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 
 from predict import Predictor
-from src.media.errors import InputError
 from src.serving import schema
 from src.serving.following import Follower, StoppedError, followed
-from src.serving.values import ValuesError, complete
+from src.serving.values import complete
 from wan.conditioning.track import Track
 
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WAIT_S = 0.05
-INPUT_FAULTS = (InputError, ValuesError)
 
 
 class Predicting(Predictor):
@@ -93,7 +91,7 @@ class Engine:
     def run(self, inputs: Mapping[str, Any], folder: Path, follower: Follower) -> Output:
         """Make one video, and move it into `folder`.
 
-        Raises InputError or ValuesError for what the caller can mend, StoppedError when the follower stops it, which
+        Raises INPUT_FAULTS for what the caller can mend, StoppedError when the follower stops it, which
         leaves nothing behind and the model ready.
         """
         values = self.check(inputs)

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from src.media.h264 import add_video, video_frame
 from src.media.movie import CONTAINER_OPTIONS
+from src.serving.following import check_wanted
 
 Size = tuple[int, int]
 """Width and height in pixels, both even."""
@@ -20,7 +21,7 @@ Size = tuple[int, int]
 def finish(source: Path, target: Path, size: Size) -> None:
     """Write the video of `source` in another size to `target`; what a smaller or wider one has no room for is cut.
 
-    Packets of sound are copied as they are.
+    Packets of sound are copied as they are. StoppedError when the request is to end.
     """
     with av.open(source) as old, av.open(target, "w", format="mp4", options=CONTAINER_OPTIONS) as new:
         video = old.streams.video[0]
@@ -30,6 +31,7 @@ def finish(source: Path, target: Path, size: Size) -> None:
         sound = old.streams.audio[0] if old.streams.audio else None
         copy = None if sound is None else new.add_stream_from_template(sound)
         for count, frame in enumerate(old.decode(video=0)):
+            check_wanted()
             new.mux(encoder.encode(video_frame(fitted(frame.to_ndarray(format="rgb24"), size), count, fps)))
         new.mux(encoder.encode(None))
         if sound is not None and copy is not None:

@@ -1,10 +1,17 @@
 """Fields of a request in a form that is not the predictor's: read one by one, each with its bounds."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from src.media.errors import InputError
 from src.serving.values import ValuesError, checked, shown
+
+
+def in_terms(text: str, names: Mapping[str, str]) -> str:
+    """A message with the predictor's names for inputs as the caller knows them; within paths and quotes they stay."""
+    words = "|".join(map(re.escape, names))
+    return re.sub(rf"(?<![\w./'-])({words})(?![\w./'-])", lambda found: names[found[1]], text)
 
 
 class Form:

@@ -13,6 +13,8 @@ from uuid import uuid4
 import modal
 from fastapi import FastAPI
 
+from deploy.faults import INPUT_FAULTS
+from deploy.form import in_terms
 from deploy.modal_settings import AWS, GPU, HUGGING_FACE, IDLE_S, NAME, TIMEOUT_S, VOLUME, WEB, WEIGHTS, make_image
 from src.media.errors import InputError
 
@@ -23,6 +25,13 @@ PROMPT = "People talk naturally, with lively faces and small gestures, while the
 OUTPUTS = "outputs"
 VOICES = 2
 IMAGE, FIRST, SECOND = "multi1.png", "1.wav", "2.wav"
+NAMES = {
+    "image": "image_key",
+    "sampling_steps": "sample_steps",
+    "audio_mode": "audio_type",
+    "audio_guidance": "audio_cfg",
+}
+"""What both functions call the predictor's inputs."""
 
 app = modal.App(NAME, image=make_image())
 on_gpu: dict[str, Any] = {
@@ -51,7 +60,8 @@ def generate_video_cuda(
 ) -> dict[str, str]:
     """One person; the keys are of the bucket. `s3_output` is the video's address there."""
     media = {"image": image_key, "first_audio": audio_key}
-    return {"s3_output": to_bucket(media, {"prompt": prompt, "sampling_steps": sample_steps})}
+    names = {**NAMES, "first_audio": "audio_key"}
+    return {"s3_output": to_bucket(media, {"prompt": prompt, "sampling_steps": sample_steps}, names)}
 
 
 @app.function(**on_gpu)
@@ -75,21 +85,25 @@ def generate_multi_person_video(
         "audio_guidance": audio_cfg,
         "color_correction": color_correction,
     }
-    return {"s3_output": to_bucket(media, values)}
+    names = {**NAMES, "first_audio": "audio_keys[0]", "second_audio": "audio_keys[1]"}
+    return {"s3_output": to_bucket(media, values, names)}
 
 
-def to_bucket(media: dict[str, str], values: dict[str, object]) -> str:
-    """Make the video, store it under outputs/; its `s3://` address."""
+def to_bucket(media: dict[str, str], values: dict[str, object], names: dict[str, str]) -> str:
+    """Make the video, store it under outputs/; its `s3://` address. InputError in the function's own terms."""
     from deploy.service import measured, workplace
     from src.serving.following import Follower
     from src.storage.results import choose_place
 
     place = choose_place(service().inputs.bucket, None, folder=OUTPUTS, name="s3_output")
     follower = Follower(request=uuid4().hex)
-    with workplace(follower) as folder:
-        output = service().make(media, values, folder, follower)
-        measured(output)
-        place.deliver(output.path)
+    try:
+        with workplace(follower) as folder:
+            output = service().make(media, values, folder, follower)
+            measured(output)
+            place.deliver(output.path)
+    except INPUT_FAULTS as error:
+        raise InputError(in_terms(str(error), names)) from error
     return place.address
 
 

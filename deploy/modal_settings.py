@@ -6,6 +6,8 @@ from pathlib import Path
 
 import modal
 
+from src.serving.server import ONE_ARENA
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOME = "/root"
 WEIGHTS = "/weights"
@@ -14,8 +16,9 @@ MINUTES = 60
 TIMEOUT_S = 60 * MINUTES
 IDLE_S = 5 * MINUTES
 NAME = os.environ.get("MODAL_APP_NAME", "multitalk")
-LEFT_OUT = (".git", ".venv", ".cog", "outputs", "weights", "tests", "benchmarks/results", "**/__pycache__", "docs")
+LEFT_OUT = (*(REPOSITORY / ".dockerignore").read_text(encoding="utf-8").split(), ".cog", "docs")
 PYTHON = "3.11"
+OURS = ("MULTITALK_", "MAX_SECONDS", "MAX_RUNTIME", "MAX_INPUT_MB", "MAX_DOWNLOAD_SECONDS")
 
 
 def packages(file: Path) -> Iterator[str]:
@@ -32,15 +35,15 @@ def make_image() -> modal.Image:
     return (
         modal.Image.debian_slim(python_version=PYTHON)
         .pip_install(*packages(REPOSITORY / "requirements-deploy.txt"))
-        .env({"MODEL_PATH": WEIGHTS, "MULTITALK_LOG": "json", **chosen()})
+        .env(environment())
         .add_local_dir(REPOSITORY, HOME, ignore=list(LEFT_OUT))
     )
 
 
-def chosen() -> dict[str, str]:
-    """Settings of ours that are set where the app is deployed."""
-    names = ("MULTITALK_MODEL", "MULTITALK_DTYPE", "MAX_SECONDS", "MULTITALK_WEIGHTS_SOURCES", "MULTITALK_LOG_LEVEL")
-    return {name: os.environ[name] for name in names if name in os.environ}
+def environment() -> dict[str, str]:
+    """The containers' variables, those of ours among them that are set where the app is deployed."""
+    chosen = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    return {"MODEL_PATH": WEIGHTS, "MULTITALK_LOG": "json", **ONE_ARENA, **chosen}
 
 
 VOLUME = modal.Volume.from_name("multitalk-weights", create_if_missing=True)

@@ -12,5 +12,6 @@ COPY . .
 ENV MODEL_PATH=/runpod-volume/weights \
     MULTITALK_WEIGHTS_SOURCES=none \
     MULTITALK_LOG=json \
-    RUNPOD_DEBUG_LEVEL=INFO
+    RUNPOD_DEBUG_LEVEL=INFO \
+    MALLOC_ARENA_MAX=1
 CMD ["python", "-u", "-m", "deploy.runpod_handler"]

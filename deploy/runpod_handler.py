@@ -14,7 +14,8 @@ from typing import Any
 import runpod
 
 from deploy.engine import Engine, Output
-from deploy.form import Form
+from deploy.faults import INPUT_FAULTS
+from deploy.form import Form, in_terms
 from deploy.runpod_forms import Wish, read_wish
 from deploy.runpod_health import health
 from deploy.service import Service, measured, reason, workplace
@@ -75,15 +76,22 @@ class Worker:
 
     def generate(self, fields: Mapping[str, Any], follower: Follower) -> dict[str, Any]:
         """Make a video in whichever form it was asked for."""
-        wish = read_wish(fields)
+        wish = read_wish(fields, read_settings(self.environ).limits.max_seconds)
         place = self.place(wish)
         with workplace(follower) as folder:
-            output = self.service.make(wish.media, wish.values, folder, follower, wish.size)
+            output = self.make(wish, folder, follower)
             measured(output)
             video = place.deliver(output.path) if place else self.inline(output.path)
         if not wish.detailed:
             return {"video_url" if place else "video_base64": video}
         return {"video": video, "video_info": describe(output, wish, place)}
+
+    def make(self, wish: Wish, folder: Path, follower: Follower) -> Output:
+        """The video; InputError in the form's own terms."""
+        try:
+            return self.service.make(wish.media, wish.values, folder, follower, wish.size)
+        except INPUT_FAULTS as error:
+            raise InputError(in_terms(str(error), wish.names)) from error
 
     def place(self, wish: Wish) -> Place | None:
         """Where the video goes, known before any work; None for the answer itself."""

@@ -11,10 +11,13 @@ from typing import Any
 
 from PIL import ImageOps
 
-from deploy.engine import INPUT_FAULTS, Engine, Output
+from deploy.engine import Engine, Output
+from deploy.faults import INPUT_FAULTS
 from deploy.finish import Size, finish
-from src.media.picture import read_picture
-from src.serving.following import Follower, StoppedError, followed, passed
+from src.media.errors import InputError
+from src.media.people import MAX_PEOPLE
+from src.media.picture import check_size, read_picture
+from src.serving.following import Follower, StoppedError, check_wanted, followed, passed
 from src.storage.errors import StorageError
 from src.storage.inputs import Inputs
 
@@ -35,14 +38,19 @@ class Service:
     inputs: Inputs
 
     def fetch(self, media: Mapping[str, Named], folder: Path) -> dict[str, Path | list[Path]]:
-        """The files that a request names, by the predictor's names for them."""
+        """The files that a request names, by the predictor's names for them. StoppedError when it is to end."""
         files: dict[str, Path | list[Path]] = {}
         for name, value in media.items():
             if isinstance(value, str):
-                files[name] = self.inputs.fetch(value, folder, name=name)
+                files[name] = self.fetch_one(value, folder, name)
             else:
-                files[name] = [self.inputs.fetch(each, folder, name=f"{name}-{n}") for n, each in enumerate(value, 1)]
+                files[name] = [self.fetch_one(each, folder, f"{name}-{n}") for n, each in enumerate(value, 1)]
         return files
+
+    def fetch_one(self, value: str, folder: Path, name: str) -> Path:
+        """One of them."""
+        check_wanted()
+        return self.inputs.fetch(value, folder, name=name, check=check_wanted)
 
     def make(
         self,
@@ -54,6 +62,7 @@ class Service:
     ) -> Output:
         """A video in `folder`, on request of a given size. InputError and its like, StorageError, StoppedError."""
         self.engine.check({**values, **media})
+        check_counts(media)
         with followed(follower):
             passed("fetching")
             files = self.fetch(media, folder)
@@ -63,14 +72,25 @@ class Service:
             return output if size is None else sized(output, size, folder)
 
 
+def check_counts(media: Mapping[str, Named]) -> None:
+    """InputError for longer lists of files than any request can use, before the first of them is fetched."""
+    for name, value in media.items():
+        if not isinstance(value, str) and len(value) > MAX_PEOPLE:
+            raise InputError(f"{name} has {len(value):,} files; at most {MAX_PEOPLE} are allowed")
+
+
 def cut_to(image: Path, size: Size, folder: Path) -> Path:
-    """The middle of a picture in the proportions of a size, so that the model's own size has them as well."""
+    """The middle of a picture in the proportions of a size, so that the model's own size has them as well.
+
+    InputError when too little of it is left.
+    """
     picture = read_picture(image)
     width, height = size
     ratio = width / height
     cut = (min(picture.width, round(picture.height * ratio)), min(picture.height, round(picture.width / ratio)))
+    check_size(*cut, name=f"image, cut to the proportions of {width} x {height},")
     path = folder / "cut.png"
-    ImageOps.fit(picture, (max(1, cut[0]), max(1, cut[1]))).save(path)
+    ImageOps.fit(picture, cut).save(path)
     return path
 
 

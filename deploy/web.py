@@ -13,12 +13,14 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from deploy.form import Form
+from deploy.form import Form, in_terms
 from src.media.errors import InputError
 
 FIELDS = ("image", "audio1", "audio2", "prompt")
 NAMES = {"image": "image", "audio1": "first_audio", "audio2": "second_audio"}
+OWN_NAMES = {name: own for own, name in NAMES.items()}
 MOST_BODY = 1 << 20
+EXPIRED = "the result has expired"
 URLS = ("https://", "http://")
 
 
@@ -120,7 +122,7 @@ async def body_of(request: Request) -> dict[str, Any]:
             raise HTTPException(413, f"the request is longer than {MOST_BODY:,} bytes; give URLs for files")
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise HTTPException(422, "the request is no JSON object")
@@ -137,7 +139,7 @@ def read_talk(fields: Mapping[str, Any]) -> Talk:
 
 
 def url(text: str, name: str) -> str:
-    """A URL; others forms are for callers who are no strangers."""
+    """A URL; other forms are for callers who are no strangers."""
     if not text.startswith(URLS):
         raise InputError(f"{name} is {text[:80]!r}; a URL is needed")
     return text
@@ -177,15 +179,17 @@ def found(ask: Any) -> Any:
     except UnknownCallError as error:
         raise HTTPException(404, "there is no such call") from error
     except ExpiredError as error:
-        raise HTTPException(410, "the result has expired") from error
+        raise HTTPException(410, EXPIRED) from error
 
 
 def answer(state: Working | Finished | Failed) -> Response:
-    """202 while working, 200 with the video, 500 with the reason."""
+    """202 while working, 200 with the video, 500 with the reason in the form's own terms."""
     if isinstance(state, Working):
         return JSONResponse({"status": "working", "progress": state.progress}, 202)
     if isinstance(state, Failed):
-        return JSONResponse({"status": "failed", "detail": state.message}, 500)
+        return JSONResponse({"status": "failed", "detail": in_terms(state.message, OWN_NAMES)}, 500)
+    if isinstance(state.video, Path) and not state.video.is_file():
+        raise HTTPException(410, EXPIRED)
     if isinstance(state.video, Path):
         return FileResponse(state.video, media_type="video/mp4")
     return Response(state.video, media_type="video/mp4")

@@ -3,12 +3,14 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -26,6 +28,10 @@ from src.storage.settings import number, read_settings
 logger = logging.getLogger("deploy.web")
 
 RESULT_SECONDS = 3600.0
+SWEEP_S = 60.0
+"""How often expired results are looked for, whether anybody asks or not."""
+AT_ONCE = 4
+"""Calls whose files may come at the same time while one works, so that a slow host holds up its own call only."""
 MOST_WAITING = 100
 MOST_REMEMBERED = 100_000
 """Ids of expired calls that are still told from unknown ones."""
@@ -42,7 +48,7 @@ class Call:
 
 
 class LocalBackend:
-    """One warm model; calls wait for their turn. Results lie in a folder until they expire."""
+    """One warm model; calls wait for their turn. Results lie in a folder until they expire, `keep_s` after the end."""
 
     def __init__(
         self, service: Service, folder: Path, *, keep_s: float = RESULT_SECONDS, most_waiting: int = MOST_WAITING
@@ -54,7 +60,9 @@ class LocalBackend:
         self.calls: dict[str, Call] = {}
         self.expired: OrderedDict[str, None] = OrderedDict()
         self.lock = threading.Lock()
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="web")
+        self.pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="web")
+        self.closed = threading.Event()
+        threading.Thread(target=self.keep_sweeping, name="sweep", daemon=True).start()
 
     def submit(self, talk: Talk) -> str:
         """Put a call in the queue."""
@@ -120,6 +128,12 @@ class LocalBackend:
                 raise UnknownCallError(call_id)
             return self.calls[call_id]
 
+    def keep_sweeping(self) -> None:
+        """Until this is closed."""
+        while not self.closed.wait(min(self.keep_s, SWEEP_S)):
+            with self.lock:
+                self.expire()
+
     def expire(self) -> None:
         """Throw away what was settled too long ago. The lock is held."""
         now = time.monotonic()
@@ -133,30 +147,44 @@ class LocalBackend:
 
     def close(self) -> None:
         """Stop everything, and wait for that."""
-        for call in list(self.calls.values()):
+        self.closed.set()
+        with self.lock:
+            calls = list(self.calls.values())
+        for call in calls:
             call.follower.stop.set()
         self.pool.shutdown(cancel_futures=True)
-
-
-def make_backend(environ: Mapping[str, str], folder: Path) -> LocalBackend:
-    """With the operator's settings; the model is not loaded yet."""
-    return LocalBackend(
-        Service(engine=Engine(), inputs=make_inputs(read_settings(environ))),
-        folder,
-        keep_s=number(environ, "WEB_RESULT_SECONDS", RESULT_SECONDS),
-    )
 
 
 def main() -> None:
     """Load the model and serve the form."""
     os.environ.setdefault("MULTITALK_LOG", "json")
     logs.configure(os.environ)
-    with tempfile.TemporaryDirectory(prefix="multitalk-web-") as folder:
-        backend = make_backend(os.environ, Path(folder))
-        backend.service.engine.load()
-        app = make_app(backend, read_keys(os.environ))
-        uvicorn.run(app, host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8000")))
-        backend.close()
+    service = Service(engine=Engine(), inputs=make_inputs(read_settings(os.environ)))
+    keep_s = number(os.environ, "WEB_RESULT_SECONDS", RESULT_SECONDS)
+    service.engine.load()
+    with (
+        harmless_signals(),
+        tempfile.TemporaryDirectory(prefix="multitalk-web-") as folder,
+        closing(LocalBackend(service, Path(folder), keep_s=keep_s)) as backend,
+    ):
+        serve(backend)
+
+
+def serve(backend: LocalBackend) -> None:
+    """Until a signal ends it. Lines go through our log; uvicorn would also write from which address somebody asked."""
+    host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000"))
+    uvicorn.run(make_app(backend, read_keys(os.environ)), host=host, port=port, log_config=None, access_log=False)
+
+
+@contextmanager
+def harmless_signals() -> Iterator[None]:
+    """uvicorn ends in order when it is told to, and then raises the same signal again, before we have tidied up."""
+    before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 if __name__ == "__main__":

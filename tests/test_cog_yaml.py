@@ -143,5 +143,9 @@ def test_steps_are_single_lines_that_do_not_need_the_source(config: dict[str, An
 
 def test_weights_and_private_files_stay_out_of_the_image() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
-    assert {"weights", "outputs", ".git", ".venv"} <= set(ignored)
+    assert {"weights", "outputs", ".git", ".venv", ".env"} <= set(ignored)
+    written = re.findall(r"weights\.py (?:convert|pack) weights (\S+)", (ROOT / "docs" / "weights.md").read_text())
+    assert len(written) >= 2
+    assert [name for name in written if not any(fnmatch(name, pattern) for pattern in ignored)] == []
+    assert not any(fnmatch("weights.py", pattern) for pattern in ignored)
     assert ".cog" not in ignored, "Cog puts the requirements and the schema there"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.modal_settings import environment
 from deploy.runpod_forms import FIRST, SECOND
+from src.serving.server import ONE_ARENA
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -43,6 +45,12 @@ def test_files_exist(path: str) -> None:
 def test_every_field_of_runpods_forms_is_documented(fields: tuple[str, ...]) -> None:
     section = TEXT[TEXT.index("## RunPod") : TEXT.index("## Modal")]
     assert [name for name in fields if f"`{name}`" not in section] == []
+
+
+def test_every_image_has_one_arena_of_memory() -> None:
+    dockerfile = (ROOT / "deploy" / "runpod.Dockerfile").read_text()
+    assert all(f"{name}={value}" in dockerfile for name, value in ONE_ARENA.items())
+    assert environment().items() >= ONE_ARENA.items()
 
 
 def test_links_lead_somewhere() -> None:

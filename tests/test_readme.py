@@ -21,6 +21,14 @@ COMMANDS = [
     line for kind, block in BLOCKS if kind == "" for line in block.replace("\\\n", " ").splitlines() if line.strip()
 ]
 VARIABLES = dict(re.findall(r'^(\w+)="(.*)"$', TEXT, re.MULTILINE))
+READERS = (
+    "predict.py",
+    "src/weights/sources.py",
+    "src/serving/server.py",
+    "wan/modules/attention.py",
+    "wan/modules/kernels/dispatch.py",
+)
+"""Where environment variables are read."""
 TABLE = re.compile(r"^\| input \|.*?(?=\n\n)", re.MULTILINE | re.DOTALL)
 
 
@@ -109,10 +117,7 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_environment_variables_are_read_somewhere() -> None:
-    sources = "\n".join(
-        path.read_text(encoding="utf-8")
-        for path in (ROOT / "predict.py", ROOT / "src/weights/sources.py", ROOT / "src/serving/server.py")
-    )
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / name for name in READERS))
     names = re.findall(r"^\| `([A-Z][A-Z_]+)` \|", TEXT, re.MULTILINE)
     assert len(names) >= 5
     assert [name for name in names if f'"{name}"' not in sources] == []

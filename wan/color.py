@@ -3,6 +3,8 @@
 Shapes: C = 3 channels, F frames, H x W.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,18 +17,28 @@ _FLAT = 0.02
 """Deviation of a channel, in Lab units, below which it is the same everywhere to the eye (rounding makes 0.005)."""
 
 
-def match_color(video_CFHW: Tensor, reference_CHW: Tensor, strength: float) -> Tensor:
-    """Give each frame the reference's mean and deviation per Lab channel, blended in by `strength` in 0..1.
+class Colors(NamedTuple):
+    """Mean and deviation of each Lab channel, broadcastable to C x F x H x W."""
 
-    Input and output in [-1, 1]; the reference is one frame. A flat channel takes the reference's mean.
+    mean: Tensor
+    deviation: Tensor
+
+
+def colors_of(video_CFHW: Tensor) -> Colors:
+    """Of each frame in [-1, 1]."""
+    return _colors(rgb_to_lab(((video_CFHW + 1) / 2).clamp(0, 1)))
+
+
+def match_color(video_CFHW: Tensor, target: Colors, strength: float) -> Tensor:
+    """Give each frame the target's mean and deviation per Lab channel, blended in by `strength` in 0..1.
+
+    Input and output in [-1, 1]; the target's are of one frame. A flat channel takes the target's mean.
     """
     source = ((video_CFHW + 1) / 2).clamp(0, 1)
     lab = rgb_to_lab(source)
-    target = rgb_to_lab(((reference_CHW[:, None] + 1) / 2).clamp(0, 1))
-    mean, deviation = _statistics(lab)
-    target_mean, target_deviation = _statistics(target)
-    scale = torch.where(deviation > _FLAT, target_deviation / deviation.clamp(min=_FLAT), 0.0)
-    matched = lab_to_rgb((lab - mean) * scale + target_mean).clamp(0, 1)
+    mean, deviation = _colors(lab)
+    scale = torch.where(deviation > _FLAT, target.deviation / deviation.clamp(min=_FLAT), 0.0)
+    matched = lab_to_rgb((lab - mean) * scale + target.mean).clamp(0, 1)
     return torch.lerp(source, matched, strength) * 2 - 1
 
 
@@ -49,9 +61,9 @@ def lab_to_rgb(lab_CFHW: Tensor) -> Tensor:
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0) ** (1 / 2.4) - 0.055, linear * 12.92)
 
 
-def _statistics(lab_CFHW: Tensor) -> tuple[Tensor, Tensor]:
+def _colors(lab_CFHW: Tensor) -> Colors:
     deviation, mean = torch.std_mean(lab_CFHW, dim=(-2, -1), correction=0, keepdim=True)
-    return mean, deviation
+    return Colors(mean, deviation)
 
 
 def _mix(matrix: Tensor, image_CFHW: Tensor) -> Tensor:

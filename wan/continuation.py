@@ -5,7 +5,7 @@ Shapes: C channels, F video frames, T latent frames, H x W.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,17 +17,33 @@ from wan.sampling.denoise import CleanMotion, Motion, NoisyMotion
 from wan.types import VideoSize, latent_frames
 
 
+class Memory:
+    """What was last made of a frame, for the chunks that are shown the same one."""
+
+    def __init__(self) -> None:
+        self.frame: Tensor | None = None
+        self.made: Tensor | None = None
+
+    def recall(self, frame: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `make` gives for the frame; made again only for another tensor than the last one."""
+        if self.made is None or frame is not self.frame:
+            self.frame, self.made = frame, make(frame)
+        return self.made
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
     """What is there before a chunk is made, all in [-1, 1].
 
     `frame_CHW` is the picture, or the source's frame at the chunk's start; `first_CHW` is the one its scene began with,
-    whose colours are kept; `last_CFHW` are the frames that the chunk repeats, None where a scene begins.
+    whose colours are kept; `last_CFHW` are the frames that the chunk repeats, None where a scene begins. `memory` goes
+    from chunk to chunk.
     """
 
     frame_CHW: Tensor
     first_CHW: Tensor
     last_CFHW: Tensor | None
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +73,11 @@ def begin_infinitetalk(
     vae: VideoVAE, given: Given, size: VideoSize, generator: torch.Generator, rest: torch.device
 ) -> Beginning:
     """The source's frame is condition; it, or the last frames, stay in place without noise."""
-    condition = condition_latent(vae, given.frame_CHW[:, None].to(rest), size, rest)
+
+    def encode(frame_CHW: Tensor) -> Tensor:
+        return condition_latent(vae, frame_CHW[:, None].to(rest), size, rest)
+
+    condition = given.memory.recall(given.frame_CHW, encode)
     if given.last_CFHW is None:
         motion = CleanMotion(condition[MASK_CHANNELS:, :1], None)
     else:

@@ -22,6 +22,8 @@ from wan.modules.labels import token_masks
 from wan.modules.rope import Rotation
 from wan.modules.transformer import BlockConstants, Context, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
+from wan.sampling.denoise import TransformerVelocity
+from wan.sampling.plan import plan_steps
 from wan.types import TEMPORAL_STRIDE, VideoSize
 from wan.video import decode_video
 
@@ -31,6 +33,8 @@ META = torch.device("meta")
 HOST = torch.device("cpu")
 GIGABYTE = 1e9
 COUNTED_FRAMES = 2 * TEMPORAL_STRIDE + 1
+TEXTS = 2
+"""Prompts that passes read: the prompt and the negative one."""
 
 
 class PeakCounter(TorchDispatchMode):
@@ -196,27 +200,37 @@ def choose_plan(candidates: Sequence[Plan], free: int, margin: float) -> Plan:
     )
 
 
-def measure_demand(config: ModelConfig, size: VideoSize, persons: int, texts: int = 2) -> Demand:
-    """Run one block, and the VAE, on the meta device at this size, and count."""
-    one_block = replace(config.transformer, num_layers=1)
+def measure_demand(config: ModelConfig, size: VideoSize, persons: int) -> Demand:
+    """Run two blocks under three passes and keep what they add, run the VAE, all on the meta device, and count.
+
+    The first block of three passes is another one than those after it.
+    """
+    two_blocks = replace(config.transformer, num_layers=2)
     with torch.device(META):
-        model = MultiTalkTransformer(one_block).eval()
+        model = MultiTalkTransformer(two_blocks).eval()
         vae = VideoVAE(build_vae(config.vae).eval())
     vae.model.decoder.to(getattr(torch, config.vae_dtype))
     cast_on_meta(model, getattr(torch, config.dtype))
-    context = _context(model, size, persons)
-    layers = config.transformer.num_layers
-    constants = layers * (
-        texts * _bytes(context.text) + _bytes(context.image) + _bytes(context.speech) * (persons + 1) // persons
-    )
+    spoken, silent = (_context(model, size, each) for each in (persons, 1))
+    per_block = TEXTS * _bytes(spoken.text) + _bytes(spoken.image) + _bytes(spoken.speech) + _bytes(silent.speech)
     t, h, w = size.latent
-    latent, condition = (torch.empty(1, channels, t, h, w, device=META) for channels in (16, 20))
+    latent, condition = (torch.empty(channels, t, h, w, device=META) for channels in (16, 20))
     time = model.embed_time(torch.empty(1, device=META))
     pairs = config.transformer.head_dim // 2
     angles = torch.empty(1, size.grid[0] * size.grid[1] * size.grid[2], 1, pairs, device=META)
-    forward = peak_of(lambda: model(latent, condition, time, Rotation(angles, angles), context))
+    contexts = {"cond": spoken, "no_text": spoken, "neither": silent}
+    plan = plan_steps(tuple(contexts), (True, False), reuses_guidance=False)
+
+    def two_steps() -> None:
+        velocity = TransformerVelocity(
+            model, condition, contexts, [time, time], Rotation(angles, angles), size.grid, plan
+        )
+        for step in range(len(plan)):
+            velocity(latent, step)
+
+    forward = peak_of(two_steps)
     return Demand(
-        constants=constants + 2 * angles.nbytes,
+        constants=config.transformer.num_layers * per_block + 2 * angles.nbytes,
         forward=forward,
         vae=vae_peak(vae, size, META),
         vae_slices=vae_peak(vae, size, HOST),
@@ -262,4 +276,5 @@ def _context(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Cont
 
 
 def _bytes(constants: BlockConstants) -> int:
-    return sum(tensor.nbytes for key_value in constants for tensor in key_value)
+    """Of one block."""
+    return sum(tensor.nbytes for tensor in constants[0])

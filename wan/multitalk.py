@@ -22,7 +22,7 @@ from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_
 from wan.conditioning.speech import check_tracks, speech_windows
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
-from wan.continuation import BEGIN, Given
+from wan.continuation import BEGIN, Given, Memory
 from wan.lora import Lora, Loras
 from wan.memory import HOST
 from wan.modules.labels import SpeakerMasks, token_masks
@@ -32,7 +32,9 @@ from wan.residence import Residence, where_to_load
 from wan.sampling.cache import teacache_plan
 from wan.sampling.denoise import TransformerVelocity, denoise, draw_noise
 from wan.sampling.guidance import PASSES
-from wan.sampling.options import Options, resolve_options
+from wan.sampling.magcache import magcache_plan
+from wan.sampling.options import Cache, Options, resolve_options
+from wan.sampling.plan import Step, plan_steps, share_done
 from wan.sampling.schedule import timesteps
 from wan.types import Aspect, VideoSize
 from wan.video import Outlet, decode_video
@@ -47,7 +49,7 @@ class Progress:
     """What has just been done; counts are from 1.
 
     Stages: "prepare" once, then for every chunk "condition", "denoise" (once a step) and "decode". `share` is how much
-    of the chunk's denoising is done, 0..1, by the steps that run the network.
+    of the chunk's denoising is done, 0..1, by how often the network is run.
     """
 
     stage: str
@@ -61,12 +63,12 @@ class Progress:
 class Report(Protocol):
     """Says that a stage, or a step of it, is done."""
 
-    def __call__(self, stage: str, plan: Sequence[bool] = (True,), step: int = 1) -> None: ...
+    def __call__(self, stage: str, plan: Sequence[Step] = (), step: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """All that stays the same from chunk to chunk."""
+    """All that stays the same from chunk to chunk. `silence` is empty where every pass hears the speech."""
 
     size: VideoSize
     chunks: list[Chunk]
@@ -78,7 +80,7 @@ class Scene:
     times: list[float]
     time_embeddings: list[TimeEmbedding]
     rotation: Rotation
-    plan: tuple[bool, ...]
+    plan: tuple[Step, ...]
 
 
 def choose_device(config: ModelConfig, device_id: int) -> torch.device:
@@ -178,6 +180,9 @@ class MultiTalkPipeline:
         progress: Callable[[Progress], None] | None = None,
         embed_speech: EmbedSpeech | None = None,
         aspect: Aspect = "bucket",
+        cache: Cache = "teacache",
+        magcache_thresh: float | None = None,
+        guidance_reuse: bool = False,
     ) -> Tensor:
         """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest track, max_frames_num).
 
@@ -213,6 +218,9 @@ class MultiTalkPipeline:
             apg_momentum=apg_momentum,
             apg_norm_threshold=apg_norm_threshold,
             aspect=aspect,
+            cache=cache,
+            magcache_thresh=magcache_thresh,
+            guidance_reuse=guidance_reuse,
         )
         logger.info("seed %d", options.seed)
         return torch.cat([frames.cpu() for frames in self.stream(request, options, progress)], dim=1)
@@ -241,15 +249,17 @@ class MultiTalkPipeline:
         size = self.frame(request, options)[0]
         self.residence.prepare_for(size, persons)
         scene = self._within_memory(lambda: self.prepare(request, options), generator, size, persons)
-        first = last = None
+        first = last = frame = None
+        memory = Memory()
         for chunk in scene.chunks:
             report = self._reporter(progress, chunk.index + 1, len(scene.chunks))
             if chunk.index == 0:
                 report("prepare")
-            frame = crop_picture(request.frame(chunk.start), scene.crop).to(self.device)
+            if frame is None or request.source is not None:
+                frame = crop_picture(request.frame(chunk.start), scene.crop).to(self.device)
             if chunk.overlap == 0 or first is None:
                 first, last = frame, None
-            given = Given(frame_CHW=frame, first_CHW=first, last_CFHW=last)
+            given = Given(frame_CHW=frame, first_CHW=first, last_CFHW=last, memory=memory)
             outlet = Outlet(chunk, hand_on)
             make = functools.partial(self.make_chunk, request, options, scene, chunk, given, generator, report, outlet)
             video = self._within_memory(make, generator, size, persons)
@@ -276,10 +286,11 @@ class MultiTalkPipeline:
         length = min(max(map(len, request.tracks)), options.max_frames_num)
 
         transformer = self.models.transformer
-        times = timesteps(options.sampling_steps, options.shift)
-        embeddings = [transformer.embed_time(t[None].to(self.device)) for t in times[:-1]]
+        embeddings = self.embed_times(options)
+        plan = self.plan(options, embeddings)
         masks = framing.masks.to(self.device)
         speakers = token_masks(masks[None], *size.grid[1:]) if len(request.tracks) == 2 else None
+        hears = all(PASSES[name].speech for step in plan for name in step.passes)
         return Scene(
             size=size,
             chunks=plan_chunks(length, options.frame_num, options.motion_frame, request.cuts),
@@ -287,16 +298,30 @@ class MultiTalkPipeline:
             masks_3HW=masks,
             speakers=speakers,
             texts=self._texts(request, options),
-            silence=transformer.embed_speech(self._silence(size)),
-            times=times.tolist(),
+            silence=() if hears else transformer.embed_speech(self._silence(size)),
+            times=timesteps(options.sampling_steps, options.shift).tolist(),
             time_embeddings=embeddings,
             rotation=video_rotation(size.grid, transformer.config.head_dim, self.device),
-            plan=teacache_plan(
-                [embedding.e0 for embedding in embeddings],
-                self.config.teacache_coefficients[options.size_class],
-                options.teacache_thresh,
-            ),
+            plan=plan,
         )
+
+    @torch.inference_mode()
+    def embed_times(self, options: Options) -> list[TimeEmbedding]:
+        """What the network is told of the time, for every step."""
+        times = timesteps(options.sampling_steps, options.shift)[:-1].to(self.device)
+        return [self.models.transformer.embed_time(t[None]) for t in times]
+
+    def plan(self, options: Options, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
+        """What every step of a chunk runs."""
+        return plan_steps(options.guider().passes, self._computed(options, embeddings), options.guidance_reuse)
+
+    def _computed(self, options: Options, embeddings: Sequence[TimeEmbedding]) -> tuple[bool, ...]:
+        """Which steps run the blocks."""
+        if options.cache == "magcache":
+            times = timesteps(options.sampling_steps, options.shift)[:-1].tolist()
+            return magcache_plan(times, self.config.magcache_ratios[options.size_class], options.magcache_thresh)
+        coefficients = self.config.teacache_coefficients[options.size_class]
+        return teacache_plan([embedding.e0 for embedding in embeddings], coefficients, options.teacache_thresh)
 
     @torch.inference_mode()
     def make_chunk(
@@ -395,12 +420,13 @@ class MultiTalkPipeline:
     def _reporter(self, progress: Callable[[Progress], None] | None, chunk: int, chunks: int) -> Report:
         """What tells the caller that a stage, or a step of it, is done; waits for the device, so that it is true."""
 
-        def report(stage: str, plan: Sequence[bool] = (True,), step: int = 1) -> None:
+        def report(stage: str, plan: Sequence[Step] = (), step: int = 1) -> None:
             if progress is None:
                 return
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            share = sum(plan[:step]) / sum(plan)
-            progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=len(plan), share=share))
+            share = share_done(plan, step) if plan else 1.0
+            steps = max(len(plan), 1)
+            progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=steps, share=share))
 
         return report

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wan.chunks import Chunk
-from wan.color import match_color
+from wan.color import colors_of, match_color
 from wan.modules.vae import VideoVAE
 from wan.types import TEMPORAL_STRIDE
 
@@ -48,10 +48,11 @@ def decode_video(
     """
     frames = TEMPORAL_STRIDE * (latent_CTHW.shape[1] - 1) + 1
     video = torch.empty(3, frames, *reference_CHW.shape[1:], device=rest)
+    target = colors_of(reference_CHW[:, None]) if color_strength > 0 else None
     done = 0
     for slice_CFHW in vae.decode(latent_CTHW, rest):
-        if color_strength > 0:
-            slice_CFHW = match_color(slice_CFHW, reference_CHW, color_strength)
+        if target is not None:
+            slice_CFHW = match_color(slice_CFHW, target, color_strength)
         if outlet is not None:
             outlet.pass_on(done, slice_CFHW)
         video[:, done : done + slice_CFHW.shape[1]] = slice_CFHW.to(rest)

@@ -1,5 +1,6 @@
 """Where a film goes over to another scene, by FFmpeg's detector of scene changes (the filter scdet)."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 from av.filter import Graph
@@ -17,10 +18,11 @@ SCORE = "lavfi.scd.score"
 SHORTEST = FPS
 
 
-def find_cuts(film: Film, frames: int) -> tuple[int, ...]:
+def find_cuts(film: Film, frames: int, check: Callable[[], None] = lambda: None) -> tuple[int, ...]:
     """The indices below `frames`, ascending and at least SHORTEST apart, at which another scene begins.
 
-    Reads the film from the beginning, so that its next picture costs reading it again.
+    Reads the film from the beginning, so that its next picture costs reading it again. `check` is asked at every frame,
+    and raises when nobody waits any more.
     """
     graph = Graph()
     source = graph.add_buffer(width=WIDTH, height=HEIGHT, format=VideoFormat("rgb24"), time_base=Fraction(1, FPS))
@@ -28,6 +30,7 @@ def find_cuts(film: Film, frames: int) -> tuple[int, ...]:
     cuts: list[int] = []
     due = None
     for index in range(frames):
+        check()
         before, due = due, film.due(index)
         if due == before:  # the detector takes a picture that stands still, and then moves on, for a change
             continue

@@ -4,6 +4,7 @@ N samples, C channels.
 """
 
 from collections.abc import Iterator
+from itertools import chain, groupby
 from pathlib import Path
 
 import av
@@ -81,16 +82,32 @@ def _frames(container: InputContainer, stream: AudioStream, path: Path, *, name:
 
 
 def _blocks(frames: Iterator[av.AudioFrame], *, name: str) -> Iterator[Block]:
-    """Samples as (C, N) float32, in the rate and layout of the first frame."""
-    resampler: av.AudioResampler | None = None
-    for frame in frames:
-        if resampler is None:
-            check_format(rate=frame.rate, channels=frame.layout.nb_channels, name=name)
-            resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.rate)
-        early = round(max(-(frame.time or 0.0), 0.0) * frame.rate)
-        for packed in resampler.resample(frame):
-            samples_NC = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)[early:]
-            yield Block(samples_CN=np.ascontiguousarray(samples_NC.T), rate=packed.rate)
+    """Samples as (C, N) float32, in the rate and layout of the first frame.
+
+    Both change where files were put behind each other, and in broadcasts; FFmpeg converts what comes in others.
+    """
+    first: av.AudioFrame | None = None
+    for _, alike in groupby(frames, _kind):
+        head = next(alike)
+        check_format(rate=head.rate, channels=head.layout.nb_channels, name=name)
+        first = head if first is None else first
+        resampler = av.AudioResampler(format="flt", layout=first.layout, rate=first.rate)
+        for frame in chain([head], alike):
+            early = round(max(-(frame.time or 0.0), 0.0) * first.rate)
+            yield from (_block(packed, early) for packed in resampler.resample(frame))
+        if head is not first:
+            yield from (_block(packed) for packed in resampler.resample(None))
+
+
+def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
+    """What of a frame a resampler is made for."""
+    return frame.format.name, frame.layout.name, frame.rate
+
+
+def _block(packed: av.AudioFrame, early: int = 0) -> Block:
+    """A frame of interleaved float32 without its first samples."""
+    samples_NC = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)[early:]
+    return Block(samples_CN=np.ascontiguousarray(samples_NC.T), rate=packed.rate)
 
 
 def _whole(blocks: Iterator[Block], seconds: float | None, path: Path, *, name: str) -> Iterator[Block]:

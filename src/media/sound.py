@@ -25,6 +25,8 @@ MAX_VALUES = 1 << 28
 CENTRE_GAIN = math.sqrt(0.5)
 # Beyond every file; more seconds than this overflow once they are counted in samples.
 FAR_SECONDS = 1e9
+# How far `start` may reach into a file: what is skipped is decoded, and silence of weeks is a small file.
+FARTHEST_SECONDS = 6 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,8 @@ def read_sound(
     `start` and `duration` (seconds; the inputs `audio_start` and `audio_duration`) select a part; a
     duration beyond the end means up to the end. Reading stops, with an error, after `max_seconds`.
     Raises InputError for what is no sound, damaged or cut off, for samples that are no finite numbers, for
-    less than MIN_SECONDS, for more than is allowed, and for a part that is not in the file.
+    less than MIN_SECONDS, for more than is allowed, for a part that is not in the file, and for one that begins
+    after FARTHEST_SECONDS.
     """
     part = _Part(start=start, duration=duration)
     require_file(path, name=name)
@@ -91,6 +94,11 @@ def _used(blocks: Iterable[Block], part: _Part, *, max_seconds: float, name: str
         piece_CN = _cut(block, first - seen, end - seen)
         seen += block.samples_CN.shape[1]
         used += piece_CN.shape[1]
+        if not used and seen > FARTHEST_SECONDS * rate:
+            raise InputError(
+                f"audio_start is {part.start:g} s, and {name} goes on after {FARTHEST_SECONDS:,} s; "
+                "no more can be skipped, so send the part that is meant"
+            )
         _check_piece(piece_CN, used=used, rate=rate, max_seconds=max_seconds, name=name)
         yield piece_CN
         if seen >= end:

@@ -43,11 +43,16 @@ def request_id() -> str | None:
     return None if follower is None else follower.request
 
 
+def check_wanted() -> None:
+    """StoppedError when the work is to end here."""
+    follower = _current.get()
+    if follower is not None and follower.stop.is_set():
+        raise StoppedError(f"{follower.request} was stopped")
+
+
 def passed(progress: str) -> None:
     """The work has come this far. StoppedError when it is to end here."""
+    check_wanted()
     follower = _current.get()
-    if follower is None:
-        return
-    if follower.stop.is_set():
-        raise StoppedError(f"{follower.request} was stopped")
-    follower.tell(progress)
+    if follower is not None:
+        follower.tell(progress)

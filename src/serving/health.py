@@ -50,10 +50,17 @@ class Health:
             self.note("device", None)
         except Exception as error:  # noqa: BLE001 - whatever the device's driver raises
             self.note("device", f"the device does not answer ({error})")
-        free = shutil.disk_usage(self.folder).free
-        short = f"{self.folder} has {free / 1e6:,.0f} MB left; {LEAST_FREE / 1e6:,.0f} MB are needed"
-        self.note("disk", short if free < LEAST_FREE else None)
+        self.note("disk", self.shortage())
         self.looked = time.monotonic()
+
+    def shortage(self) -> str | None:
+        """Why no video could be written, if so."""
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            return f"{self.folder} cannot be used ({error.strerror})"
+        short = f"{self.folder} has {free / 1e6:,.0f} MB left; {LEAST_FREE / 1e6:,.0f} MB are needed"
+        return short if free < LEAST_FREE else None
 
     def note(self, what: str, fault: str | None) -> None:
         """Remember a fault, or that it is gone; the log tells when that changes."""

@@ -9,9 +9,12 @@ from src.storage.settings import Network
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], list[Address]]
 
-# A cloud's own service on every machine in it, though public by its number, and what older Pythons take for public.
-RESERVED = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"), ip_network("64:ff9b:1::/48"))
+# A cloud's own service on every machine in it, though public by its number, and what Pythons take for public.
+RESERVED = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"), ip_network("3fff::/20"))
 NAT64 = ip_network("64:ff9b::/96")
+MAPPED = ip_network("::ffff:0:0/96")
+# All that is given out of IPv6. Outside are old forms of IPv4 addresses and of private ones, which some machines heed.
+GIVEN_OUT = (ip_network("2000::/3"), NAT64, MAPPED)
 
 
 def resolve(host: str, port: int) -> list[Address]:
@@ -30,6 +33,8 @@ def permitted(address: Address, networks: Sequence[Network]) -> bool:
 
 def public(address: Address) -> bool:
     """Neither private, loopback, link-local (where clouds keep their metadata), shared, multicast nor reserved."""
+    if isinstance(address, IPv6Address) and not any(address in network for network in GIVEN_OUT):
+        return False
     return address.is_global and not address.is_multicast and not any(address in network for network in RESERVED)
 
 

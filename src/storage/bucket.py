@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from src.media.errors import InputError, quoted
-from src.storage.download import check_size
-from src.storage.errors import StorageError
+from src.storage.connection import left
+from src.storage.download import check_size, too_late
+from src.storage.errors import DownloadTooLongError, StorageError
 from src.storage.settings import Limits, Store
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class Bucket:
     def get(self, bucket: str, key: str, path: Path, *, limits: Limits, name: str) -> None:
         """Write an object to `path`, which exists afterwards only if it is whole.
 
-        InputError for one that is not there, not ours to read or too large.
+        InputError for one that is not there, not ours to read, too large, or not here in time.
         """
         if not self.store.may_read(bucket):
             raise InputError(
@@ -59,11 +61,15 @@ class Bucket:
                 "(the operator adds others to S3_READABLE_BUCKETS)"
             )
         draft = path.with_name(f"{path.name}.part")
+        deadline = time.monotonic() + limits.max_seconds
+        more = {"Config": TRANSFER, "Callback": lambda _: left(deadline)}
         try:
             head = self.call(lambda: self.client.head_object(Bucket=bucket, Key=key), bucket, key, name)
             check_size(head["ContentLength"], limits, name)
-            self.call(lambda: self.client.download_file(bucket, key, str(draft), Config=TRANSFER), bucket, key, name)
+            self.call(lambda: self.client.download_file(bucket, key, str(draft), **more), bucket, key, name)
             draft.replace(path)
+        except DownloadTooLongError as error:
+            raise too_late(quoted(key), limits, name) from error
         finally:
             draft.unlink(missing_ok=True)
 

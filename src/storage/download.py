@@ -9,6 +9,7 @@ import logging
 import re
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -36,6 +37,13 @@ LENGTH = re.compile(r"[0-9]{1,18}")
 MOVED = {301, 302, 303, 307, 308}
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 
+Check = Callable[[], None]
+"""Raises when the file is not wanted any more."""
+
+
+def wanted() -> None:
+    """For files that are always wanted."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloader:
@@ -45,8 +53,8 @@ class Downloader:
     resolve: Resolve = resolve
     trust: ssl.SSLContext = field(default_factory=trust)
 
-    def fetch(self, url: str, path: Path, *, name: str) -> None:
-        """Write the file to `path`, which exists afterwards only if it is whole.
+    def fetch(self, url: str, path: Path, *, name: str, check: Check = wanted) -> None:
+        """Write the file to `path`, which exists afterwards only if it is whole. `check` is asked at every block.
 
         Raises InputError, which names the input and never an address, for anything that is not as it should be.
         """
@@ -59,21 +67,19 @@ class Downloader:
             reraise=True,
         )
         try:
-            retrying(self.follow, url, draft, name, deadline)
+            retrying(self.follow, url, draft, name, deadline, check)
             draft.replace(path)
         except DownloadTooLongError as error:
-            raise InputError(
-                f"{name}: {shown(url)} was not here after {self.limits.max_seconds:g} s; "
-                "no more are allowed (the operator sets MAX_DOWNLOAD_SECONDS)"
-            ) from error
+            raise too_late(shown(url), self.limits, name) from error
         except TransientError as error:
             raise InputError(f"{name}: {shown(url)} cannot be fetched: {error}") from error
         finally:
             draft.unlink(missing_ok=True)
 
-    def follow(self, url: str, draft: Path, name: str, deadline: float) -> None:
+    def follow(self, url: str, draft: Path, name: str, deadline: float, check: Check) -> None:
         """One attempt, through its redirects."""
         for _ in range(REDIRECTS + 1):
+            check()
             parts = self.judge(url, name)
             addresses = self.addresses(parts, name)
             with (
@@ -81,7 +87,8 @@ class Downloader:
                 closing(ask(connection, parts, deadline)) as response,
             ):
                 if response.status not in MOVED or not response.headers.get("Location"):
-                    self.save(response, url, draft, name, deadline)
+                    stated = self.promised(response, url, name)
+                    self.save(response, stated, draft, name, deadline, check)
                     return
                 url = urljoin(url, response.headers["Location"])
         raise InputError(f"{name}: {shown(url)} redirects more than {REDIRECTS} times; at most so often is allowed")
@@ -115,17 +122,26 @@ class Downloader:
             raise InputError(f"{name}: the host {quoted(host)} is not on the public internet; a public one is needed")
         return found
 
-    def save(self, response: BaseHTTPResponse, url: str, draft: Path, name: str, deadline: float) -> None:
-        """The body into `draft`, counted as it comes."""
+    def promised(self, response: BaseHTTPResponse, url: str, name: str) -> int | None:
+        """How many bytes an answer's head announces, if it does; InputError for an answer that is no plain file."""
         if response.status in PASSING:
             raise TransientError(f"HTTP {response.status}")
-        if response.status != 200 or response.headers.get("Content-Encoding", "identity") != "identity":
-            raise InputError(f"{name}: {shown(url)} answers HTTP {response.status}; a plain file (200) is needed")
+        if response.status != 200:
+            raise InputError(f"{name}: {shown(url)} answers HTTP {response.status}; a file (200) is needed")
+        if (packing := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
+            raise InputError(f"{name}: {shown(url)} is sent compressed ({quoted(packing)}); a plain file is needed")
         stated = int(text) if LENGTH.fullmatch(text := response.headers.get("Content-Length", "")) else None
         check_size(stated or 0, self.limits, name)
+        return stated
+
+    def save(
+        self, response: BaseHTTPResponse, stated: int | None, draft: Path, name: str, deadline: float, check: Check
+    ) -> None:
+        """The body into `draft`, counted as it comes."""
         count = 0
         with draft.open("wb") as file:
             while block := receive(response, deadline):
+                check()
                 count += len(block)
                 check_size(count, self.limits, name)
                 file.write(block)
@@ -165,6 +181,14 @@ def check_size(count: int, limits: Limits, name: str) -> None:
             f"{name} has {count:,} bytes or more; at most {limits.max_bytes:,} are allowed "
             "(the operator sets MAX_INPUT_MB)"
         )
+
+
+def too_late(what: str, limits: Limits, name: str) -> InputError:
+    """For a file that took longer than allowed."""
+    return InputError(
+        f"{name}: {what} was not here after {limits.max_seconds:g} s; no more are allowed "
+        "(the operator sets MAX_DOWNLOAD_SECONDS)"
+    )
 
 
 def shown(url: str) -> str:

@@ -14,13 +14,14 @@ from urllib.parse import unquote_to_bytes
 from src.media.errors import InputError, quoted
 from src.media.upload import HEAD_BYTES, SIGNATURES
 from src.storage.bucket import Bucket
-from src.storage.download import Downloader, check_size
+from src.storage.download import Check, Downloader, check_size, wanted
 from src.storage.settings import Limits, Settings
 
 FORMS = "an https URL, a data URI or base64 is needed"
 WITH_BUCKET = "an https URL, a data URI, base64, an s3:// address or a key of the bucket is needed"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+ADDRESS = "s3://"
 LEAST_BASE64 = 64
 """No picture or sound is shorter than this in base64; a key that looks like base64 usually is."""
 LONGEST_KEY = 1024
@@ -35,8 +36,8 @@ class Inputs:
     bucket: Bucket | None
     downloader: Downloader
 
-    def fetch(self, value: str, folder: Path, *, name: str) -> Path:
-        """The file, as `folder`/`name`; a path that the operator allows stays where it is.
+    def fetch(self, value: str, folder: Path, *, name: str, check: Check = wanted) -> Path:
+        """The file, as `folder`/`name`; a path that the operator allows stays where it is. A download asks `check`.
 
         Raises InputError, which names the input, for what is not there, not allowed, too large or in no known form;
         StorageError when the operator's store fails.
@@ -45,10 +46,10 @@ class Inputs:
         scheme = SCHEME.match(value)
         kind = scheme[1].lower() if scheme else ""
         if kind in {"https", "http"}:
-            self.downloader.fetch(value, path, name=name)
+            self.downloader.fetch(value, path, name=name, check=check)
         elif kind == "data":
             path.write_bytes(decode_uri(value, self.limits, name))
-        elif kind == "s3":
+        elif value.lower().startswith(ADDRESS):
             self.from_address(value, path, name)
         elif (data := decode_bare(value, self.limits, name)) is not None:
             path.write_bytes(data)
@@ -67,7 +68,7 @@ class Inputs:
 
     def from_address(self, value: str, path: Path, name: str) -> None:
         """An `s3://bucket/key`."""
-        bucket, _, key = value[len("s3://") :].partition("/")
+        bucket, _, key = value[len(ADDRESS) :].partition("/")
         if self.bucket is None:
             raise InputError(f"{name} is {quoted(value)}, but this server has no bucket (S3_BUCKET); {FORMS}")
         if not bucket or not is_key(key):

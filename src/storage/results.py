@@ -34,22 +34,28 @@ class Place:
 
 def choose_place(bucket: Bucket | None, wanted: str | None, *, folder: str, name: str) -> Place:
     """Where a video goes: `wanted` is a key ending in .mp4, a prefix ending in a slash, either with `s3://bucket/`
-    before it, or None for a new key in `folder`. InputError for any other, and without a bucket.
+    before it, or None for a new key in `folder`, below the operator's prefix. InputError for any other, and without
+    a bucket.
     """
     if bucket is None:
         raise InputError(f"{name}: this server has no bucket (the operator sets S3_BUCKET); base64 is allowed")
-    key = f"{folder}/" if wanted is None else wanted
+    prefix = bucket.store.output_prefix
+    key = below(prefix, f"{folder}/") if wanted is None else wanted
     own = f"s3://{bucket.store.bucket}/"
     if key.startswith("s3://"):
         if not key.startswith(own):
             raise InputError(f"{name} is {quoted(key)}; results go to {own}")
         key = key.removeprefix(own)
     key = f"{key}{uuid4().hex}{SUFFIX}" if key.endswith("/") or not key else key
-    if not is_key(key) or not key.endswith(SUFFIX) or not key.startswith(bucket.store.output_prefix):
-        prefix = bucket.store.output_prefix
+    if not is_key(key) or not key.endswith(SUFFIX) or not key.startswith(prefix):
         begins = f" that begins with {prefix!r}" if prefix else ""
         raise InputError(f"{name} is {quoted(wanted or key)}; a key{begins} and ends in {SUFFIX} is needed")
     return Place(bucket=bucket, key=key)
+
+
+def below(prefix: str, folder: str) -> str:
+    """A folder of ours below the operator's prefix, unless it is there already."""
+    return folder if folder.startswith(prefix) else f"{prefix.removesuffix('/')}/{folder}"
 
 
 def in_base64(path: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.clips import ROWS, draw_clip
-from benchmarks.prices import MEASURED, PLAIN, plot, price, table, text, variants
+from benchmarks.prices import CONFIG, MEASURED, PLAIN, options_of, plot, price, table, text, variants
 from benchmarks.puppet import WEIGHTS, Puppet
 
 
@@ -14,11 +14,27 @@ def test_every_line_changes_something_and_only_that() -> None:
     found = variants([Path("loras/distilled.safetensors")])
     assert len({(each.group, each.name) for each in found}) == len(found)
     groups = {each.group for each in found}
-    assert {"steps", "TeaCache, 25 steps", "precision", "LoRA distilled"} <= groups
+    assert {"steps", "TeaCache, 25 steps", "MagCache, 25 steps", "preset", "precision", "LoRA distilled"} <= groups
     puppet = Puppet()
     for each in found:
         options = puppet.options("fast", **{**PLAIN, **each.changes})  # raises for a value out of range
         assert all(getattr(options, name) == value for name, value in each.changes.items())
+
+
+def test_presets_are_priced_as_they_come() -> None:
+    puppet = Puppet()
+    found = {each.name: each for each in variants([Path("loras/distilled.safetensors")]) if each.group == "preset"}
+    assert set(found) >= {*CONFIG.presets, "turbo", "quality, MagCache", "turbo, guidance reuse"}
+    for name in CONFIG.presets:
+        assert options_of(puppet, found[name]) == puppet.options(name)
+    assert options_of(puppet, found["turbo"]) == puppet.options(None)
+    assert found["fast"].lora == Path("loras/distilled.safetensors")
+    assert "fast" not in {each.name for each in variants([])}
+    runs = {name: puppet.evaluations(options_of(puppet, each)) for name, each in found.items()}
+    assert runs["fast"] == 4
+    for name in ("quality", "balanced", "turbo"):
+        assert runs[f"{name}, guidance reuse"] < runs[name] < runs[f"{name}, no cache"]
+        assert runs[f"{name}, MagCache"] < runs[f"{name}, no cache"] / 2
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +49,7 @@ def test_prices_are_of_the_same_clips(prices: list[dict[str, Any]]) -> None:
         assert one["own"] > 0.7
         assert one["own_95"][0] <= one["own"] <= one["own_95"][1]
         assert one["seconds"] > 0
+    assert [one["runs"] for one in prices] == [4, 16]
 
 
 def test_the_page_shows_each_line(prices: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import torch
 
 from benchmarks.clips import ROWS, draw_clip
 from benchmarks.puppet import Puppet
-from benchmarks.teacache import changes, recording
+from benchmarks.recording import Evaluation, recording
+from benchmarks.teacache import changes
 
 
 def test_each_step_is_recorded_once() -> None:
@@ -14,7 +15,7 @@ def test_each_step_is_recorded_once() -> None:
     with recording(model) as record:
         puppet.take(draw_clip(ROWS[0], 0, 0), options)
     assert len(record) == 3
-    assert "run_blocks" not in vars(model)
+    assert "run_passes" not in vars(model)
     found = changes(record)
     assert len(found) == 2
     assert all(change > 0 for pair in found for change in pair)
@@ -22,4 +23,5 @@ def test_each_step_is_recorded_once() -> None:
 
 def test_changes_are_relative() -> None:
     ones = torch.ones(4)
-    assert changes([(ones, 2 * ones), (1.5 * ones, 3 * ones)]) == [(0.5, 0.5)]
+    record = [Evaluation(ones, 2 * ones), Evaluation(1.5 * ones, 3 * ones)]
+    assert changes(record) == [(0.5, 0.5)]

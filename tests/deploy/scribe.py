@@ -8,6 +8,7 @@ from typing import Any
 from deploy.batch_files import Task
 from deploy.batch_worker import Worker
 from src.media.errors import InputError
+from src.serving.forecast import TooLongError
 from src.storage.shelf import find_shelf
 
 
@@ -37,6 +38,8 @@ class Scribe(Worker):
                 raise ConnectionError("the store is away")
             case "fail":
                 raise ConnectionError("the store is away")
+            case "take too long":
+                raise TooLongError("this video would take about 9 s; 5 s are allowed")
             case "refuse":
                 raise InputError("image is bad")
         path = self.folder / f"{task.id}.tmp"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from deploy.batch import BatchError, Crew, Plan, run, start_ray, worker_maker
-from deploy.batch_files import Journal, Record, Task, journal, read_tasks
+from deploy.batch import BatchError, Crew, Plan, make_plan, parser, run, start_ray, worker_maker
+from deploy.batch_files import Journal, Record, Task, check_apart, journal, read_tasks
 from deploy.batch_model import ModelWorker
 from deploy.engine import Engine
 from src.media.errors import InputError
@@ -57,21 +57,21 @@ def lines(folder: Path) -> list[Record]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
-    acts = {"a": "", "b": "die once", "c": "", "d": "fail once", "e": "refuse", "f": "fail"}
+    acts = {"a": "", "b": "die once", "c": "", "d": "fail once", "e": "refuse", "f": "fail", "g": "take too long"}
     records = work(tmp_path, requests(tmp_path, **acts))
     assert {name: record["status"] for name, record in records.items()} == {
         **dict.fromkeys("abcd", "succeeded"),
-        **dict.fromkeys("ef", "failed"),
+        **dict.fromkeys("efg", "failed"),
     }
     assert {name: record["attempts"] for name, record in records.items()} == {
-        **dict.fromkeys("ace", 1),
+        **dict.fromkeys("aceg", 1),
         **dict.fromkeys("bd", 2),
         "f": 2,
     }
     assert records["e"]["error"] == "image is bad"
     assert records["f"]["error"] == "ConnectionError: the store is away"
-    assert begun(tmp_path) == {"a": 1, "b": 2, "c": 1, "d": 2, "e": 1, "f": 2}
-    assert len(lines(tmp_path)) == 6
+    assert begun(tmp_path) == {"a": 1, "b": 2, "c": 1, "d": 2, "e": 1, "f": 2, "g": 1}
+    assert len(lines(tmp_path)) == 7
     assert all((tmp_path / f"{name}.mp4").read_text() == name for name in "abcd")
 
 
@@ -145,6 +145,68 @@ def test_a_changed_request_needs_a_new_id(tmp_path: Path) -> None:
             results.open_tasks(requests(tmp_path, a="two"), again=False)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "a", "image": "a.png"}\n',
+        '{"id": "a", "digest": "d", "status": "succeeded"}\nmy notes\n',
+        "my notes",
+        "[]\n",
+        "{}\n",
+        "[" * 100_000,
+    ],
+)
+def test_a_file_that_is_no_results_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match="which is no result"), journal(path):
+        pass
+    assert path.read_text() == text
+
+
+def test_requests_and_results_are_two_files(tmp_path: Path) -> None:
+    path, link = tmp_path / "requests.jsonl", tmp_path / "link.jsonl"
+    path.touch()
+    link.symlink_to(path)
+    with pytest.raises(InputError, match="is the file of requests"):
+        check_apart(path, link)
+    check_apart(path, tmp_path / "results.jsonl")
+
+
+def test_text_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    prompts = ["one\u2028two", "one\x85two", "one\x0ctwo"]
+    rows = [json.dumps({"id": f"r{n}", "prompt": prompt}, ensure_ascii=False) for n, prompt in enumerate(prompts)]
+    path.write_text("\r\n".join(rows), encoding="utf-8", newline="")
+    assert [task.inputs["prompt"] for task in read_tasks(path)] == prompts
+    path.write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(InputError, match="no text in UTF-8"):
+        read_tasks(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpus", "workers", "share"),
+    [([], 0, 1, 0), ([], 4, 4, 1), (["--workers=8", "--gpus-per-worker=0.5"], 4, 8, 0.5), (["--workers=3"], 0, 3, 0)],
+)
+def test_workers_and_their_gpus(arguments: list[str], gpus: float, workers: int, share: float) -> None:
+    plan = make_plan(parser().parse_args(["a", "b", "--output=c", *arguments]), gpus)
+    assert (plan.workers, plan.gpus) == (workers, share)
+
+
+def test_workers_that_would_wait_for_ever() -> None:
+    many = ["a", "b", "--output=c", "--workers=8"]
+    with pytest.raises(BatchError, match="8 workers need 8 GPUs, 2 are there"):
+        make_plan(parser().parse_args(many), 2.0)
+    assert make_plan(parser().parse_args([*many, "--address=auto"]), 2.0).workers == 8
+
+
+@pytest.mark.parametrize("argument", ["--workers=0", "--workers=-1", "--attempts=0", "--attempts=x"])
+def test_arguments_that_cannot_be(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["a", "b", "--output=c", argument])
+    assert "invalid positive value" in capsys.readouterr().err
+
+
 def test_one_batch_at_a_time(tmp_path: Path) -> None:
     with (
         journal(tmp_path / "results.jsonl"),
@@ -158,6 +220,7 @@ def test_one_batch_at_a_time(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{", "line 1 is no JSON"),
+        ("[" * 100_000, "line 1 is no JSON"),
         ("[]", r"line 1 is '\[\]'; an object is needed"),
         ('{"id": "../x"}', r"line 1: the id is '\.\./x'"),
         ('{"id": 5}', "line 1: the id is '5'"),

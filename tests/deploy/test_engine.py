@@ -11,6 +11,7 @@ from predict import read_settings
 from src.media.errors import InputError
 from src.serving.following import Follower, StoppedError
 from src.serving.values import ValuesError
+from tests.conftest import ROOT
 from tests.deploy.conftest import SMALL
 from tests.predict.uploads import plain, voice
 
@@ -29,6 +30,9 @@ def test_a_video_with_its_metrics(engine: Engine, files: dict[str, Any], tmp_pat
     assert output.metrics["speech_shape"][0] == 10
     assert output.metrics["seconds.denoise"] > 0
     assert not engine.busy
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    stages = [name.removeprefix("seconds.") for name in output.metrics if name.startswith("seconds.")]
+    assert [name for name in stages if f"`{name}`" not in page] == []
 
 
 def test_errors_come_before_the_model(files: dict[str, Any], tmp_path: Path) -> None:

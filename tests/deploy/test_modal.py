@@ -13,7 +13,7 @@ from modal import exception
 import weights
 from deploy import modal_app
 from deploy.modal_backend import ModalBackend
-from deploy.modal_settings import REPOSITORY, packages
+from deploy.modal_settings import REPOSITORY, environment, packages
 from deploy.service import Service
 from deploy.web import make_app
 from src.media.errors import InputError
@@ -57,10 +57,12 @@ def test_three_voices_are_refused(local: None, store: LocalStore, keys: Any) -> 
 
 
 def test_missing_keys_are_named(local: None, store: LocalStore) -> None:
-    with pytest.raises(InputError, match=r"image: there is no 'nobody\.png' in the bucket"):
+    with pytest.raises(InputError, match=r"image_key: there is no 'nobody\.png' in the bucket"):
         modal_app.generate_video_cuda.local(image_key="nobody.png")
-    with pytest.raises(ValueError, match="audio_mode is 'loud'; allowed are add, para"):
+    with pytest.raises(ValueError, match="audio_type is 'loud'; allowed are add, para"):
         modal_app.generate_multi_person_video.local(audio_type="loud")
+    with pytest.raises(InputError, match=r"audio_keys\[1\]: there is no '3\.wav' in the bucket"):
+        modal_app.generate_multi_person_video.local(audio_keys=["1.wav", "3.wav"])
 
 
 def test_the_command_line_sends_files_and_saves_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +118,15 @@ def test_the_image_has_every_pinned_package() -> None:
     assert all("==" in line or ">=" in line for line in found)
 
 
+def test_settings_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"MULTITALK_TAG": "0", "MAX_RUNTIME": "600", "MAX_PATH": "x", "AWS_SECRET_ACCESS_KEY": "s"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = environment()
+    assert (found["MULTITALK_TAG"], found["MAX_RUNTIME"], found["MODEL_PATH"]) == ("0", "600", "/weights")
+    assert not {"MAX_PATH", "AWS_SECRET_ACCESS_KEY"} & found.keys()
+
+
 class Call:
     """Modal's call, which ends as told."""
 
@@ -144,7 +155,7 @@ class Call:
         (exception.OutputExpiredError(), 410, "expired"),
         (exception.NotFoundError("no"), 404, "no such call"),
         (exception.FunctionTimeoutError("too long"), 500, "too long"),
-        (InputError("first_audio is silent"), 500, "first_audio is silent"),
+        (InputError("first_audio is silent"), 500, "audio1 is silent"),
     ],
 )
 def test_what_modal_says_of_a_call(monkeypatch: pytest.MonkeyPatch, outcome: Any, status: int, words: str) -> None:
@@ -168,6 +179,13 @@ def test_what_modal_says_of_a_call(monkeypatch: pytest.MonkeyPatch, outcome: Any
     expected = 404 if status == 404 else 200
     assert client.post("/cancel/fc-1").status_code == expected
     assert call.cancelled == ([] if status == 404 else ["fc-1"])
+
+
+def test_the_names_that_an_operator_makes(run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODAL_GPU", "H100")
+    names = "on_gpu['gpu'], m.AWS.name, m.HUGGING_FACE.name, m.WEB.name, m.VOLUME.name"
+    told = run(f"from deploy import modal_settings as m; from deploy.modal_app import on_gpu; print(*({names}))")
+    assert told.split() == ["H100", "aws-secret", "huggingface-secret", "multitalk-web", "multitalk-weights"]
 
 
 def test_importing_the_app_costs_no_model(run: Callable[[str], str]) -> None:

@@ -4,11 +4,17 @@ from typing import Any
 
 import pytest
 
-from deploy.runpod_forms import read_wish
+from deploy.runpod_forms import Wish
+from deploy.runpod_forms import read_wish as read
 from src.media.errors import InputError
 
 FIRST = {"reference_image": "a.png", "audio_1": "1.wav"}
+MOST = 600.0
 SECOND = {"action": "generate", "reference_image": "a.png", "audio": "1.wav"}
+
+
+def read_wish(fields: dict[str, Any], most_seconds: float = MOST) -> Wish:
+    return read(fields, most_seconds)
 
 
 def test_the_first_form_has_the_defaults_of_its_deployments() -> None:
@@ -57,6 +63,12 @@ def test_the_second_form() -> None:
     assert read_wish({**SECOND, "width": 1280, "height": 720}).values["resolution"] == "720p"
     assert read_wish(SECOND).values["num_frames"] is None
     assert read_wish({"audio": "1.wav", "reference_image": "a.png"}).detailed
+
+
+def test_the_operators_limit_is_that_of_the_duration() -> None:
+    assert read_wish({**SECOND, "duration": 1200}, most_seconds=1200).values["num_frames"] == 30_000
+    with pytest.raises(InputError, match=r"duration is 31; allowed is 0\.04 to 30"):
+        read_wish({**SECOND, "duration": 31}, most_seconds=30)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -1,5 +1,6 @@
 """The web form with the backend of this machine."""
 
+import json
 import subprocess
 import sys
 import time
@@ -13,8 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deploy.service import Service
-from deploy.web import Failed, Keys, Talk, Working, make_app, read_keys
-from deploy.web_local import LocalBackend
+from deploy.web import Failed, Finished, Keys, Talk, Working, make_app, read_keys
+from deploy.web_local import Call, LocalBackend
 from src.serving.server import free_port
 from src.storage.inputs import Inputs, make_inputs
 from src.storage.settings import read_settings
@@ -109,7 +110,7 @@ def test_a_video_for_two(client: TestClient, files: str) -> None:
 def test_a_failure_is_told(client: TestClient, files: str) -> None:
     answer = settled(client, submitted(client, files, audio1=f"{files}/letter"))
     assert answer.status_code == 500
-    assert "first_audio" in answer.json()["detail"]
+    assert "audio1: the file" in answer.json()["detail"]
     assert client.head(answer.request.url.path).status_code == 500
 
 
@@ -157,6 +158,29 @@ def test_unknown_and_expired(client: TestClient, backend: LocalBackend, files: s
     assert list(backend.folder.iterdir()) == []
 
 
+def test_a_result_that_nobody_asks_for_is_thrown_away_too(service: Service, inputs: Inputs, tmp_path: Path) -> None:
+    brief = LocalBackend(Service(engine=service.engine, inputs=inputs), tmp_path, keep_s=0.1)
+    (tmp_path / "done.mp4").touch()
+    brief.calls["done"] = Call(state=Finished(video=tmp_path / "done.mp4"), settled=time.monotonic())
+    deadline = time.monotonic() + 10
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    brief.close()
+
+
+def test_a_result_that_expires_while_it_is_asked_for(backend: LocalBackend, client: TestClient) -> None:
+    backend.calls["gone"] = Call(state=Finished(video=backend.folder / "gone.mp4"), settled=time.monotonic())
+    assert client.get("/result/gone").status_code == 410
+
+
+def test_a_slow_host_holds_up_nobody_else(client: TestClient, files: str) -> None:
+    slow = submitted(client, files, audio1=f"{files}/silent")
+    assert settled(client, submitted(client, files)).status_code == 200
+    assert client.get(f"/result/{slow}").status_code == 202
+    client.post(f"/cancel/{slow}")
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -178,6 +202,12 @@ def test_fields_that_are_refused(client: TestClient, fields: Any, words: str) ->
 def test_a_body_without_end(client: TestClient) -> None:
     answer = client.post("/submit", content=(b"x" * 65_536 for _ in range(100)))
     assert answer.status_code == 413
+
+
+def test_a_body_of_brackets(client: TestClient) -> None:
+    answer = client.post("/submit", content=b"[" * 500_000)
+    assert answer.status_code == 422
+    assert "no JSON object" in answer.json()["detail"]
 
 
 ROUTES = [("post", "/submit"), ("get", "/result/x"), ("head", "/result/x"), ("post", "/cancel/x")]
@@ -231,11 +261,14 @@ def test_there_is_no_page_that_tells_about_the_interface(client: TestClient) -> 
 
 @pytest.mark.soak
 def test_the_command(environ: dict[str, str], files: str, tmp_path: Path) -> None:
-    """As an operator starts it; the same call over the wire."""
+    """As an operator starts it; the same call over the wire. It ends in order, and its log tells of no address."""
     port = free_port()
     allowed = {"MULTITALK_HTTP": "1", "MULTITALK_NETWORKS": "127.0.0.0/8"}
     env = child_environment(environ, **allowed, WEB_TOKEN="word", PORT=str(port), TMPDIR=str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-m", "deploy.web_local"], cwd=ROOT, env=env)
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.web_local"], cwd=ROOT, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT
+    )
     try:
         deadline = time.monotonic() + 120
         while not listening(port):
@@ -249,5 +282,10 @@ def test_the_command(environ: dict[str, str], files: str, tmp_path: Path) -> Non
             submitted(client, files, audio1=f"{files}/long")
     finally:
         process.terminate()
-        process.wait(60)
+        assert process.wait(60) == 0
     assert list(tmp_path.glob("multitalk*")) == []
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    outcomes = [line["outcome"] for line in lines if line.get("event") == "request"]
+    assert outcomes == ["succeeded", "stopped"]
+    assert "INFO: " not in log.read_text(), "uvicorn writes beside our log"
+    assert not [line for line in lines if "/submit" in line["message"]]

@@ -16,7 +16,7 @@ from src.media.rates import SPEECH_RATE
 from tests.golden.file import GoldenFile
 from wan import naming
 from wan.checkpoint import with_positions
-from wan.color import match_color
+from wan.color import colors_of, match_color
 from wan.configs.schema import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VideoVAEConfig
 from wan.lora import Lora, Loras
 from wan.modules.image import ImageEncoder, build_image_encoder
@@ -209,6 +209,6 @@ def apg(golden: GoldenFile) -> Outputs:
 
 def color(golden: GoldenFile) -> Outputs:
     """`out_07` is strength 0.7."""
-    source, reference = golden.tensors["src"][0], golden.tensors["ref"][0, :, 0]
+    source, target = golden.tensors["src"][0], colors_of(golden.tensors["ref"][0, :, :1])
     names = [name for name in golden.tensors if name.startswith("out_")]
-    return {name: match_color(source, reference, int(name.removeprefix("out_")) / 10)[None] for name in names}
+    return {name: match_color(source, target, int(name.removeprefix("out_")) / 10)[None] for name in names}

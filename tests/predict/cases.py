@@ -319,8 +319,16 @@ SCHEMA = (
     schema("conditioning_audio", uri(voice()), "array"),
     schema("detect_cuts", 1, "1", "boolean"),
     schema("preset", "best", "best", "quality", "balanced", "fast"),
+    schema("cache", "deepcache", "deepcache", "teacache", "magcache", "none"),
+    schema("guidance_reuse", 1, "1", "boolean"),
+)
+
+SHORTCUTS = (
+    value("cache", "magcache", "sampling_steps is 2", "at least 10"),
+    value("guidance_reuse", True, "none to reuse", "above 1", text_guidance=1, audio_guidance=1),
+    value("guidance_reuse", True, "none to reuse", "above 1", title="with preset fast", preset="fast"),
 )
 
 LORAS = (value("lora", "lightx2v", "'lightx2v'", "what the operator has installed"),)
 
-CASES = (*PICTURE_FILES, *SOUND_FILES, *VALUES, *BOXES, *MASKS, *VOCALS, *SCHEMA, *LORAS)
+CASES = (*PICTURE_FILES, *SOUND_FILES, *VALUES, *BOXES, *MASKS, *VOCALS, *SCHEMA, *SHORTCUTS, *LORAS)

@@ -1,6 +1,7 @@
 """Good requests through the real server: what comes back is the video that was asked for."""
 
 import io
+import itertools
 import math
 from typing import Any
 
@@ -149,6 +150,8 @@ def test_metrics(service: Service) -> None:
     metrics = service.succeed(num_frames=5, seed=77)["metrics"]
     assert (metrics["model"], metrics["seed"], metrics["frames"]) == (MODEL, 77, 5)
     assert (metrics["width"], metrics["height"]) == SMALL_480
+    assert metrics["kernels"] == "plain"
+    assert metrics["attention"]["self"] == "torch"
     seconds = metrics["seconds"]
     assert seconds.keys() == {"total", "speech", "prepare", "condition", "denoise", "decode", "encode", "finish"}
     assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], rel=0.2)
@@ -243,6 +246,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "use_apg": {"use_apg": True},
     "negative_prompt": {"negative_prompt": "rain"},
     "sampling_steps": {"sampling_steps": 3},
+    "guidance_reuse": {"guidance_reuse": True},
     "first_audio": {"first_audio": BEN},
 }
 
@@ -273,6 +277,11 @@ def test_explicit_values_win_over_turbo(service: Service) -> None:
     slow = asked(service, turbo=False)
     assert not different(asked(service, turbo=False, **quality), slow)
     assert different(asked(service, turbo=False, **turbo), slow)
+
+
+def test_each_cache_leaves_out_other_steps(service: Service) -> None:
+    movies = [asked(service, cache=cache, sampling_steps=12) for cache in ("none", "teacache", "magcache")]
+    assert all(different(one, other) for one, other in itertools.combinations(movies, 2))
 
 
 def test_a_long_prompt_is_cut_and_the_log_says_so(service: Service) -> None:

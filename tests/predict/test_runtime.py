@@ -50,8 +50,8 @@ def make(predictor: Predictor, folder: Path, *, stages: Stages, **options: Any) 
         audio_duration=None,
     )
     sampling = {"size_class": "480", "turbo": True, "preset_name": "fast", "sampling_steps": 1, "seed": 1, **options}
-    sampling |= {"fps": 25, "aspect": "bucket"}
-    job = predictor.plan(gather(uploads, predictor.settings.limits), uploads, "hello", **sampling)
+    chosen = predictor.choose_options(**sampling)
+    job = predictor.plan(gather(uploads, predictor.settings.limits), uploads, "hello", fps=25, options=chosen)
     return predictor.make_movie(job, stages, predict.time.perf_counter())
 
 
@@ -106,6 +106,15 @@ def test_a_request_in_time(predictor: Predictor, scratch: Path, tmp_path: Path) 
 def test_a_limit_that_cannot_be(value: str) -> None:
     with pytest.raises(ValueError, match=r"MAX_RUNTIME is .*; a number from 1 is needed"):
         read_settings({"MAX_RUNTIME": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("MULTITALK_ATTENTION", "fastest", "torch, cudnn, flash"), ("MULTITALK_KERNELS", "off", "auto, plain")],
+)
+def test_a_way_to_compute_that_there_is_not(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; allowed are {allowed}"):
+        read_settings({name: value})
 
 
 def test_without_a_limit_there_is_none() -> None:

@@ -213,15 +213,15 @@ def test_running_out_of_memory_is_answered_with_a_leaner_plan(
     assert pipeline.residence.plan.name == "resident"
     failures = [2, 5]
     calls: list[int] = []
-    run_blocks = pipeline.models.transformer.run_blocks
+    run_passes = pipeline.models.transformer.run_passes
 
-    def fails_at_times(*arguments: Any) -> torch.Tensor:
+    def fails_at_times(*arguments: Any) -> list[torch.Tensor]:
         calls.append(1)
         if len(calls) in failures:
             raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
-        return run_blocks(*arguments)
+        return run_passes(*arguments)
 
-    monkeypatch.setattr(pipeline.models.transformer, "run_blocks", fails_at_times)
+    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fails_at_times)
     again = torch.cat(list(pipeline.stream(request, options)), dim=1)
     assert torch.equal(again, undisturbed)
     assert pipeline.residence.plan.name == "streamed"
@@ -236,6 +236,6 @@ def test_running_out_of_memory_for_good_is_an_error(
     def fails(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
 
-    monkeypatch.setattr(pipeline.models.transformer, "run_blocks", fails)
+    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fails)
     with pytest.raises(torch.OutOfMemoryError):
         next(pipeline.stream(request_of(12), options_of(puppet)))

@@ -14,7 +14,6 @@ from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from wan import MultiTalkPipeline
 from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS, ModelConfig
-from wan.modules import transformer as transformer_module
 from wan.multitalk import Progress
 from wan.sampling.options import Options, resolve_options
 
@@ -72,6 +71,9 @@ def test_generate_has_the_signature_that_users_know() -> None:
         "apg_momentum": -0.75,
         "apg_norm_threshold": 55.0,
         "aspect": "bucket",
+        "cache": "teacache",
+        "magcache_thresh": None,
+        "guidance_reuse": False,
         "progress": None,
         "embed_speech": None,
     }
@@ -172,39 +174,25 @@ def test_speech_text_and_picture_all_count(pipeline: MultiTalkPipeline) -> None:
         assert not torch.allclose(pipeline.generate(changed, **SMALL), base, atol=1e-4)
 
 
-def test_labels_are_computed_for_two_persons_only(pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    original = transformer_module.speaker_labels
+@pytest.mark.parametrize("shortcut", [{"cache": "magcache"}, {"guidance_reuse": True}, {"teacache_thresh": 1e9}])
+def test_shortcuts_change_the_video_and_save_evaluations(
+    pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, shortcut: dict[str, Any]
+) -> None:
+    evaluations: list[int] = []
+    run_passes = pipeline.models.transformer.run_passes
 
-    def counted(*arguments: Any) -> Tensor:
-        calls.append(1)
-        return original(*arguments)
+    def counted(*arguments: Any) -> list[Tensor]:
+        evaluations.append(len(arguments[-1]))
+        return run_passes(*arguments)
 
-    monkeypatch.setattr(transformer_module, "speaker_labels", counted)
-    pipeline.generate(data(9), **SMALL)
-    assert calls == []
-    pipeline.generate(data(9, 9), **SMALL)
-    # In every block, of the two passes that hear the speakers, of every step; not in the silent pass.
-    assert len(calls) == pipeline.config.transformer.num_layers * 2 * SMALL["sampling_steps"]
-
-
-def test_constants_are_computed_once(pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-
-    def count(owner: Any, name: str) -> None:
-        original = getattr(owner, name)
-
-        def counted(*arguments: Any) -> Any:
-            calls.append(name)
-            return original(*arguments)
-
-        monkeypatch.setattr(owner, name, counted)
-
-    for name in ("embed_text", "embed_image", "embed_speech", "embed_time"):
-        count(pipeline.models.transformer, name)
-    pipeline.generate(data(12), **SMALL)  # two chunks of two steps, three passes each
-    counts = {name: calls.count(name) for name in set(calls)}
-    assert counts == {"embed_text": 2, "embed_image": 2, "embed_speech": 3, "embed_time": 2}
+    monkeypatch.setattr(pipeline.models.transformer, "run_passes", counted)
+    long = {**SMALL, "sampling_steps": 12}
+    exact = pipeline.generate(data(9), **long, cache="none")
+    assert sum(evaluations) == 12 * 2
+    evaluations.clear()
+    short = pipeline.generate(data(9), **long, **shortcut)
+    assert sum(evaluations) < 12 * 2
+    assert not torch.equal(short, exact)
 
 
 def test_wrong_arguments_are_named(pipeline: MultiTalkPipeline) -> None:

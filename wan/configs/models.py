@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from wan.configs.buckets import BUCKETS_480, BUCKETS_720, PUPPET_480, PUPPET_720
+from wan.configs.magcache import MAGCACHE, PUPPET_MAGCACHE
 from wan.configs.schema import (
     Files,
     ImageEncoderConfig,
@@ -66,6 +67,7 @@ MULTITALK_14B = ModelConfig(
     files=Files(base="Wan2.1-I2V-14B-480P", audio="MeiGen-MultiTalk", speech="chinese-wav2vec2-base"),
     buckets={"480": BUCKETS_480, "720": BUCKETS_720},
     teacache_coefficients=TEACACHE,
+    magcache_ratios=MAGCACHE,
     turbo=TURBO,
     presets={"quality": QUALITY, "balanced": BALANCED, "fast": FAST},
     frame_num=81,
@@ -189,6 +191,7 @@ MULTITALK_PUPPET = ModelConfig(
     files=Files(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
     buckets={"480": PUPPET_480, "720": PUPPET_720},
     teacache_coefficients={"480": PUPPET_TEACACHE, "720": PUPPET_TEACACHE},
+    magcache_ratios={"480": PUPPET_MAGCACHE, "720": PUPPET_MAGCACHE},
     turbo=PUPPET_TURBO,
     presets={
         "quality": PUPPET_QUALITY,

@@ -105,6 +105,18 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MagCacheRatios:
+    """Mean magnitude of what the blocks add to a token, by that of the step before; recorded while sampling.
+
+    The steps, one more than `ratios`, were at linear times from 1000 to `last_time`, bent by `shift`.
+    """
+
+    ratios: tuple[float, ...]
+    shift: float
+    last_time: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """Sampling values under one name; `shift` is by size class, `lora` the name of the bundle it was made for."""
 
@@ -121,7 +133,8 @@ class ModelConfig:
     """One entry of WAN_CONFIGS.
 
     `persons` is how many the weights tell apart; `built_in` the folder of a model that comes with the code;
-    `vae_dtype` is the VAE's decoder's, whose encoder stays float32.
+    `magcache_ratios` lacks the size classes that nobody has calibrated; `vae_dtype` is that of the VAE's decoder, whose
+    encoder stays float32.
     """
 
     name: str
@@ -132,6 +145,7 @@ class ModelConfig:
     files: Files
     buckets: dict[str, BucketTable]
     teacache_coefficients: dict[str, tuple[float, ...]]
+    magcache_ratios: dict[str, MagCacheRatios]
     turbo: Preset
     presets: dict[str, Preset]
     frame_num: int

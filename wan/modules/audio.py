@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.labels import PERSON_KEYS
-from wan.modules.rope import label_rotation, rotate
+from wan.modules.rope import rotate_by_labels
 from wan.types import TEMPORAL_STRIDE
 
 
@@ -61,7 +61,6 @@ class AudioCrossAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.head_dim = config.head_dim
         self.q_linear = nn.Linear(config.dim, config.dim)
         self.kv_linear = nn.Linear(config.output_dim, 2 * config.dim)
         self.proj = nn.Linear(config.dim, config.dim)
@@ -72,7 +71,7 @@ class AudioCrossAttention(nn.Module):
         k, v = kv.unbind(0)
         if persons > 1:
             labels_K = torch.tensor(PERSON_KEYS, device=k.device).repeat_interleave(k.shape[1] // persons)
-            k = rotate(k, label_rotation(labels_K[None], self.head_dim))
+            k = rotate_by_labels(k, labels_K.expand(len(k), -1))
         return KeyValue(k, v)
 
     def forward(self, x_BLD: Tensor, speech: KeyValue, labels_BL: Tensor | None) -> Tensor:
@@ -80,7 +79,7 @@ class AudioCrossAttention(nn.Module):
         batch = x_BLD.shape[0]
         q = split_heads(self.q_linear(x_BLD), self.num_heads)
         if labels_BL is not None:
-            q = rotate(q, label_rotation(labels_BL, self.head_dim))
+            q = rotate_by_labels(q, labels_BL)
         frames = speech.k.shape[0] // batch
         out = attention(rearrange(q, "b (t s) a e -> (b t) s a e", t=frames), speech.k, speech.v)
         return self.proj(rearrange(out, "(b t) s a e -> b (t s) (a e)", b=batch))

@@ -57,13 +57,15 @@ def channels_last(x_BCFHW: Tensor) -> Tensor:
     return x_BCFHW.contiguous(memory_format=torch.channels_last_3d)
 
 
+@torch.inference_mode(False)  # as weights are loaded
 def lay_out(network: nn.Module) -> None:
-    """The same for the weights of a network's convolutions."""
+    """The same for the weights of a network's convolutions, which stay ordinary tensors in inference mode too."""
     formats = {nn.Conv3d: torch.channels_last_3d, nn.Conv2d: torch.channels_last}
-    for layer in network.modules():
-        for kind, memory_format in formats.items():
-            if isinstance(layer, kind):
-                layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format)
+    with torch.inference_mode(mode=False):
+        for layer in network.modules():
+            for kind, memory_format in formats.items():
+                if isinstance(layer, kind):
+                    layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format)
 
 
 def through_all(layers: Iterable[nn.Module], x_BCFHW: Tensor, features: Features, first: bool) -> Tensor:

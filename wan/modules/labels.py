@@ -4,6 +4,7 @@ Shapes: B batch, L tokens, S tokens of the first latent frame, A attention heads
 3 classes: person 1, person 2, background.
 """
 
+import importlib
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wan.modules.attention import attention
+from wan.modules.kernels.dispatch import runs_triton
 
 PERSON_RANGES = ((0.0, 4.0), (20.0, 24.0))
 """Range of labels over which each person's tokens spread."""
@@ -50,12 +52,21 @@ def speaker_labels(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tenso
 def attention_to_classes(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tensor:
     """Mean over heads and over a class's tokens of the attention to the first latent frame: float32 B x L x 3.
 
-    The mask columns serve as values, so the L x S map of probabilities is never stored. In a 16-bit network each head's
-    share is rounded once, by the attention that makes it; everything after is float32.
+    The mask columns serve as values, so the L x S map of probabilities is never stored. In a 16-bit network the plain
+    form rounds each head's share once, by the attention that makes it; everything else is float32.
     """
+    if runs_triton(q_BLAE):
+        kernel = importlib.import_module("wan.modules.kernels.classes")
+        mass_BL3 = kernel.class_mass(q_BLAE, k_BLAE, masks.columns)
+    else:
+        mass_BL3 = plain_class_mass(q_BLAE, k_BLAE, masks)
+    return mass_BL3 / masks.sizes.clamp(min=1)[:, None]
+
+
+def plain_class_mass(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tensor:
+    """Mean over heads of the attention's mass on each class, by an attention to columns as wide as a head."""
     tokens, classes = masks.columns.shape[1:]
     heads, width = q_BLAE.shape[2:]
     v_BSE = F.pad(masks.columns, (0, width - classes)).to(q_BLAE.dtype)
     v_BSAE = v_BSE[:, :, None].repeat(1, 1, heads, 1)  # kernels are not trusted with a stride of zero
-    mass_BL3 = attention(q_BLAE, k_BLAE[:, :tokens], v_BSAE)[..., :classes].float().mean(2)
-    return mass_BL3 / masks.sizes.clamp(min=1)[:, None]
+    return attention(q_BLAE, k_BLAE[:, :tokens], v_BSAE)[..., :classes].float().mean(2)

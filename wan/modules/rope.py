@@ -3,10 +3,13 @@
 Shapes: B batch, L tokens, A attention heads, E head width, P = E / 2 pairs.
 """
 
+import importlib
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from wan.modules.kernels.dispatch import runs_triton
 
 _BASE = 10000.0
 
@@ -20,10 +23,15 @@ class Rotation(NamedTuple):
 
 def rotate(x_BLAE: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair (x[2i], x[2i + 1]) by its angle, in float32; the result has the dtype of `x_BLAE`."""
-    even, odd = x_BLAE.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rotation
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).to(x_BLAE.dtype)
+    pairs = torch.view_as_complex(x_BLAE.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.complex(*rotation)).flatten(-2).to(x_BLAE.dtype)
+
+
+def rotate_by_labels(x_BLAE: Tensor, labels_BL: Tensor) -> Tensor:
+    """Turn each pair by label * 10000^(-2i / E), in float32 (MultiTalk's L-RoPE)."""
+    if runs_triton(x_BLAE):
+        return importlib.import_module("wan.modules.kernels.turns").label_turn(x_BLAE, labels_BL, _BASE)
+    return rotate(x_BLAE, label_rotation(labels_BL, x_BLAE.shape[-1]))
 
 
 def video_rotation(grid: tuple[int, int, int], head_dim: int, device: torch.device | str) -> Rotation:
@@ -42,7 +50,7 @@ def video_rotation(grid: tuple[int, int, int], head_dim: int, device: torch.devi
 
 
 def label_rotation(labels_BL: Tensor, head_dim: int) -> Rotation:
-    """Angles label * 10000^(-2i / head_dim), shape B x L x 1 x P, in float32 (MultiTalk's L-RoPE)."""
+    """Angles label * 10000^(-2i / head_dim), shape B x L x 1 x P, in float32."""
     angles = labels_BL.float()[..., None, None] * _frequencies(head_dim, labels_BL.device).float()
     return Rotation(angles.cos(), angles.sin())
 

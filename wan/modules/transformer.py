@@ -7,7 +7,7 @@ methods and passed in; a forward computes only what the noisy latent and the tim
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
+from wan.modules.gelu import TanhGELU
 from wan.modules.labels import SpeakerMasks, speaker_labels
-from wan.modules.norms import LayerNorm, RMSNorm, gated_sum, modulate
-from wan.modules.rope import Rotation, rotate
+from wan.modules.norms import LayerNorm, RMSNorm, gated_sum
+from wan.modules.rope import Rotation
 from wan.types import PATCH
 
 FLOAT32_NAMES = ("time_embedding.", "time_projection.", "head.", "modulation")
@@ -48,6 +49,14 @@ class Context:
     masks: SpeakerMasks | None = None
 
 
+class Attended(NamedTuple):
+    """Tokens after a block's self attention and their norm, B x L x D; labels, B x L, where two persons speak."""
+
+    x: Tensor
+    normed: Tensor
+    labels: Tensor | None
+
+
 class SelfAttention(nn.Module):
     """Attention among video tokens, with RMSNorm over the whole width of q and k, and 3-D RoPE."""
 
@@ -60,8 +69,8 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys after norm and RoPE, and values, each B x L x A x E."""
-        q = rotate(split_heads(self.norm_q(self.q(x_BLD)), self.num_heads), rotation)
-        k = rotate(split_heads(self.norm_k(self.k(x_BLD)), self.num_heads), rotation)
+        q = self.norm_q(self.q(x_BLD), self.num_heads, rotation)
+        k = self.norm_k(self.k(x_BLD), self.num_heads, rotation)
         return q, k, split_heads(self.v(x_BLD), self.num_heads)
 
     def forward(self, q_BLAE: Tensor, k_BLAE: Tensor, v_BLAE: Tensor) -> Tensor:
@@ -81,17 +90,17 @@ class CrossAttention(nn.Module):
 
     def text_keys_values(self, text_BSD: Tensor) -> KeyValue:
         """Keys and values of embedded text."""
-        k, v = self.norm_k(self.k(text_BSD)), self.v(text_BSD)
-        return KeyValue(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
+        return KeyValue(self.norm_k(self.k(text_BSD), self.num_heads), split_heads(self.v(text_BSD), self.num_heads))
 
     def image_keys_values(self, image_BSD: Tensor) -> KeyValue:
         """Keys and values of embedded image tokens."""
-        k, v = self.norm_k_img(self.k_img(image_BSD)), self.v_img(image_BSD)
-        return KeyValue(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
+        return KeyValue(
+            self.norm_k_img(self.k_img(image_BSD), self.num_heads), split_heads(self.v_img(image_BSD), self.num_heads)
+        )
 
     def forward(self, x_BLD: Tensor, text: KeyValue, image: KeyValue) -> Tensor:
         """B x L x D to the same shape."""
-        q = split_heads(self.norm_q(self.q(x_BLD)), self.num_heads)
+        q = self.norm_q(self.q(x_BLD), self.num_heads)
         return self.o((attention(q, *text) + attention(q, *image)).flatten(2))
 
 
@@ -108,9 +117,7 @@ class Block(nn.Module):
         self.norm_x = LayerNorm(dim, eps)
         self.audio_cross_attn = AudioCrossAttention(config)
         self.norm2 = LayerNorm(dim, eps, elementwise_affine=False)
-        self.ffn = nn.Sequential(
-            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
-        )
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), TanhGELU(), nn.Linear(config.ffn_dim, dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
 
     def forward(
@@ -122,14 +129,23 @@ class Block(nn.Module):
         masks: SpeakerMasks | None,
     ) -> Tensor:
         """`constants`: this block's keys and values of text, image and speech."""
+        return self.condition(self.attend(x_BLD, e0_B6D, rotation, masks), e0_B6D, constants)
+
+    def attend(self, x_BLD: Tensor, e0_B6D: Tensor, rotation: Rotation, masks: SpeakerMasks | None) -> Attended:
+        """The first part, which knows neither text, image nor speech; `masks` is None where no labels are wanted."""
+        shift, scale, gate = (self.modulation + e0_B6D)[:, :3].unbind(1)
+        q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift, scale)), rotation)
+        labels = None if masks is None else speaker_labels(q, k, masks)
+        return Attended(*self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate), labels)
+
+    def condition(self, attended: Attended, e0_B6D: Tensor, constants: tuple[KeyValue, KeyValue, KeyValue]) -> Tensor:
+        """The rest, on what `attend` gave, which it leaves as it is."""
         text, image, speech = constants
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e0_B6D).unbind(1)
-        q, k, v = self.self_attn.project(modulate(self.norm1(x_BLD), shift1, scale1), rotation)
-        x_BLD = gated_sum(x_BLD, self.self_attn(q, k, v), gate1)
-        x_BLD = x_BLD + self.cross_attn(self.norm3(x_BLD), text, image)
-        labels_BL = None if masks is None else speaker_labels(q, k, masks)
-        x_BLD = x_BLD + self.audio_cross_attn(self.norm_x(x_BLD), speech, labels_BL)
-        return gated_sum(x_BLD, self.ffn(modulate(self.norm2(x_BLD), shift2, scale2)), gate2)
+        shift, scale, gate = (self.modulation + e0_B6D)[:, 3:].unbind(1)
+        x, normed = self.norm_x.of_sum(attended.x, self.cross_attn(attended.normed, text, image))
+        heard = self.audio_cross_attn(normed, speech, attended.labels)
+        x, normed = self.norm2.of_sum(x, heard, modulation=(shift, scale))
+        return gated_sum(x, self.ffn(normed), gate)
 
 
 class ImageProjection(nn.Module):
@@ -162,7 +178,7 @@ class Head(nn.Module):
     def forward(self, x_BLD: Tensor, e_BD: Tensor) -> Tensor:
         """B x L x D to float32 B x L x (2 * 2 * out_dim), a token's patch channel-last."""
         shift, scale = (self.modulation + e_BD[:, None]).unbind(1)
-        return self.head(modulate(self.norm(x_BLD.float()), shift, scale))
+        return self.head(self.norm(x_BLD.float(), (shift, scale)))
 
 
 class MultiTalkTransformer(nn.Module):
@@ -239,11 +255,28 @@ class MultiTalkTransformer(nn.Module):
         return rearrange(self.patch_embedding(both), "b d t h w -> b (t h w) d")
 
     def run_blocks(self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, context: Context) -> Tensor:
-        """The stack of blocks on tokens of any size."""
-        constants = zip(context.text, context.image, context.speech, strict=True)
-        for block, block_constants in zip(self._blocks, constants, strict=True):
-            x_BLD = block(x_BLD, time.e0, rotation, block_constants, context.masks)
-        return x_BLD
+        """The stack of blocks on tokens of any size, for one pass."""
+        return self.run_passes(x_BLD, time, rotation, (context,))[0]
+
+    def run_passes(
+        self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, contexts: Sequence[Context]
+    ) -> list[Tensor]:
+        """The stack of blocks on the same tokens under several contexts, one result each.
+
+        Block by block, so that one which is streamed comes once. What the first one does before it reads its context is
+        the same for all: done once, with labels if any of them wants those.
+        """
+        sources = [tuple(zip(each.text, each.image, each.speech, strict=True)) for each in contexts]
+        masks = next((each.masks for each in contexts if each.masks is not None), None)
+        results = [x_BLD] * len(contexts)
+        for number, block in enumerate(self._blocks):
+            shared = block.attend(x_BLD, time.e0, rotation, masks) if number == 0 else None
+            for index, context in enumerate(contexts):
+                attended = shared or block.attend(results[index], time.e0, rotation, context.masks)
+                if context.masks is None:
+                    attended = attended._replace(labels=None)
+                results[index] = block.condition(attended, time.e0, sources[index][number])
+        return results
 
     def unpatchify(self, x_BLD: Tensor, time: TimeEmbedding, grid: tuple[int, int, int]) -> Tensor:
         """Tokens of a T x rows x columns grid to the velocity, float32, B x 16 x T x H x W."""

@@ -13,10 +13,11 @@ from torch import Tensor
 from wan.modules.rope import Rotation
 from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
 from wan.sampling.guidance import Guider
+from wan.sampling.plan import Step, is_reused
 from wan.sampling.schedule import TRAINING_STEPS, euler_step
 
-Velocity = Callable[[Tensor, int, str], Tensor]
-"""State (16 x T x H x W), step and name of the pass to the predicted velocity, all float32."""
+Velocity = Callable[[Tensor, int], Mapping[str, Tensor]]
+"""State (16 x T x H x W) and step to the predicted velocity of each pass of the step, all float32."""
 
 
 class Motion(Protocol):
@@ -64,7 +65,7 @@ class CleanMotion:
 
 
 class TransformerVelocity:
-    """The network on the passes of one chunk; steps that the plan leaves out reuse the blocks' last residual."""
+    """The network on the passes of one chunk; steps that do not run it reuse the last residuals of its blocks."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class TransformerVelocity:
         times: Sequence[TimeEmbedding],
         rotation: Rotation,
         grid: tuple[int, int, int],
-        plan: Sequence[bool],
+        plan: Sequence[Step],
     ) -> None:
         self.model = model
         self.condition = condition_CTHW[None]
@@ -85,15 +86,23 @@ class TransformerVelocity:
         self.plan = plan
         self.residuals: dict[str, Tensor] = {}
 
-    def __call__(self, x_CTHW: Tensor, step: int, name: str) -> Tensor:
+    def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
         tokens = self.model.patchify(x_CTHW[None], self.condition)
-        time = self.times[step]
-        if self.plan[step]:
-            hidden = self.model.run_blocks(tokens, time, self.rotation, self.contexts[name])
-            if not all(self.plan):
-                self.residuals[name] = hidden - tokens
-        else:
-            hidden = tokens + self.residuals[name]
+        passes, time = self.plan[step].passes, self.times[step]
+        if self.plan[step].computed:
+            return self._compute(tokens, step, passes, time)
+        return {name: self._velocity(tokens + self.residuals[name], time) for name in passes}
+
+    def _compute(self, tokens: Tensor, step: int, passes: Sequence[str], time: TimeEmbedding) -> dict[str, Tensor]:
+        self.residuals.clear()  # the blocks need the room
+        contexts = [self.contexts[name] for name in passes]
+        hidden = dict(zip(passes, self.model.run_passes(tokens, time, self.rotation, contexts), strict=True))
+        velocities = {name: self._velocity(x, time) for name, x in hidden.items()}
+        if is_reused(self.plan, step):
+            self.residuals = {name: hidden.pop(name) - tokens for name in passes}
+        return velocities
+
+    def _velocity(self, hidden: Tensor, time: TimeEmbedding) -> Tensor:
         return self.model.unpatchify(hidden, time, self.grid)[0]
 
 
@@ -111,8 +120,7 @@ def denoise(
     """
     x = motion.impose(x, times[0])
     for step, (t, t_next) in enumerate(itertools.pairwise(times)):
-        prediction = guider({name: velocity(x, step, name) for name in guider.passes})
-        x = motion.impose(euler_step(x, prediction, t, t_next), t_next)
+        x = motion.impose(euler_step(x, guider(velocity(x, step)), t, t_next), t_next)
         on_step(step + 1)
     return x
 

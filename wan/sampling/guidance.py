@@ -28,7 +28,7 @@ Difference = tuple[float, str, str]
 
 
 class Guider(Protocol):
-    """Which passes a step needs, and how their predictions become one."""
+    """Which passes a full step needs, and how the predictions of a step become one."""
 
     passes: tuple[str, ...]
 
@@ -45,10 +45,15 @@ def differences(text_scale: float, audio_scale: float) -> tuple[Difference, ...]
 
 
 class ClassifierFreeGuidance:
-    """The last pass plus every weighted difference."""
+    """The last pass plus every weighted difference.
+
+    With equal scales the pass in the middle has the weight 0, and is left out.
+    """
 
     def __init__(self, text_scale: float, audio_scale: float) -> None:
         self.differences = differences(text_scale, audio_scale)
+        if text_scale == audio_scale != 1:
+            self.differences = ((audio_scale, "cond", "neither"),)
         self.passes = _passes(self.differences)
 
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
@@ -76,6 +81,28 @@ class AdaptiveProjectedGuidance:
         for (scale, more, less), project in zip(self.differences, self.projections, strict=True):
             guided = guided + (scale - 1) * project(predictions[more] - predictions[less], cond)
         return guided
+
+
+class ReusedGuidance:
+    """What another guider adds to the conditional pass, and again in the steps that bring that pass alone.
+
+    The differences between passes change little from step to step (Lv et al. 2024, FasterCache, section 3.3). Holds the
+    last one: make a new one for every chunk.
+    """
+
+    def __init__(self, guider: Guider) -> None:
+        self.guider = guider
+        self.passes = guider.passes
+        self.added: Tensor | None = None
+
+    def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
+        cond = predictions["cond"]
+        if len(predictions) == len(self.passes):
+            guided = self.guider(predictions)
+            self.added = guided - cond
+            return guided
+        assert self.added is not None, "the first step is a full one"
+        return cond + self.added
 
 
 @dataclass(slots=True)

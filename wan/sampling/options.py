@@ -2,19 +2,27 @@
 
 import secrets
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from wan.configs.schema import ModelConfig, Preset
-from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Guider
+from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Guider, ReusedGuidance
+from wan.sampling.magcache import LEAST_STEPS
 from wan.types import TEMPORAL_STRIDE, Aspect
 
 MIN_STEPS, MAX_STEPS = 1, 1000
 MAX_SEED = 2**31 - 1
 
+Cache = Literal["teacache", "magcache", "none"]
+"""What decides which steps use the blocks' last residuals instead of running them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`size_class` names a bucket table; lengths are in video frames; `teacache_thresh` 0 computes every step."""
+    """`size_class` names a bucket table; lengths are in video frames.
+
+    `teacache_thresh` is for `cache` "teacache", `magcache_thresh` for "magcache"; 0 computes every step. With
+    `guidance_reuse` every other step of the second half takes over the guidance of the step before.
+    """
 
     size_class: str
     frame_num: int
@@ -32,6 +40,9 @@ class Options:
     apg_momentum: float = -0.75
     apg_norm_threshold: float = 55.0
     aspect: Aspect = "bucket"
+    cache: Cache = "teacache"
+    magcache_thresh: float = 0.12
+    guidance_reuse: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError that names the first value out of range."""
@@ -52,14 +63,37 @@ class Options:
             raise ValueError(f"color_correction_strength is {self.color_correction_strength}; allowed are 0 to 1")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}; allowed are 0 to {MAX_SEED}, or -1 to draw one")
+        self._check_shortcuts()
+
+    def _check_shortcuts(self) -> None:
+        """Raise ValueError for what cannot be left out, or not both ways at once."""
+        if self.cache not in get_args(Cache):
+            raise ValueError(f"cache is {self.cache!r}; allowed are {', '.join(get_args(Cache))}")
+        if self.cache != "teacache" and self.teacache_thresh > 0:
+            raise ValueError(f"teacache_thresh is {self.teacache_thresh}; with cache {self.cache!r} it must be 0")
+        if not self.magcache_thresh >= 0:
+            raise ValueError(f"magcache_thresh is {self.magcache_thresh}; it must be at least 0")
+        if self.cache == "magcache" and self.sampling_steps < LEAST_STEPS:
+            raise ValueError(
+                f"cache is 'magcache' and sampling_steps is {self.sampling_steps}; of so few none can be left out, "
+                f"it needs at least {LEAST_STEPS}"
+            )
+        if self.guidance_reuse and self._scales == (1, 1):
+            raise ValueError(
+                "guidance_reuse is true and the guidance of text and of speech are both 1; there is none to reuse, "
+                "one of them must be above 1"
+            )
+
+    @property
+    def _scales(self) -> tuple[float, float]:
+        return self.text_guide_scale, self.audio_guide_scale
 
     def guider(self) -> Guider:
         """Fresh guidance for one chunk."""
+        guider: Guider = ClassifierFreeGuidance(*self._scales)
         if self.use_apg:
-            return AdaptiveProjectedGuidance(
-                self.text_guide_scale, self.audio_guide_scale, self.apg_momentum, self.apg_norm_threshold
-            )
-        return ClassifierFreeGuidance(self.text_guide_scale, self.audio_guide_scale)
+            guider = AdaptiveProjectedGuidance(*self._scales, self.apg_momentum, self.apg_norm_threshold)
+        return ReusedGuidance(guider) if self.guidance_reuse else guider
 
 
 def choose_preset(config: ModelConfig, turbo: bool, name: str | None = None) -> Preset:
@@ -76,11 +110,19 @@ def resolve_options(
 ) -> Options:
     """A preset at a size class, with every explicit value that is not None in its place.
 
-    A negative seed draws one; an empty negative prompt is the model's own. Raises ValueError for values out of
-    range and an unknown size class.
+    A negative seed draws one; an empty negative prompt is the model's own; the preset's TeaCache counts where no other
+    cache is asked for. Raises ValueError for values out of range or against each other, an unknown size class, and
+    MagCache where the model is not calibrated for it.
     """
     if size_class not in config.buckets:
         raise ValueError(f"size class is {size_class!r}; {config.name} has {' and '.join(config.buckets)}")
+    given = {name: value for name, value in explicit.items() if value is not None}
+    cache = given.get("cache", "teacache")
+    if cache == "magcache" and size_class not in config.magcache_ratios:
+        raise ValueError(
+            f"cache is 'magcache', for which {config.name} is not calibrated at size class {size_class}; "
+            "`python -m benchmarks.magcache` does that"
+        )
     preset = choose_preset(config, turbo, preset_name)
     defaults = Options(
         size_class=size_class,
@@ -94,10 +136,9 @@ def resolve_options(
         seed=0,
         max_frames_num=1000,
         color_correction_strength=0.0,
-        teacache_thresh=preset.teacache_thresh,
+        teacache_thresh=preset.teacache_thresh if cache == "teacache" else 0.0,
         use_apg=False,
     )
-    given = {name: value for name, value in explicit.items() if value is not None}
     if given.get("seed", -1) < 0:
         given["seed"] = secrets.randbelow(MAX_SEED + 1)
     if not given.get("negative_prompt"):

@@ -8,10 +8,14 @@ TRAINING_STEPS = 1000
 
 
 def timesteps(steps: int, shift: float) -> Tensor:
-    """steps + 1 times from 1000 to 0, float32: linear ones bent by t -> s t / (1 + (s - 1) t) (Esser et al. 2024)."""
-    tau = torch.linspace(TRAINING_STEPS, 1, steps, dtype=torch.float32) / TRAINING_STEPS
-    times = TRAINING_STEPS * (shift * tau / (1 + (shift - 1) * tau))
-    return torch.cat((times, torch.zeros(1)))
+    """steps + 1 times from 1000 to 0, float32: linear ones, bent."""
+    return torch.cat((bend(torch.linspace(TRAINING_STEPS, 1, steps, dtype=torch.float32), shift), torch.zeros(1)))
+
+
+def bend(times: Tensor, shift: float) -> Tensor:
+    """t -> s t / (1 + (s - 1) t) for t from 0 to 1 (Esser et al. 2024), here from 0 to 1000."""
+    tau = times / TRAINING_STEPS
+    return TRAINING_STEPS * (shift * tau / (1 + (shift - 1) * tau))
 
 
 def euler_step(x: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:

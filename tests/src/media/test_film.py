@@ -117,6 +117,22 @@ def test_another_scene_as_bright_as_the_one_before(tmp_path: Path) -> None:
     assert find_cuts(film, 40) == (30,)
 
 
+def test_looking_for_scenes_can_be_given_up(tmp_path: Path) -> None:
+    class GivenUpError(BaseException):
+        """As a request is stopped: no Exception."""
+
+    asked = iter([False] * 5 + [True])
+
+    def check() -> None:
+        if next(asked):
+            raise GivenUpError
+
+    film = Film(write_film(tmp_path / "a.mp4"), seconds=10)
+    with pytest.raises(GivenUpError):
+        find_cuts(film, 100, check)
+    assert next(asked, None) is None
+
+
 def test_fast_motion_at_a_low_rate_is_not_another_scene(tmp_path: Path) -> None:
     """Eight pictures a second, each of which stays for three frames."""
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from src.media import sound as sound_module
 from src.media.errors import InputError
 from src.media.sound import Sound, conform, lasting, mono, read_sound
 from tests.src.media.recordings import cut, encoded, likeness, silent_video, tones, wav
@@ -93,6 +94,26 @@ def test_the_sound_of_a_video(tmp_path: Path, codec: str, form: str) -> None:
     sound = read(path)
     assert abs(sound.samples_CN.shape[1] - given_CN.shape[1]) < 1024
     assert likeness(sound.samples_CN, given_CN) > 0.99
+
+
+@pytest.mark.parametrize(("codec", "form"), [("libmp3lame", "mp3"), ("aac", "adts")])
+@pytest.mark.parametrize(("rate", "channels"), [(48000, 2), (44100, 1), (22050, 2)])
+def test_files_that_were_put_behind_each_other(tmp_path: Path, codec: str, form: str, rate: int, channels: int) -> None:
+    """One rate and number of channels hold for all, mostly the first one's; a mono part is 3 dB softer in stereo."""
+    parts = [(44100, 2), (rate, channels), (44100, 2)]
+    given = [np.repeat(tones(rate, 1, 1.0), channels, axis=0) for rate, channels in parts]
+    files = [
+        encoded(tmp_path / f"{number}", samples_CN, rate, codec=codec, form=form).read_bytes()
+        for number, (samples_CN, (rate, _)) in enumerate(zip(given, parts, strict=True))
+    ]
+    path = tmp_path / "upload"
+    path.write_bytes(b"".join(files))
+    sound = read(path)
+    assert (sound.rate, sound.channels) in parts
+    assert sound.seconds == pytest.approx(3, abs=3 * LOOSE / 22050)
+    for first in (0.2, 1.3, 2.4):
+        part_CN = sound.samples_CN[:, round(first * sound.rate) : round((first + 0.5) * sound.rate)]
+        assert part_CN.std() == pytest.approx(given[0].std(), rel=0.35)
 
 
 def test_a_wav_that_libsndfile_does_not_read_goes_to_ffmpeg(tmp_path: Path) -> None:
@@ -188,6 +209,14 @@ def test_a_part_that_is_not_there(tmp_path: Path) -> None:
     path = wav(tmp_path / "upload", tones(16000, 1, seconds=2), 16000)
     assert "audio_start is 2.5 s, but first_audio ends at 2.00 s" in refusal(path, start=2.5)
     assert "audio_start 1.99 s leaves 0.010 s of first_audio; at least 0.04 s" in refusal(path, start=1.99)
+
+
+def test_a_part_that_begins_too_far_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is skipped has to be decoded: a small file of silence would keep a server busy for hours."""
+    monkeypatch.setattr(sound_module, "FARTHEST_SECONDS", 1)
+    path = wav(tmp_path / "upload", tones(16000, 1, seconds=4), 16000, format="FLAC")
+    assert read(path, start=0.9, duration=1).seconds == 1
+    assert "audio_start is 3 s, and first_audio goes on after 1 s; no more can be skipped" in refusal(path, start=3)
 
 
 @pytest.mark.parametrize("start", [-1.0, float("nan"), float("inf")])

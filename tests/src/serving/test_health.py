@@ -87,6 +87,16 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert health.well
 
 
+def test_a_disk_that_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    health = Health(lambda: None, folder)
+    assert not health.well
+    assert "cannot be used (No such file" in health.faults["disk"]
+    folder.mkdir()
+    health.look()
+    assert health.well
+
+
 def test_a_senseless_result(tmp_path: Path) -> None:
     health = Health(lambda: None, tmp_path)
     health.note("result", "the last video held values that are no numbers")

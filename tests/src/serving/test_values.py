@@ -33,6 +33,8 @@ def test_defaults_and_types() -> None:
         ({**FILES, "sampling_steps": 2.5}, "sampling_steps is 2.5; a whole number is needed"),
         ({**FILES, "seed": True}, "seed is True; a whole number"),
         ({**FILES, "shift": float("inf")}, "shift is inf; a number is needed"),
+        ({**FILES, "shift": 10**400}, r"shift is 10{70,}\.\.\.; a number is needed"),
+        ({**FILES, "seed": -(10**400)}, r"seed is -10{70,}\.\.\.; a whole number is needed"),
         ({**FILES, "turbo": 1}, "turbo is 1; true or false"),
         ({**FILES, "audio_mode": "loud"}, "audio_mode is 'loud'; allowed are add, para"),
         ({**FILES, "prompt": ["x" * 100]}, r"prompt is \['x{60,}\.\.\.; text is needed"),

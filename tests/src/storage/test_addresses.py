@@ -16,13 +16,19 @@ from src.storage.addresses import permitted, resolve
         *("::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
         *("2002:7f00:1::1", "2002:a00:1::1", "2001:0:a00:1::1"),
+        *("::127.0.0.1", "::8.8.8.8", "::ffff:0:127.0.0.1", "64:ff9b:1::1", "fec0::1", "5f00::1", "3fff::1", "4000::1"),
     ],
 )
 def test_refused(text: str) -> None:
     assert not permitted(ip_address(text), ())
 
 
-@pytest.mark.parametrize("text", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::8.8.8.8", "2002:808:808::1"),
+    ],
+)
 def test_public(text: str) -> None:
     assert permitted(ip_address(text), ())
 

@@ -89,6 +89,13 @@ def test_a_failed_download_leaves_no_file(
     assert [path.name for path in video.parent.iterdir()] == ["video.mp4"]
 
 
+def test_time_is_bounded(bucket: Bucket, video: Path) -> None:
+    bucket.put(video, "slow.mp4")
+    with pytest.raises(InputError, match=r"image: 'slow\.mp4' was not here after 1e-06 s.*MAX_DOWNLOAD_SECONDS"):
+        bucket.get(BUCKET, "slow.mp4", video.with_name("back"), limits=replace(LIMITS, max_seconds=1e-6), name="image")
+    assert [path.name for path in video.parent.iterdir()] == ["video.mp4"]
+
+
 def test_what_the_caller_got_wrong(bucket: Bucket, video: Path) -> None:
     bucket.put(video, "there.mp4")
     cases = {

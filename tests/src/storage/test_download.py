@@ -72,8 +72,8 @@ def test_the_host_is_named_and_no_proxy_used(
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("missing", ["HTTP 404", "plain file"]),
-        ("packed", ["plain file"]),
+        ("missing", ["HTTP 404", "a file (200)"]),
+        ("packed", ["compressed ('gzip')", "a plain file is needed"]),
         ("cut", ["cannot be fetched"]),
         ("garbage", ["cannot be fetched: BadStatusLine"]),
         ("long-head", ["cannot be fetched: LineTooLong"]),
@@ -89,7 +89,7 @@ def test_what_is_no_file_within_the_limits(port: int, tmp_path: Path, path: str,
     assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize("path", ["drips", "drips-its-head", "silent"])
+@pytest.mark.parametrize("path", ["drips", "drips-its-head", "goes-on", "has-an-endless-tail", "silent"])
 def test_time_is_bounded_however_it_trickles(port: int, tmp_path: Path, path: str) -> None:
     started = time.monotonic()
     message = refusal(f"http://files.test:{port}/{path}", tmp_path, replace(LIMITS, max_seconds=0.5))
@@ -186,6 +186,26 @@ def test_a_retry_judges_again(port: int, web: type[Web], tmp_path: Path) -> None
     assert web.asked["/busy-once"] == 1
 
 
+def test_what_is_not_wanted_any_more_is_not_fetched_to_its_end(port: int, web: type[Web], tmp_path: Path) -> None:
+    class GoneError(BaseException):
+        """As a request is stopped: no Exception."""
+
+    asked: list[None] = []
+
+    def check() -> None:
+        asked.append(None)
+        if len(asked) > 3:
+            raise GoneError
+
+    started = time.monotonic()
+    with pytest.raises(GoneError):
+        Downloader(limits=LIMITS, resolve=names()).fetch(
+            f"http://files.test:{port}/drips", tmp_path / "image", name="image", check=check
+        )
+    assert time.monotonic() - started < 5
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_host_that_nobody_knows(tmp_path: Path) -> None:
     assert "there is no host 'nowhere.test'" in refusal("https://nowhere.test/x", tmp_path)
 
@@ -207,6 +227,16 @@ def secure() -> Iterator[tuple[int, ssl.SSLContext]]:
     wrap: Callable[..., object] = lambda plain: server.wrap_socket(plain, server_side=True)  # noqa: E731
     with serving(handler, wrap) as port:
         yield port, client
+
+
+def test_time_is_bounded_before_the_first_answer(tmp_path: Path) -> None:
+    """By a host that accepts and then says nothing, where TLS is to begin."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"https://files.test:{mute.getsockname()[1]}/x"
+        started = time.monotonic()
+        message = refusal(url, tmp_path, replace(LIMITS, max_seconds=0.5))
+        assert time.monotonic() - started < 3
+    assert "was not here after 0.5 s" in message
 
 
 def test_https_checks_the_name_and_not_the_address(secure: tuple[int, ssl.SSLContext], tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ NO_FORMS = {
     "k" * 1025: r"\(1,025 characters\)",
     "s3://": "s3://bucket/key is needed",
     f"s3://{BUCKET}": "s3://bucket/key is needed",
+    f"s3:{BUCKET}/1.wav": "an https URL",
+    f"s3:xy{BUCKET}/1.wav": "an https URL",
     f"s3://{BUCKET}/": "s3://bucket/key is needed",
     f"s3://{BUCKET}/a//b": "s3://bucket/key is needed",
     f"s3://{CLOSED}/x.png": "allowed is 'talks'",

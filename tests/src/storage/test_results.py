@@ -51,6 +51,19 @@ def test_a_prefix_that_the_operator_chose(bucket: Bucket) -> None:
         choose_place(fenced, "inputs/a.mp4", folder="outputs", name="x")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [
+        ("outputs/", r"outputs/[0-9a-f]{32}\.mp4"),
+        ("mine/", r"mine/outputs/[0-9a-f]{32}\.mp4"),
+        ("mine", r"mine/outputs/[0-9a-f]{32}\.mp4"),
+    ],
+)
+def test_who_names_no_key_gets_one_below_the_prefix(bucket: Bucket, prefix: str, key: str) -> None:
+    fenced = Bucket(replace(bucket.store, output_prefix=prefix))
+    assert re.fullmatch(key, choose_place(fenced, None, folder="outputs", name="x").key)
+
+
 def test_without_a_bucket() -> None:
     with pytest.raises(InputError, match="has no bucket"):
         choose_place(None, "a.mp4", folder="outputs", name="s3_output_key")

@@ -98,6 +98,16 @@ class Web(BaseHTTPRequestHandler):
         self.wfile.write(b"HTTP/1.1 200 OK\r\n")
         self.drip(lambda index: b"X-%d: 1\r\n" % index)
 
+    def goes_on(self, _: str) -> None:
+        self.drip(lambda _: b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def has_an_endless_tail(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"4\r\nRIFF\r\n0\r\n")
+        self.drip(lambda index: b"X-%d: 1\r\n" % index)
+
     def drip(self, piece: Callable[[int], bytes]) -> None:
         for index in range(200):
             self.wfile.write(piece(index))

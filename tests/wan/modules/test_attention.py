@@ -2,21 +2,57 @@
 
 import logging
 import re
+import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from wan.modules.attention import FLASH_MODULES, attention, choose_backend, flash_attention, probe_inputs, sdpa
+from wan.modules import attention as attention_module
+from wan.modules.attention import (
+    FLASH_MODULES,
+    NAMES,
+    SDPA,
+    SETTING,
+    Backend,
+    ShapeClass,
+    attention,
+    backend,
+    check_backend,
+    choose_backend,
+    chosen_backends,
+    find_fault,
+    forced_backend,
+    probe,
+    reference,
+    sdpa,
+    shape_class,
+)
 
 QKV = [torch.randn(1, 64, 4, 32, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing chosen yet, nothing forced."""
+    monkeypatch.setattr(attention_module, "_chosen", {})
+    monkeypatch.setattr(attention_module, "_names", {})
+    monkeypatch.delenv(SETTING, raising=False)
+    backend.cache_clear()
+    yield
+    backend.cache_clear()
 
 
 def test_attention_is_the_formula() -> None:
     q, k, v = (x.double() for x in QKV)
     weights = torch.einsum("blae,bsae->bals", q, k).div(32**0.5).softmax(-1)
-    torch.testing.assert_close(attention(*QKV).double(), torch.einsum("bals,bsae->blae", weights, v), atol=1e-6, rtol=0)
+    expected = torch.einsum("bals,bsae->blae", weights, v)
+    for function in (attention, reference):
+        torch.testing.assert_close(function(*QKV).double(), expected, atol=1e-6, rtol=0)
 
 
 def slow_but_right(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -25,36 +61,190 @@ def slow_but_right(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize("wrong", [lambda q, k, v: v, lambda q, k, v: torch.full_like(q, float("nan"))])
-def test_a_backend_that_disagrees_is_refused(wrong: object, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert choose_backend({"torch": slow_but_right, "wrong": wrong}, [QKV]) == "torch"  # type: ignore[dict-item]
-    assert "wrong disagrees with the reference" in caplog.text
+def fails(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    raise AssertionError("no kernel for this device\nand more that nobody wants to read")
+
+
+def gives_nan(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """In one value only, and not in a row that is compared."""
+    out = sdpa(q, k, v).clone()
+    out[:, 1, 0, 0] = float("nan")
+    return out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda q, k, v: q, "it differs from the reference by 1.0e+00"),
+        (lambda q, k, v: v, "its result has another shape or dtype"),
+        (lambda q, k, v: sdpa(q, k, v).double(), "its result has another shape or dtype"),
+        (gives_nan, "it gives values that are no numbers"),
+        (fails, "no kernel for this device"),
+    ],
+)
+def test_a_backend_that_is_wrong_is_refused(wrong: Backend, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    q, k, v = QKV
+    long = [q.repeat(1, 3, 1, 1), k, v]
+    with caplog.at_level(logging.INFO):
+        assert choose_backend({"torch": slow_but_right, "wrong": wrong}, long) == "torch"
+    fault = re.escape(told).replace(re.escape("1.0e+00"), r"\d\.\de[+-]\d\d")
+    assert re.search(f"wrong is not used: {fault}$", caplog.text.strip())
 
 
 def test_the_fastest_that_agrees_is_chosen() -> None:
-    assert choose_backend({"slow": slow_but_right, "torch": sdpa}, [QKV]) == "torch"
+    assert choose_backend({"slow": slow_but_right, "torch": sdpa}, QKV) == "torch"
 
 
-def test_a_backend_that_fails_is_refused() -> None:
-    def fails(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        raise AssertionError("no kernel for this device")
-
-    assert choose_backend({"fails": fails, "torch": sdpa}, [QKV]) == "torch"
-
-
-def test_an_absent_package_is_no_backend() -> None:
-    assert flash_attention("surely_no_such_flash_attention") is None
+def test_math_is_the_last_resort() -> None:
+    """However fast it is on a probe: at full size its probabilities need too much memory."""
+    assert choose_backend({"slow": slow_but_right, "math": sdpa}, QKV) == "slow"
+    assert choose_backend({"fails": fails, "math": sdpa}, QKV) == "math"
 
 
-def test_probes_have_the_networks_shapes() -> None:
-    shapes = [[tuple(x.shape) for x in qkv] for qkv in probe_inputs(torch.device("cpu"), torch.float32)]
-    assert shapes[0][0] == shapes[0][1]
-    assert all(k == v and q[0] == k[0] and q[2:] == k[2:] for q, k, v in shapes)
+def test_no_backend_at_all_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no backend computes it here, of fails, math"):
+        choose_backend({"fails": fails, "math": fails}, QKV)
+
+
+def test_a_backend_may_approximate_only_if_it_says_so() -> None:
+    def rough(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = reference(q, k, v)
+        return out + 5e-2 * out.norm() / out.numel() ** 0.5 * torch.ones_like(out)
+
+    assert find_fault("sage", rough, QKV) is None
+    assert find_fault("flash", rough, QKV) == "it differs from the reference by 5.0e-02"
+
+
+@pytest.mark.parametrize("kind", ["self", "many_keys", "some_keys", "few_keys"])
+def test_a_probe_belongs_to_its_class(kind: str) -> None:
+    shape = ShapeClass(CPU, torch.float32, kind, 24)
+    q, k, v = probe(shape)
+    assert k.shape == v.shape
+    assert find_fault("torch", sdpa, [q, k, v]) is None
+    batch, queries, keys = attention_module._PROBES[kind]
+    full = (torch.empty(batch, tokens, 8, 24) for tokens in (queries, keys))
+    assert shape_class(*full) == shape
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "kind"),
+    [
+        ((1, 32928, 40, 128), (1, 32928, 40, 128), "self"),
+        ((1, 32928, 40, 128), (1, 1568, 40, 128), "many_keys"),
+        ((1, 32928, 40, 128), (1, 512, 40, 128), "some_keys"),
+        ((1, 32928, 40, 128), (1, 257, 40, 128), "some_keys"),
+        ((21, 1568, 40, 128), (21, 32, 40, 128), "few_keys"),
+        ((21, 3600, 40, 128), (21, 64, 40, 128), "few_keys"),
+    ],
+)
+def test_the_networks_attentions_have_their_classes(queries: tuple[int, ...], keys: tuple[int, ...], kind: str) -> None:
+    q, k = (torch.empty(size, device="meta", dtype=torch.bfloat16) for size in (queries, keys))
+    assert shape_class(q, k) == ShapeClass(q.device, torch.bfloat16, kind, 128)
+
+
+def test_a_processor_uses_what_pytorch_chooses() -> None:
+    attention(*QKV)
+    attention(QKV[0], *(x[:, :7] for x in QKV[1:]))
+    names = {(shape.kind, shape.width): name for shape, name in chosen_backends().items()}
+    assert names == {("self", 32): "torch", ("few_keys", 32): "torch"}
+
+
+def test_each_class_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the processor's own shortcut apart, choosing is the same."""
+    probed = []
+
+    def recorded(shape: ShapeClass) -> list[Tensor]:
+        probed.append(shape.kind)
+        return QKV
+
+    monkeypatch.setenv(SETTING, "math")
+    monkeypatch.setattr(attention_module, "probe", recorded)
+    for _ in range(3):
+        attention(*QKV)
+        attention(QKV[0], *(x[:, :7] for x in QKV[1:]))
+    assert probed == ["self", "few_keys"]
+    assert set(chosen_backends().values()) == {"math"}
+
+
+def test_the_operator_forces_a_backend(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = attention(*QKV)
+    monkeypatch.setenv(SETTING, "math")
+    with caplog.at_level(logging.INFO):
+        torch.testing.assert_close(attention(*QKV), expected)
+    assert "attention: math for self, heads of 32, torch.float32, cpu, as MULTITALK_ATTENTION says" in caplog.text
+    monkeypatch.delenv(SETTING)
+    attention(*QKV)
+    assert len(attention_module._chosen) == 2
+
+
+def test_an_unknown_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETTING, "quick")
+    with pytest.raises(ValueError, match=r"MULTITALK_ATTENTION is 'quick'; allowed are torch, cudnn, flash, .*, sage$"):
+        attention(*QKV)
+    assert forced_backend({}) is None
+    assert forced_backend({SETTING: ""}) is None
+    assert [forced_backend({SETTING: name}) for name in NAMES] == list(NAMES)
+
+
+def test_a_backend_that_cannot_be_used_is_an_error_when_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETTING, "cudnn")
+    with pytest.raises(RuntimeError, match=r"is cudnn, which cannot be used here: .*; usable are torch, .*math"):
+        attention(*QKV)
+    with pytest.raises(RuntimeError, match=r"is sage, .* its package is not installed; usable are math$"):
+        check_backend("sage", {"math": sdpa, "flash": fails}, QKV)
+
+
+def fake_sage(monkeypatch: pytest.MonkeyPatch, function: Backend) -> None:
+    """A package in the place of SageAttention's."""
+
+    def sageattn(q: Tensor, k: Tensor, v: Tensor, tensor_layout: str, is_causal: bool) -> Tensor:
+        assert (tensor_layout, is_causal) == ("NHD", False)
+        return function(q, k, v)
+
+    module = types.ModuleType("sageattention")
+    module.sageattn = sageattn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sageattention", module)
+
+
+def test_an_approximate_backend_is_used_only_when_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_sage(monkeypatch, sdpa)
+    attention(*QKV)
+    assert set(chosen_backends().values()) == {"torch"}
+    monkeypatch.setenv(SETTING, "sage")
+    attention(*QKV)
+    assert set(chosen_backends().values()) == {"sage"}
+
+
+def test_an_approximate_backend_is_probed_before_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_sage(monkeypatch, gives_nan)
+    monkeypatch.setenv(SETTING, "sage")
+    with pytest.raises(RuntimeError, match=r"is sage, .*: it gives values that are no numbers; usable are torch"):
+        attention(*QKV)
+    assert chosen_backends() == {}
+
+
+def test_flash_attention_is_found_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backend("flash-attention-3") is None
+    module = types.ModuleType("flash_attn_interface")
+    module.flash_attn_func = lambda q, k, v: (sdpa(q, k, v), None)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    backend.cache_clear()
+    found = backend("flash-attention-3")
+    assert found is not None
+    assert find_fault("flash-attention-3", found, QKV) is None
 
 
 def test_the_package_that_the_image_installs_is_probed() -> None:
     cog = (Path(__file__).parents[3] / "cog.yaml").read_text(encoding="utf-8")
     (version,) = set(re.findall(r"flash-attn-(\d)", cog))
     assert version == "4"
-    assert "flash_attn.cute" in FLASH_MODULES
+    assert FLASH_MODULES["flash-attention-4"] == "flash_attn.cute"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("kind", ["self", "many_keys", "some_keys", "few_keys"])
+def test_a_device_has_a_fast_backend_for_each_class(kind: str) -> None:
+    shape = ShapeClass(torch.device("cuda", 0), torch.bfloat16, kind, 128)
+    qkv = probe(shape)
+    found = {name: candidate for name in (*FLASH_MODULES, *SDPA) if (candidate := backend(name)) is not None}
+    assert choose_backend(found, qkv) != "math"

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, ProjectedDifference
+from wan.sampling.guidance import (
+    AdaptiveProjectedGuidance,
+    ClassifierFreeGuidance,
+    ProjectedDifference,
+    ReusedGuidance,
+)
 
 CALLS = {name: torch.randn(16, 2, 4, 4) for name in ("cond", "no_text", "no_audio", "neither")}
 
@@ -19,6 +24,16 @@ def test_two_passes_when_the_text_scale_is_one() -> None:
     guider = ClassifierFreeGuidance(1.0, 4.0)
     assert guider.passes == ("cond", "no_audio")
     torch.testing.assert_close(guider(CALLS), CALLS["no_audio"] + 4 * (CALLS["cond"] - CALLS["no_audio"]))
+
+
+def test_two_passes_when_both_scales_are_the_same() -> None:
+    guider = ClassifierFreeGuidance(4.0, 4.0)
+    assert guider.passes == ("cond", "neither")
+    three = ClassifierFreeGuidance(4.0, 4.0 + 1e-12)
+    assert three.passes == ("cond", "no_text", "neither")
+    torch.testing.assert_close(guider(CALLS), three(CALLS))
+    # Projection is not linear: each difference has its own.
+    assert AdaptiveProjectedGuidance(4.0, 4.0, -0.75, 55.0).passes == three.passes
 
 
 @pytest.mark.parametrize("kind", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)])
@@ -49,3 +64,16 @@ def test_chunks_do_not_share_averages() -> None:
     first(CALLS)
     torch.testing.assert_close(second(CALLS), AdaptiveProjectedGuidance(5.0, 4.0, -0.75, 55.0)(CALLS))
     assert not torch.equal(first(CALLS), second.projections[0].average)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)])
+def test_guidance_is_added_again(kind: type[ClassifierFreeGuidance]) -> None:
+    guider = ReusedGuidance(kind(5.0, 4.0))
+    full = {name: CALLS[name] for name in guider.passes}
+    guided = guider(full)
+    torch.testing.assert_close(guided, kind(5.0, 4.0)(full))
+    later = torch.randn(16, 2, 4, 4)
+    torch.testing.assert_close(guider({"cond": later}), later + guided - CALLS["cond"])
+    # A full step brings new guidance.
+    assert not torch.equal(guider({**full, "neither": later}), guided)
+    assert not torch.allclose(guider({"cond": later}), later + guided - CALLS["cond"])

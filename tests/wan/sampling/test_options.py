@@ -1,10 +1,12 @@
 """Presets, and explicit values in their place."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from wan.configs import WAN_CONFIGS
+from wan.sampling.guidance import ClassifierFreeGuidance, ReusedGuidance
 from wan.sampling.options import MAX_SEED, choose_preset, resolve_options
 
 CONFIG = WAN_CONFIGS["multitalk-14B"]
@@ -75,6 +77,46 @@ def test_an_empty_negative_prompt_is_the_published_one() -> None:
 def test_values_out_of_range_are_named(name: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         resolve_options(CONFIG, size_class="480", turbo=True, **{name: value})
+
+
+def test_another_cache_takes_the_place_of_the_preset_s() -> None:
+    assert resolve_options(CONFIG, size_class="480", turbo=True).cache == "teacache"
+    for cache in ("magcache", "none"):
+        options = resolve_options(CONFIG, size_class="480", turbo=True, cache=cache)
+        assert (options.cache, options.teacache_thresh) == (cache, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cache": "deepcache"}, "cache is 'deepcache'; allowed are teacache, magcache, none"),
+        ({"cache": "none", "teacache_thresh": 0.2}, "teacache_thresh is 0.2; with cache 'none' it must be 0"),
+        ({"cache": "magcache", "teacache_thresh": 0.2}, "teacache_thresh is 0.2; with cache 'magcache'"),
+        ({"cache": "magcache", "sampling_steps": 9}, "sampling_steps is 9; .* at least 10"),
+        ({"cache": "magcache", "preset_name": "fast"}, "sampling_steps is 4; .* at least 10"),
+        ({"cache": "magcache", "magcache_thresh": -0.1}, "magcache_thresh is -0.1"),
+        ({"cache": "magcache", "magcache_thresh": float("nan")}, "magcache_thresh is nan"),
+        ({"guidance_reuse": True, "text_guide_scale": 1, "audio_guide_scale": 1.0}, "guidance_reuse .* none to reuse"),
+    ],
+)
+def test_shortcuts_that_contradict_each_other(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        resolve_options(CONFIG, size_class="480", turbo=True, **given)
+
+
+def test_a_model_that_is_not_calibrated_names_the_script() -> None:
+    bare = replace(CONFIG, magcache_ratios={"480": CONFIG.magcache_ratios["480"]})
+    assert resolve_options(bare, size_class="480", turbo=True, cache="magcache").cache == "magcache"
+    with pytest.raises(ValueError, match=r"multitalk-14B is not calibrated at size class 720; `python -m benchmarks"):
+        resolve_options(bare, size_class="720", turbo=True, cache="magcache")
+
+
+def test_guidance_is_reused_where_it_is_asked_for() -> None:
+    def kind(**given: Any) -> type:
+        return type(resolve_options(CONFIG, size_class="480", turbo=True, **given).guider())
+
+    assert kind() is ClassifierFreeGuidance
+    assert kind(guidance_reuse=True) is kind(guidance_reuse=True, use_apg=True) is ReusedGuidance
 
 
 def test_unknown_names_are_errors() -> None:

@@ -1,0 +1,120 @@
+"""A whole clip of the small model in its plain form: the plain transformer, and the library's VAE with its own loops.
+
+Everything else (speech, text and image encoders, sampling) is the same code. Shapes: C channels, F video frames,
+T latent frames, H x W.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from benchmarks.ladder import plain_guidance
+from benchmarks.plain import PlainTransformer
+from wan import MultiTalkPipeline
+from wan.modules.rope import Rotation
+from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
+from wan.modules.vae import VideoVAE
+from wan.sampling.plan import Step
+
+
+class PlainModel:
+    """Stands where the pipeline has the transformer: embeds nothing beforehand."""
+
+    def __init__(self, model: MultiTalkTransformer) -> None:
+        self.forward = PlainTransformer(model.state_dict(), model.config)
+        self.config, self.device, self.dtype = model.config, model.device, model.dtype
+
+    def embed_time(self, t_B: Tensor) -> TimeEmbedding:
+        """The time itself."""
+        return TimeEmbedding(t_B, t_B)
+
+    def embed_text(self, states_BSC: Tensor) -> Tensor:
+        """The encoder's states."""
+        return states_BSC[0]
+
+    def embed_image(self, tokens_BSC: Tensor) -> Tensor:
+        """The encoder's states."""
+        return tokens_BSC[0]
+
+    def embed_speech(self, windows_BNFWYC: Tensor) -> Tensor:
+        """The windows."""
+        return windows_BNFWYC[0]
+
+
+class PlainVelocity:
+    """Called as `TransformerVelocity` is, whose constructor's arguments it takes."""
+
+    def __init__(
+        self,
+        model: PlainModel,
+        condition_CTHW: Tensor,
+        contexts: Mapping[str, Context],
+        times: Sequence[TimeEmbedding],
+        rotation: Rotation,
+        grid: tuple[int, int, int],
+        plan: Sequence[Step],
+    ) -> None:
+        assert all(step.computed for step in plan), "the plain form computes every step"
+        self.model, self.condition, self.contexts, self.times, self.grid = (
+            model,
+            condition_CTHW,
+            contexts,
+            times,
+            grid,
+        )
+        masks = next((each.masks for each in contexts.values() if each.masks is not None), None)
+        everybody = torch.ones(1, grid[1] * grid[2], 3) if masks is None else masks.columns
+        self.plan = plan
+        self.masks = everybody[0].T.unflatten(1, grid[1:])
+
+    def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
+        time = self.times[step].e[0]
+
+        def velocity(context: Any) -> Tensor:
+            given = (time, context.text, context.image, context.speech, self.masks)
+            return self.model.forward(x_CTHW, self.condition, *given)
+
+        return {name: velocity(self.contexts[name]) for name in self.plan[step].passes}
+
+
+class PlainVAE(VideoVAE):
+    """The library's own loops over time, with its own layout of the weights."""
+
+    def __init__(self, model: AutoencoderKLWan) -> None:
+        self.model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+
+    def encode(self, video_CFHW: Tensor, rest: torch.device | None = None, frames: int | None = None) -> Tensor:
+        """As `VideoVAE.encode`."""
+        missing = max(0, (frames or 0) - video_CFHW.shape[1])
+        video_CFHW = F.pad(video_CFHW, (0, 0, 0, 0, 0, missing))
+        mean, std = self._statistics(self.model.device)
+        return (self.model.encode(video_CFHW[None]).latent_dist.mode()[0] - mean) / std
+
+    def decode(self, latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
+        """As `VideoVAE.decode`, in one slice."""
+        mean, std = self._statistics(self.model.device)
+        yield self.model.decode((latent_CTHW * std + mean)[None]).sample[0].clamp(-1, 1)
+
+
+@contextmanager
+def in_plain_form(pipeline: MultiTalkPipeline) -> Iterator[None]:
+    """Let a pipeline make its clips plainly."""
+    ours = pipeline.models
+    plain: Any = PlainModel(ours.transformer)
+    pipeline.models = replace(ours, transformer=plain, vae=PlainVAE(ours.vae.model))
+    try:
+        with (
+            mock.patch("wan.multitalk.TransformerVelocity", PlainVelocity),
+            mock.patch("wan.sampling.guidance.differences", plain_guidance),
+        ):
+            yield
+    finally:
+        pipeline.models = ours

@@ -1,0 +1,35 @@
+"""What the blocks were given and what they added, recorded while clips are sampled."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torch import Tensor
+
+from wan.modules.rope import Rotation
+from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
+
+
+class Evaluation(NamedTuple):
+    """One step: the time projection, and what the blocks added to the tokens of the conditional pass, on the host."""
+
+    e0: Tensor
+    added_BLD: Tensor
+
+
+@contextmanager
+def recording(model: MultiTalkTransformer) -> Iterator[list[Evaluation]]:
+    """Collects the evaluations of the blocks."""
+    recorded: list[Evaluation] = []
+    run_passes = model.run_passes
+
+    def recorder(x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, contexts: Sequence[Context]) -> list[Tensor]:
+        results = run_passes(x_BLD, time, rotation, contexts)
+        recorded.append(Evaluation(time.e0, (results[0] - x_BLD).cpu()))  # the conditional pass is the first
+        return results
+
+    model.run_passes = recorder  # type: ignore[method-assign]
+    try:
+        yield recorded
+    finally:
+        del model.run_passes

@@ -1,0 +1,123 @@
+"""The kernels compiled for a Hopper GPU, without one: that they compile, and how often."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton is not installed on this platform")
+
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from wan.configs import WAN_CONFIGS
+from wan.modules.kernels import classes, gelu, rows, trial, turns
+from wan.modules.kernels.dispatch import forced
+from wan.modules.kernels.trial import Size, operations
+from wan.types import VideoSize
+
+KERNELS = [rows._rows, turns._norm_turn, turns._label_turn, gelu._gelu, classes._class_mass]
+PUBLISHED = Size(tokens=2, hidden=13824, keys=2)
+HOPPER = 90
+VARIANTS = 11
+"""Compiled forms of all kernels in one dtype: six of rows, two of norm and turn, one of each other kernel."""
+SHARED_MEMORY = 227 * 1024
+"""Bytes that a block of threads may have on Hopper."""
+
+
+class Hopper:
+    """Stands for a driver with one GPU; what asks for more fails."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", HOPPER, 32)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What is compiled during the test; kernels are not launched."""
+    found: list[Any] = []
+
+    def compile_only(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
+        found.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
+
+    for module in (rows, turns, gelu, classes):
+        monkeypatch.setattr(module, "launch", compile_only)
+    for kernel in KERNELS:
+        kernel.device_caches.clear()
+    previous = driver._active
+    driver.set_active(Hopper())
+    try:
+        yield found
+    finally:
+        driver._active = previous
+        for kernel in KERNELS:
+            kernel.device_caches.clear()
+
+
+def compile_all(size: Size, dtype: torch.dtype) -> None:
+    with torch.inference_mode(), forced("triton"):
+        for run in operations(torch.device("cpu"), dtype, size).values():
+            run()
+
+
+def variants() -> dict[str, int]:
+    """How many compiled forms each kernel has, by Triton's own cache."""
+    return {kernel.fn.__name__: len(kernel.device_caches[0][0]) for kernel in KERNELS}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_kernel_compiles_for_hopper(compiled: list[Any], dtype: torch.dtype) -> None:
+    """To machine code, at the published network's size."""
+    compile_all(PUBLISHED, dtype)
+    assert sum(variants().values()) == len({id(kernel) for kernel in compiled}) == VARIANTS
+    for kernel in compiled:
+        assert kernel.asm["cubin"]
+        assert ".target sm_90a" in kernel.asm["ptx"]
+        assert kernel.metadata.shared <= SHARED_MEMORY
+    assert [kernel.name for kernel in compiled if "wgmma" in kernel.asm["ptx"]] == ["_class_mass"]
+
+
+def token_counts() -> list[int]:
+    """Of all the published network's sizes."""
+    config = WAN_CONFIGS["multitalk-14B"]
+    sizes = [
+        VideoSize(frames=config.frame_num, height=height, width=width)
+        for buckets in config.buckets.values()
+        for height, width in buckets.values()
+    ]
+    return sorted({size.grid[0] * size.grid[1] * size.grid[2] for size in sizes})
+
+
+def test_all_sizes_of_video_share_their_kernels(compiled: list[Any]) -> None:
+    """Triton would compile anew for 1, and for what 16 divides, if token counts were specialised."""
+    counts = token_counts()
+    assert len(counts) == 19
+    narrow = replace(PUBLISHED, heads=1, width=32, hidden=16)
+    compile_all(narrow, torch.bfloat16)
+    first = variants()
+    assert sum(first.values()) == VARIANTS
+    for tokens in (*counts, 21, 999):
+        compile_all(replace(narrow, tokens=tokens, keys=tokens // 21), torch.bfloat16)
+    assert variants() == first
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_device_all_sizes_share_their_kernels() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    trial.errors(device, torch.bfloat16, replace(PUBLISHED, tokens=2))
+    before = [len(kernel.device_caches[device.index][0]) for kernel in KERNELS]
+    for tokens in token_counts():
+        size = replace(PUBLISHED, tokens=tokens, keys=tokens // 21)
+        with torch.inference_mode(), forced("triton"):
+            for run in operations(device, torch.bfloat16, size).values():
+                run()
+    assert [len(kernel.device_caches[device.index][0]) for kernel in KERNELS] == before

@@ -1,0 +1,109 @@
+"""Which form runs, and who decides."""
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from wan.modules.kernels import dispatch
+from wan.modules.kernels.dispatch import SETTING, forced, runs_triton, switched_off, usable
+
+X = torch.ones(1, 2, 4)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    dispatch._agrees.cache_clear()
+
+
+@torch.inference_mode()
+def test_a_processor_runs_the_plain_forms() -> None:
+    assert not runs_triton(X)
+    with forced("triton"):
+        assert runs_triton(X)
+        with forced("plain"):
+            assert not runs_triton(X)
+    assert not runs_triton(X)
+
+
+def test_gradients_and_other_dtypes_need_the_plain_forms() -> None:
+    with forced("triton"):
+        assert not runs_triton(X)
+        with torch.no_grad():
+            assert runs_triton(X)
+            assert not runs_triton(X.double())
+
+
+def test_an_unknown_form_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'fast' is no form of a kernel; allowed are triton, plain"), forced("fast"):  # type: ignore[arg-type]
+        pass
+
+
+def test_the_operator_switches_kernels_off() -> None:
+    assert not switched_off({})
+    assert not switched_off({SETTING: "auto"})
+    assert switched_off({SETTING: "plain"})
+    with pytest.raises(ValueError, match="MULTITALK_KERNELS is 'none'; allowed are auto, plain"):
+        switched_off({SETTING: "none"})
+
+
+def trial_that_finds(monkeypatch: pytest.MonkeyPatch, errors: dict[str, float] | Exception) -> None:
+    """Let the trial of kernels find these errors."""
+    pytest.importorskip("triton", reason="Triton is not installed on this platform")
+    from wan.modules.kernels import trial
+
+    def found(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+        if isinstance(errors, Exception):
+            raise errors
+        return errors
+
+    monkeypatch.setattr(trial, "errors", found)
+
+
+DEVICE = torch.device("cuda", 0)
+
+
+def test_kernels_that_agree_are_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    trial_that_finds(monkeypatch, {"GELU": 1e-3, "RMS norm": 2e-3})
+    with caplog.at_level(logging.INFO):
+        assert usable(DEVICE, torch.bfloat16)
+    assert "relative error at most 2.0e-03" in caplog.text
+    monkeypatch.setenv(SETTING, "plain")
+    assert not usable(DEVICE, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ({"GELU": 1e-3, "RMS norm": 5e-2}, "disagree with it: {'RMS norm': 0.05}"),
+        ({"GELU": float("inf")}, "disagree with it: {'GELU': inf}"),
+        (RuntimeError("no compiler"), "fail here, plain PyTorch is used: no compiler"),
+    ],
+)
+def test_kernels_that_fail_or_disagree_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, errors: dict[str, float] | Exception, told: str
+) -> None:
+    trial_that_finds(monkeypatch, errors)
+    with caplog.at_level(logging.WARNING):
+        assert not usable(DEVICE, torch.bfloat16)
+    assert told in caplog.text
+
+
+def test_kernels_take_no_more_memory_than_their_results() -> None:
+    """On the meta device, where requests are counted: a norm makes its result, and a sum is written over its term."""
+    pytest.importorskip("triton", reason="Triton is not installed on this platform")
+    from wan.memory import peak_of
+    from wan.modules.norms import LayerNorm
+
+    with torch.device("meta"):
+        norm = LayerNorm(512, 1e-6, dtype=torch.bfloat16)
+        x, y = (torch.empty(1, 1000, 512, dtype=torch.bfloat16) for _ in range(2))
+
+    def run() -> tuple[Tensor, Tensor]:
+        return norm.of_sum(x, y)
+
+    with forced("triton"):
+        assert peak_of(run) == x.nbytes
+    with forced("plain"):
+        assert peak_of(run) > x.nbytes

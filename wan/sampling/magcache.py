@@ -1,0 +1,62 @@
+"""MagCache (Ma et al. 2025): skip the block stack while what it adds hardly changes in magnitude.
+
+How the magnitude falls from step to step is a property of the model, recorded once, so the plan is known before
+the first step. It is one for all passes: the published ratios of the two passes of Wan2.1 differ by less than 0.003.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wan.configs.schema import MagCacheRatios
+from wan.sampling.schedule import TRAINING_STEPS, bend
+
+RETAINED = 0.2
+"""Share of the steps, at the beginning, that always compute."""
+MOST_SKIPS = 4
+"""Steps in a row that may be left out."""
+LEAST_STEPS = 10
+"""Of fewer steps none is so near to the one before."""
+
+
+def magcache_plan(times: Sequence[float], recorded: MagCacheRatios, threshold: float) -> tuple[bool, ...]:
+    """For each step whether the blocks are computed (True) or their last residual is used again.
+
+    `times` of the steps, 1000 to 0. The product of the ratios since the last computed step says how the magnitude has
+    changed; the distances of these products from 1 are summed up, and below `threshold` the step is left out.
+    """
+    plan: list[bool] = []
+    ratio, error, skips = 1.0, 0.0, 0
+    for step, change in enumerate([1.0, *magnitude_ratios(times, recorded).tolist()]):
+        if step < RETAINED * len(times):
+            plan.append(True)
+            continue
+        ratio, skips = ratio * change, skips + 1
+        error += abs(1 - ratio)
+        plan.append(error >= threshold or skips > MOST_SKIPS)
+        if plan[-1]:
+            ratio, error, skips = 1.0, 0.0, 0
+    return tuple(plan)
+
+
+def magnitude_ratios(times: Sequence[float], recorded: MagCacheRatios) -> NDArray[np.float64]:
+    """Magnitude of each step after the first by that of the step before, for any steps and shift.
+
+    The recorded ratios multiply to a magnitude at each of their own times; its logarithm is interpolated, and after the
+    last of those times it goes on as it was going.
+    """
+    known = recorded_times(recorded)
+    magnitude = np.concatenate(([0.0], np.cumsum(np.log(recorded.ratios))))
+    slope = (magnitude[-1] - magnitude[-2]) / (known[-1] - known[-2])
+    known, magnitude = np.append(known, 0.0), np.append(magnitude, magnitude[-1] - slope * known[-1])
+    ratios: NDArray[np.float64] = np.exp(np.diff(np.interp(np.array(times), known[::-1], magnitude[::-1])))
+    return ratios
+
+
+def recorded_times(recorded: MagCacheRatios) -> NDArray[np.float64]:
+    """Times of the steps whose ratios were recorded."""
+    steps = len(recorded.ratios) + 1
+    linear = torch.linspace(TRAINING_STEPS, recorded.last_time, steps, dtype=torch.float64)
+    return bend(linear, recorded.shift).numpy()
