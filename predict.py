@@ -449,9 +449,13 @@ class Predictor(BasePredictor):
         )
         try:
             with writer as movie, BackgroundWriter(movie.write) as encoder:
-                chunks = self.pipeline.stream(request, job.options, lambda done: report(done, stages, forecast))
-                for pixels in map(self.checked_pixels, chunks):
-                    encoder.write(pixels)
+
+                def encode(frames_CFHW: torch.Tensor) -> None:
+                    encoder.write(self.checked_pixels(frames_CFHW))
+
+                for _ in self.pipeline.stream(
+                    request, job.options, lambda done: report(done, stages, forecast), hand_on=encode
+                ):
                     stages.done("encode")
         except BaseException:
             self.remove_last_output()

@@ -37,7 +37,7 @@ from wan.sampling.options import Cache, Options, resolve_options
 from wan.sampling.plan import Step, plan_steps, share_done
 from wan.sampling.schedule import timesteps
 from wan.types import Aspect, VideoSize
-from wan.video import decode_video
+from wan.video import Outlet, decode_video
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class MultiTalkPipeline:
         `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720"; "infinitetalk-480" and
         "infinitetalk-720" are the same sizes, for InfiniteTalk's weights only. None means the preset's value, which
         `turbo` and the size select. InfiniteTalk was trained with a `motion_frame` of 9. `seed` below 0 draws one (and
-        logs it).
+        logs it). `cache`, its thresholds and `guidance_reuse` name what is approximated: see `Options`.
         Raises ValueError for anything wrong in the arguments, before any network runs.
         """
         family, _, size_class = size_buckget.partition("-")
@@ -233,11 +233,16 @@ class MultiTalkPipeline:
         self.loras.switch(self.models.transformer, wanted)
 
     def stream(
-        self, request: Request, options: Options, progress: Callable[[Progress], None] | None = None
+        self,
+        request: Request,
+        options: Options,
+        progress: Callable[[Progress], None] | None = None,
+        hand_on: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Tensor]:
         """The video as it is made: for every chunk its fresh frames, float32 3 x F x H x W, where the plan left them.
 
-        Only the frames that the next chunk continues from are kept.
+        Only the frames that the next chunk continues from are kept. `hand_on` is given the same frames earlier, up to
+        four at a time as they are decoded, on the device.
         """
         generator = torch.Generator(self.device).manual_seed(options.seed)
         persons = len(request.tracks)
@@ -255,7 +260,8 @@ class MultiTalkPipeline:
             if chunk.overlap == 0 or first is None:
                 first, last = frame, None
             given = Given(frame_CHW=frame, first_CHW=first, last_CFHW=last, memory=memory)
-            make = functools.partial(self.make_chunk, request, options, scene, chunk, given, generator, report)
+            outlet = Outlet(chunk, hand_on)
+            make = functools.partial(self.make_chunk, request, options, scene, chunk, given, generator, report, outlet)
             video = self._within_memory(make, generator, size, persons)
             last = video[:, -options.motion_frame :].clone()
             yield video[:, chunk.overlap : chunk.overlap + chunk.fresh]
@@ -327,6 +333,7 @@ class MultiTalkPipeline:
         given: Given,
         generator: torch.Generator,
         report: Report,
+        outlet: Outlet,
     ) -> Tensor:
         """One chunk, float32 3 x F x H x W in [-1, 1]."""
         with self.residence.visit(self.models.vae) as vae:
@@ -355,7 +362,8 @@ class MultiTalkPipeline:
         )
 
         with self.residence.visit(self.models.vae) as vae:
-            video = decode_video(vae, latent, given.first_CHW, options.color_correction_strength, self.residence.rest)
+            strength, rest = options.color_correction_strength, self.residence.rest
+            video = decode_video(vae, latent, given.first_CHW, strength, rest, outlet)
         report("decode")
         return video
 

@@ -11,8 +11,9 @@ from typing import Self
 
 import numpy as np
 
-WAITING = 1
-"""Batches of frames that may wait for the encoder, so that memory does not grow where it is the slower one."""
+WAITING = 24
+"""Batches of frames that may wait for the encoder, so that memory does not grow where it is the slower one. They come
+in fours, and a chunk of 81 may wait while the next one is made."""
 BITE = 8
 """Frames after which the thread looks whether it is still wanted."""
 POLL_S = 0.05
@@ -26,9 +27,9 @@ class BackgroundWriter:
     case the thread has ended. What `write` raises is raised by the next call here, or on leaving.
     """
 
-    def __init__(self, write: Callable[[np.ndarray], None]) -> None:
+    def __init__(self, write: Callable[[np.ndarray], None], waiting: int = WAITING) -> None:
         self._write = write
-        self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(waiting)
         self._unwanted = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)

@@ -38,7 +38,7 @@ def test_everything_is_written_in_order_when_it_is_left() -> None:
     assert not encoders()
 
 
-def test_at_most_one_batch_waits() -> None:
+def test_at_most_so_many_batches_wait() -> None:
     blocked, released = threading.Event(), threading.Event()
 
     def stuck(_: np.ndarray) -> None:
@@ -52,7 +52,7 @@ def test_at_most_one_batch_waits() -> None:
             writer.write(frames(number))
             handed.append(number)
 
-    with BackgroundWriter(stuck) as writer:
+    with BackgroundWriter(stuck, waiting=1) as writer:
         caller = threading.Thread(target=call, args=(writer,))
         caller.start()
         assert blocked.wait(5)
