@@ -48,7 +48,8 @@ check: $(TOOLS)
 # The 14B network with random weights on this machine's GPU: about half an hour. Written into benchmarks/results/ and docs/.
 bench-gpu: $(TOOLS)
 	$(BIN)/python -m benchmarks.gpu --output benchmarks/results/gpu.json
-	$(BIN)/python -m benchmarks.gpu.plot benchmarks/results/gpu.json
+	$(BIN)/python -m benchmarks.compiled
+	$(BIN)/python -m benchmarks.performance
 
 # The full tables, two rows at a time: more than an hour on two cores. Written into benchmarks/results/ and docs/.
 bench-lips: $(TOOLS)

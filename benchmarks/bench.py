@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import clips, ladder, performance
 from benchmarks.ceilings import Ceilings, measure_ceilings
-from benchmarks.floors import forward_work, seconds, tokens, total
+from benchmarks.floors import seconds, step_work, tokens, total
 from benchmarks.plain_clip import in_plain_form
 from benchmarks.provenance import RESULTS, provenance
 from benchmarks.puppet import Puppet, Taken
@@ -106,10 +106,8 @@ def steps(
 def floor_of(config: TransformerConfig, size: VideoSize, scales: tuple[float, float], ceilings: Ceilings) -> float:
     """Of the passes that a step needs, without what is constant in a clip."""
     passes = ladder.guider_of(*scales, plain=False).passes
-    persons = [2 if ladder.PASSES[name].speech else 1 for name in passes]
-    work = [forward_work(config, size, each) for each in persons]
-    needed = [each for stages in work for stage, each in stages.items() if stage != "constants"]
-    return seconds(replace(total(needed), bytes=0.0), ceilings)
+    work = [step_work(config, size, 2 if ladder.PASSES[name].speech else 1) for name in passes]
+    return seconds(replace(total(work), bytes=0.0), ceilings)
 
 
 def choices(model: MultiTalkTransformer, repeats: int) -> list[dict[str, Any]]:

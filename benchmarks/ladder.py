@@ -47,15 +47,15 @@ class Clip:
     time: float = 500.0
 
 
-def draw_clip(config: TransformerConfig, size: VideoSize, persons: int) -> Clip:
+def draw_clip(config: TransformerConfig, size: VideoSize, persons: int, device: torch.device | str = "cpu") -> Clip:
     """A clip of random inputs; the first person is on the left, a second one on the right."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator).to(device)
 
     t, h, w = size.latent
-    masks = torch.zeros(3, h, w)
+    masks = torch.zeros(3, h, w, device=device)
     masks[0, :, : w // 3], masks[1, :, -w // 3 :] = 1, 1
     masks[2] = 1 - masks[:2].amax(0)
     windows = draw(persons, size.frames, config.audio_window, config.audio_layers, config.audio_dim)

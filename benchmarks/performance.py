@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.page import sections
+from benchmarks.gpu.plot import plot as plot_gpu
 from benchmarks.provenance import RESULTS
 from benchmarks.tables import markdown
 
@@ -18,8 +20,8 @@ PAGE, PLOT = "performance.md", "performance.svg"
 Row = Mapping[str, Any]
 
 
-def page(bench: Mapping[str, Any]) -> str:
-    """The whole page."""
+def page(bench: Mapping[str, Any], gpu: Mapping[str, Any] | None = None) -> str:
+    """The whole page, from the results on a processor, and those on a GPU if there are any."""
     parts = [
         "# How fast it is",
         f"Made by `{bench['command']}` on {bench['machine']} (torch {bench['torch']}, {bench['date']}, commit "
@@ -42,7 +44,7 @@ def page(bench: Mapping[str, Any]) -> str:
             "## One block of the 14B network, bfloat16, as in `quality`",
             _blocks(bench["block of the 14B network"]),
         ]
-    parts += ["## Threads and dtype", _choices(bench["choices"])]
+    parts += ["## Threads and dtype", _choices(bench["choices"]), *sections(gpu)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -126,10 +128,18 @@ def plot(bench: Mapping[str, Any], path: Path) -> None:
 
 def write(results: Path = RESULTS, docs: Path = DOCS) -> None:
     """Make the page and its plot."""
-    bench = json.loads((results / "bench.json").read_text())
+    bench, gpu = read(results)
     docs.mkdir(parents=True, exist_ok=True)
-    (docs / PAGE).write_text(page(bench))
+    (docs / PAGE).write_text(page(bench, gpu))
     plot(bench, docs / PLOT)
+    if gpu is not None:
+        plot_gpu(gpu, docs)
+
+
+def read(results: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What was measured on a processor, and, where anybody has, on a GPU."""
+    bench, gpu = results / "bench.json", results / "gpu.json"
+    return json.loads(bench.read_text()), json.loads(gpu.read_text()) if gpu.is_file() else None
 
 
 def main() -> int:

@@ -34,6 +34,7 @@ def make_image() -> modal.Image:
     """Python, the pinned packages, the code."""
     return (
         modal.Image.debian_slim(python_version=PYTHON)
+        .apt_install("gcc", "libc6-dev")  # Triton builds its launcher
         .pip_install(*packages(REPOSITORY / "requirements-deploy.txt"))
         .env(environment())
         .add_local_dir(REPOSITORY, HOME, ignore=list(LEFT_OUT))

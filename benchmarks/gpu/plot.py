@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def plot(document: dict[str, Any], folder: Path, kind: str = "svg") -> tuple[Pat
     return paths
 
 
-def results(document: dict[str, Any], stage: str) -> dict[str, Any]:
+def results(document: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """What a stage measured; nothing where it failed or did not run."""
     found: dict[str, Any] = document["stages"].get(stage, {}).get("results", {})
     return found

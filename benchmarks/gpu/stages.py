@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks import floors
 from benchmarks.forward import forward_call
+from benchmarks.gpu.against_plain import measure_against_plain
 from benchmarks.gpu.bench import Bench, label, weight_bytes
 from benchmarks.gpu.clip import measure_clip
 from benchmarks.gpu.loading import measure_loading
@@ -75,6 +76,7 @@ def profile(bench: Bench, model: MultiTalkTransformer, size: VideoSize) -> Rows:
 
 STAGES: dict[str, Callable[[Bench], Rows]] = {
     "profile": block_profile,
+    "against-plain": measure_against_plain,
     "forward-named": lambda bench: forward(bench, list(bench.named)),
     "forward-480": lambda bench: forward(bench, bench.sizes("480")),
     "forward-720": lambda bench: forward(bench, bench.sizes("720")),

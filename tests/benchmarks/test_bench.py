@@ -1,6 +1,5 @@
 """All rungs of the ladder compute the same step, a plain clip is the same clip, and the page is made from the JSON."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +80,6 @@ def test_a_plain_clip_is_the_same_clip() -> None:
     assert np.abs(ours.astype(int) - plain).max() <= 1
 
 
-def test_the_page_is_made_from_the_committed_result() -> None:
-    result = json.loads((RESULTS / "bench.json").read_text())
-    assert (performance.DOCS / performance.PAGE).read_text() == performance.page(result)
+def test_the_page_is_made_from_the_committed_results() -> None:
+    results = performance.read(RESULTS)
+    assert (performance.DOCS / performance.PAGE).read_text() == performance.page(*results)

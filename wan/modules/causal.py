@@ -59,12 +59,12 @@ def channels_last(x_BCFHW: Tensor) -> Tensor:
 
 @torch.inference_mode(False)  # as weights are loaded
 def lay_out(network: nn.Module) -> None:
-    """The same for the weights of a network's convolutions, which stay ordinary tensors in inference mode too."""
+    """The same for the weights of a network's convolutions; what inference mode made stays so, and what it did not."""
     formats = {nn.Conv3d: torch.channels_last_3d, nn.Conv2d: torch.channels_last}
-    with torch.inference_mode(mode=False):
-        for layer in network.modules():
-            for kind, memory_format in formats.items():
-                if isinstance(layer, kind):
+    for layer in network.modules():
+        for kind, memory_format in formats.items():
+            if isinstance(layer, kind):
+                with torch.inference_mode(layer.weight.is_inference()):
                     layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format)
 
 

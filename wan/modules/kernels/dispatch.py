@@ -23,11 +23,12 @@ _forced: ContextVar[Form | None] = ContextVar("forced", default=None)
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether the operation on `x` runs as a Triton kernel; kernels have no gradients.
+    """Whether the operation on `x` runs as a Triton kernel.
 
-    A tensor on the meta device, which only counts memory, is treated as one on this machine's own device.
+    Not where gradients are wanted, which kernels do not have, nor under torch.compile, which makes its own. A tensor on
+    the meta device, which only counts memory, is treated as one on this machine's own device.
     """
-    if torch.is_grad_enabled() or x.dtype not in DTYPES:
+    if torch.is_grad_enabled() or x.dtype not in DTYPES or torch.compiler.is_compiling():
         return False
     form = _forced.get()
     if form is not None:

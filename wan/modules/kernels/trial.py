@@ -12,8 +12,9 @@ from wan.modules.labels import SpeakerMasks, attention_to_classes
 from wan.modules.norms import LayerNorm, RMSNorm, gated_sum
 from wan.modules.rope import Rotation, rotate_by_labels
 
-AGREEMENT = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
-"""Largest relative error of a kernel against its plain form. 16-bit results may differ in their last bit."""
+AGREEMENT = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
+"""Largest relative error of a kernel against its plain form: 16-bit results may differ in their last bit, and matrix
+products in float32 may be rounded to fewer bits by a device."""
 _EPS = 1e-6
 
 
