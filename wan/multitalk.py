@@ -189,7 +189,7 @@ class MultiTalkPipeline:
         `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720"; "infinitetalk-480" and
         "infinitetalk-720" are the same sizes, for InfiniteTalk's weights only. None means the preset's value, which
         `turbo` and the size select. InfiniteTalk was trained with a `motion_frame` of 9. `seed` below 0 draws one (and
-        logs it).
+        logs it). `cache`, its thresholds and `guidance_reuse` name what is approximated: see `Options`.
         Raises ValueError for anything wrong in the arguments, before any network runs.
         """
         family, _, size_class = size_buckget.partition("-")

@@ -22,11 +22,11 @@ def sections(document: Document | None) -> Iterator[str]:
     device, ceilings = document["device"], document["ceilings"]
     fp8 = f", in fp8 {ceilings['product_fp8'] / 1e12:.0f}" if ceilings["product_fp8"] else ""
     yield f"## On a GPU: {device['name']}"
-    driver, cuda = device.get("driver_version", "none"), device.get("cuda")
+    versions = f"driver {device.get('driver_version', 'none')}, CUDA {device.get('cuda')}, torch {document['torch']}"
     yield (
-        f"Made by `{document['command']}` (driver {driver}, CUDA {cuda}, torch {document['torch']}, {document['date']}, "
-        f"commit {document['commit']}); medians of {document['repeats']}. A large product reached "
-        f"{ceilings['product'] / 1e12:.3g} TFLOP/s{fp8}, a copy {ceilings['copy'] / 1e12:.3g} TB/s."
+        f"Made by `{document['command']}` ({versions}, {document['date']}, commit {document['commit']}); medians of "
+        f"{document['repeats']}. A large product reached {ceilings['product'] / 1e12:.3g} TFLOP/s{fp8}, a copy "
+        f"{ceilings['copy'] / 1e12:.3g} TB/s."
     )
     yield "![Roofline](gpu-roofline.svg)\n![Where a step goes](gpu-step.svg)"
     yield from _against_plain(results(document, "against-plain"))

@@ -129,7 +129,7 @@ class Block(nn.Module):
         masks: SpeakerMasks | None,
     ) -> Tensor:
         """`constants`: this block's keys and values of text, image and speech."""
-        return self.condition(self.attend(x_BLD, e0_B6D, rotation, masks), e0_B6D, constants)
+        return self.condition(self.attend(x_BLD, e0_B6D, rotation, masks), e0_B6D, constants, masks)
 
     def attend(self, x_BLD: Tensor, e0_B6D: Tensor, rotation: Rotation, masks: SpeakerMasks | None) -> Attended:
         """The first part, which knows neither text, image nor speech; `masks` is None where no labels are wanted."""
@@ -138,12 +138,20 @@ class Block(nn.Module):
         labels = None if masks is None else speaker_labels(q, k, masks)
         return Attended(*self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate), labels)
 
-    def condition(self, attended: Attended, e0_B6D: Tensor, constants: tuple[KeyValue, KeyValue, KeyValue]) -> Tensor:
-        """The rest, on what `attend` gave, which it leaves as it is."""
+    def condition(
+        self,
+        attended: Attended,
+        e0_B6D: Tensor,
+        constants: tuple[KeyValue, KeyValue, KeyValue],
+        masks: SpeakerMasks | None,
+    ) -> Tensor:
+        """The rest, on what `attend` gave; its labels count where `masks` tell the speakers apart."""
+        x, normed, labels = attended
+        del attended  # the room it takes
         text, image, speech = constants
         shift, scale, gate = (self.modulation + e0_B6D)[:, 3:].unbind(1)
-        x, normed = self.norm_x.of_sum(attended.x, self.cross_attn(attended.normed, text, image))
-        heard = self.audio_cross_attn(normed, speech, attended.labels)
+        x, normed = self.norm_x.of_sum(x, self.cross_attn(normed, text, image))
+        heard = self.audio_cross_attn(normed, speech, None if masks is None else labels)
         x, normed = self.norm2.of_sum(x, heard, modulation=(shift, scale))
         return gated_sum(x, self.ffn(normed), gate)
 
@@ -268,14 +276,19 @@ class MultiTalkTransformer(nn.Module):
         """
         sources = [tuple(zip(each.text, each.image, each.speech, strict=True)) for each in contexts]
         masks = next((each.masks for each in contexts if each.masks is not None), None)
-        results = [x_BLD] * len(contexts)
+        results: list[Tensor] = []
         for number, block in enumerate(self._blocks):
             shared = block.attend(x_BLD, time.e0, rotation, masks) if number == 0 else None
-            for index, context in enumerate(contexts):
-                attended = shared or block.attend(results[index], time.e0, rotation, context.masks)
-                if context.masks is None:
-                    attended = attended._replace(labels=None)
-                results[index] = block.condition(attended, time.e0, sources[index][number])
+            for context, source in zip(contexts, sources, strict=True):
+                # Tokens are handed on, not kept: a block gives their room back as soon as it can.
+                results.append(
+                    block.condition(
+                        shared or block.attend(results.pop(0), time.e0, rotation, context.masks),
+                        time.e0,
+                        source[number],
+                        context.masks,
+                    )
+                )
         return results
 
     def unpatchify(self, x_BLD: Tensor, time: TimeEmbedding, grid: tuple[int, int, int]) -> Tensor:
