@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu.networks import draw_models
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
-from wan.checkpoint import load_models
+from wan.checkpoint import Precision, load_models
 from wan.conditioning.latent import condition_latent
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.memory import (
@@ -26,7 +27,7 @@ from wan.memory import (
 from wan.modules.causal import Features
 from wan.modules.streaming import StreamedBlocks
 from wan.modules.vae import VideoVAE, build_vae
-from wan.residence import Residence, blocks_within, weights_bytes
+from wan.residence import Residence, blocks_within, weights_bytes, weights_of
 from wan.types import VideoSize
 from wan.video import decode_video
 
@@ -84,6 +85,19 @@ def test_too_little_is_an_error_with_both_numbers() -> None:
 def test_slots_count_where_blocks_are_gone_through() -> None:
     small_text = replace(WEIGHTS, text_encoder=0)
     assert plans(small_text, DEMAND)[-1].peak == (50 - 40) + 2 * 4 + 5 + 10
+
+
+def test_the_leanest_plan_does_not_wait_for_the_vae() -> None:
+    """Of the 14B model: a VAE that works tile by tile, which would be an approximation, could make no plan leaner."""
+    config = WAN_CONFIGS["multitalk-14B"]
+    sizes = [VideoSize(frames=81, height=height, width=width) for height, width in ((448, 896), (704, 1280))]
+    demands = [measure_demand(config, size, persons=1) for size in sizes]
+    precisions: tuple[Precision, ...] = ("bf16", "fp8")
+    for weights in (weights_of(draw_models(config, META, precision)) for precision in precisions):
+        for demand in demands:
+            without = replace(demand, vae=0, vae_slices=0)
+            least, least_without = (min(plan.peak for plan in plans(weights, each)) for each in (demand, without))
+            assert least == least_without
 
 
 @pytest.mark.parametrize("size", [VideoSize(frames=33, height=64, width=128), VideoSize(frames=9, height=96, width=96)])

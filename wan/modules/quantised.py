@@ -4,11 +4,14 @@ Shapes: O outputs, I inputs, D width, R rows of activations.
 """
 
 import functools
+import importlib
 import logging
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from wan.modules.kernels.dispatch import runs_triton
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,16 @@ def quantise_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
+def quantise_activations(x_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`quantise_rows` for a floating-point format, in one pass where there is a kernel: PyTorch takes seven, most of
+    them in float32."""
+    if runs_triton(x_RI):
+        kernel = importlib.import_module("wan.modules.kernels.quantise")
+        data, scale = kernel.quantise(x_RI, dtype, LARGEST[dtype])
+        return data, scale
+    return quantise_rows(x_RI, dtype)
+
+
 def dequantise(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
     """data * scale in float32, rounded to `dtype`."""
     return (data_OI.float() * scale_O1.float()).to(dtype)
@@ -63,17 +76,22 @@ def dequantise(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
 
 def fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
     """A product of e4m3 matrices: activations get a scale per row, and both scales multiply the float32 sums."""
-    data_RI, scale_R1 = quantise_rows(x.flatten(0, -2), data_OI.dtype)
+    data_RI, scale_R1 = quantise_activations(x.flatten(0, -2), data_OI.dtype)
     y = torch._scaled_mm(
         data_RI, data_OI.t(), scale_a=scale_R1, scale_b=scale_O1.t(), out_dtype=x.dtype, use_fast_accum=True
     )
     return (y if bias is None else y + bias).unflatten(0, x.shape[:-1])
 
 
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device knows the format: a GPU from Ada on, or a processor, where it is emulated."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY
+
+
 @functools.cache
 def multiplies_fp8(device: torch.device) -> bool:
     """Whether the device has fp8 products with row scales that agree with dequantising; tried once."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < _FP8_CAPABILITY:
+    if device.type != "cuda" or not has_fp8(device):
         return False
     generator = torch.Generator(device).manual_seed(0)
     x, weight = (torch.randn(256, 256, device=device, dtype=torch.bfloat16, generator=generator) for _ in range(2))

@@ -10,6 +10,7 @@ from wan.modules.gelu import TanhGELU
 from wan.modules.kernels.dispatch import forced
 from wan.modules.labels import SpeakerMasks, attention_to_classes
 from wan.modules.norms import LayerNorm, RMSNorm, gated_sum
+from wan.modules.quantised import has_fp8, quantise_activations
 from wan.modules.rope import Rotation, rotate_by_labels
 
 AGREEMENT = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
@@ -78,7 +79,7 @@ def operations(device: torch.device, dtype: torch.dtype, size: Size) -> Operatio
     labels = 24 * torch.rand(size.batch, size.tokens, generator=generator, device=device)
     columns = torch.rand(size.batch, size.keys, 3, generator=generator, device=device).round()
     masks = SpeakerMasks(columns, columns.sum(1))
-    return {
+    found: Operations = {
         "modulated norm": lambda: (modulated(x, (shift, scale)),),
         "affine norm": lambda: (affine(x),),
         "gated sum": lambda: (gated_sum(x, y.clone(), gate),),
@@ -91,3 +92,7 @@ def operations(device: torch.device, dtype: torch.dtype, size: Size) -> Operatio
         "GELU": lambda: (TanhGELU()(hidden.clone()),),
         "class mass": lambda: (attention_to_classes(q, k, masks),),
     }
+    if has_fp8(device):
+        rows = hidden.flatten(0, 1)
+        found["rows to fp8"] = lambda: quantise_activations(rows, torch.float8_e4m3fn)
+    return found

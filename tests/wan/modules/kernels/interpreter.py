@@ -1,5 +1,5 @@
-"""Triton's interpreter, mended where it does otherwise than hardware: it truncates what is cast to bfloat16, and takes
-the bits of bfloat16 matrices for integers when it multiplies them."""
+"""Triton's interpreter, mended where it does otherwise than hardware: it truncates what is cast to bfloat16, rounds
+some of what is cast to fp8 otherwise, and takes the bits of bfloat16 matrices for integers when it multiplies them."""
 
 from typing import Any
 
@@ -10,6 +10,11 @@ import torch
 def to_bfloat16(data: np.ndarray) -> np.ndarray:
     """float32 to the bits of bfloat16, rounded to nearest, ties to even."""
     return torch.from_numpy(np.array(data, np.float32)).bfloat16().view(torch.uint16).numpy()
+
+
+def to_fp8(data: np.ndarray) -> np.ndarray:
+    """float32 to the bits of e4m3, rounded to nearest, ties to even."""
+    return torch.from_numpy(np.array(data, np.float32)).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
 
 
 def from_bfloat16(data: np.ndarray) -> np.ndarray:
@@ -27,6 +32,8 @@ def round_like_hardware() -> None:
     def convert_float(data: np.ndarray, source: Any, target: Any, rounding: Any) -> np.ndarray:
         if (source, target) == (tl.float32, tl.bfloat16):
             return to_bfloat16(data)
+        if (source, target) == (tl.float32, tl.float8e4nv):
+            return to_fp8(data)
         return convert(data, source, target, rounding)
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:

@@ -14,15 +14,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from wan.configs import WAN_CONFIGS
-from wan.modules.kernels import classes, gelu, rows, trial, turns
+from wan.modules.kernels import classes, gelu, quantise, rows, trial, turns
 from wan.modules.kernels.dispatch import forced
 from wan.modules.kernels.trial import Size, operations
 from wan.types import VideoSize
 
-KERNELS = [rows._rows, turns._norm_turn, turns._label_turn, gelu._gelu, classes._class_mass]
+KERNELS = [rows._rows, turns._norm_turn, turns._label_turn, gelu._gelu, quantise._quantise, classes._class_mass]
 PUBLISHED = Size(tokens=2, hidden=13824, keys=2)
 HOPPER = 90
-VARIANTS = 11
+VARIANTS = 12
 """Compiled forms of all kernels in one dtype: six of rows, two of norm and turn, one of each other kernel."""
 SHARED_MEMORY = 227 * 1024
 """Bytes that a block of threads may have on Hopper."""
@@ -49,7 +49,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     def compile_only(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
         found.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
 
-    for module in (rows, turns, gelu, classes):
+    for module in (rows, turns, gelu, quantise, classes):
         monkeypatch.setattr(module, "launch", compile_only)
     for kernel in KERNELS:
         kernel.device_caches.clear()
