@@ -103,7 +103,12 @@ def _choices(rows: Sequence[Row]) -> str:
         ("dtype", "threads", "ms", "off"),
         [(r["dtype"], str(r["threads"]), f"{r['median_s'] * 1e3:.1f}", f"{r['difference']:.0e}") for r in rows],
     )
-    return f"Of our step as in `quality`; off from float32.\n\n{table}"
+    kept, half = (min(row["median_s"] for row in rows if row["dtype"] == dtype) for dtype in ("float32", "bfloat16"))
+    saved = 1 - half / kept
+    return (
+        f"Of our step as in `quality`; off from float32. Processors stay with float32: bfloat16 saves {saved:.0%} of a step "
+        f"here.\n\n{table}"
+    )
 
 
 def plot(bench: Mapping[str, Any], path: Path) -> None:
