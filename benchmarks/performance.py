@@ -106,8 +106,8 @@ def _choices(rows: Sequence[Row]) -> str:
     kept, half = (min(row["median_s"] for row in rows if row["dtype"] == dtype) for dtype in ("float32", "bfloat16"))
     saved = 1 - half / kept
     return (
-        f"Of our step as in `quality`; off from float32. Processors stay with float32: bfloat16 saves {saved:.0%} of a step "
-        f"here.\n\n{table}"
+        f"Of our step as in `quality`; off from float32. Processors stay with float32: bfloat16 saves {saved:.0%} of a "
+        f"step here.\n\n{table}"
     )
 
 
