@@ -11,11 +11,11 @@ from src.material import Material, Uploads
 from src.media.casting import draw_casting
 from src.media.errors import InputError, quoted
 from src.media.people import People
+from wan.ability import check_ability
 from wan.conditioning.framing import Framing, frame_picture
 from wan.conditioning.picture import crop_picture
 from wan.conditioning.speakers import SpeakerError, Stencil
 from wan.configs import ModelConfig
-from wan.multitalk import check_ability
 from wan.types import Aspect
 
 

@@ -45,6 +45,7 @@ from src.serving.health import Health
 from src.serving.heap import heap_trimmed
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
+from wan.ability import choose_device
 from wan.checkpoint import CheckpointError, Precision
 from wan.chunks import fit_chunk
 from wan.conditioning.framing import Framing
@@ -56,7 +57,7 @@ from wan.lora import Lora
 from wan.modules.attention import chosen_backends, forced_backend
 from wan.modules.kernels import dispatch
 from wan.modules.text import clean
-from wan.multitalk import Progress, choose_device
+from wan.progress import Progress
 from wan.sampling.options import Options, choose_preset, resolve_options
 from wan.types import FPS
 

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[1]
 # Each line may import the lines above it, and what stands on its own line.
 WAN = [
     {"wan.configs"},
-    {"wan.types"},
+    {"wan.ability", "wan.types"},
     {"wan.chunks", "wan.color", "wan.modules", "wan.stored"},
     {"wan.conditioning", "wan.naming", "wan.reading", "wan.sampling", "wan.video"},
-    {"wan.continuation", "wan.quantised"},
+    {"wan.continuation", "wan.progress", "wan.quantised"},
     {"wan.layout", "wan.part"},
     {"wan.checkpoint", "wan.lora"},
     {"wan.convert", "wan.memory"},

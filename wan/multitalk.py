@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from wan.ability import check_ability, choose_device
 from wan.checkpoint import Models, Precision, load_models
 from wan.chunks import Chunk, plan_chunks
 from wan.conditioning.framing import Framing, frame_picture
@@ -20,7 +21,6 @@ from wan.conditioning.latent import MASK_CHANNELS
 from wan.conditioning.picture import Crop, crop_picture
 from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
 from wan.conditioning.speech import check_tracks, speech_windows
-from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
 from wan.continuation import BEGIN, Given, Memory
 from wan.lora import Lora, Loras
@@ -28,13 +28,12 @@ from wan.memory import HOST
 from wan.modules.labels import SpeakerMasks, token_masks
 from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
+from wan.progress import Progress, Report, reporter
 from wan.residence import Residence, where_to_load
-from wan.sampling.cache import teacache_plan
 from wan.sampling.denoise import TransformerVelocity, denoise, draw_noise
 from wan.sampling.guidance import PASSES
-from wan.sampling.magcache import magcache_plan
 from wan.sampling.options import Cache, Options, resolve_options
-from wan.sampling.plan import Step, plan_steps, share_done
+from wan.sampling.plan import Step, plan_chunk
 from wan.sampling.schedule import timesteps
 from wan.types import Aspect, VideoSize
 from wan.video import Outlet, decode_video
@@ -42,28 +41,6 @@ from wan.video import Outlet, decode_video
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What has just been done; counts are from 1.
-
-    Stages: "prepare" once, then for every chunk "condition", "denoise" (once a step) and "decode". `share` is how much
-    of the chunk's denoising is done, 0..1, by how often the network is run.
-    """
-
-    stage: str
-    chunk: int
-    chunks: int
-    step: int = 1
-    steps: int = 1
-    share: float = 1.0
-
-
-class Report(Protocol):
-    """Says that a stage, or a step of it, is done."""
-
-    def __call__(self, stage: str, plan: Sequence[Step] = (), step: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,35 +58,6 @@ class Scene:
     time_embeddings: list[TimeEmbedding]
     rotation: Rotation
     plan: tuple[Step, ...]
-
-
-def choose_device(config: ModelConfig, device_id: int) -> torch.device:
-    """The GPU, or the CPU for a model that may run there; RuntimeError for one that may not."""
-    if torch.cuda.is_available():
-        return torch.device(f"cuda:{device_id}")
-    if config.needs_gpu:
-        small = [name for name, other in WAN_CONFIGS.items() if not other.needs_gpu]
-        raise RuntimeError(
-            f"{config.name} needs an NVIDIA GPU and this machine has none that PyTorch can use; "
-            f"set MULTITALK_MODEL={' or '.join(small)} for a small model that runs on a processor"
-        )
-    return torch.device("cpu")
-
-
-def check_ability(config: ModelConfig, persons: int, video: bool) -> None:
-    """Raise ValueError that names the models of this package which can do what this one cannot."""
-    if video and config.mode != "infinitetalk":
-        others = [name for name, other in WAN_CONFIGS.items() if other.mode == "infinitetalk"]
-        raise ValueError(
-            f"image is a video, and {config.name} continues from a picture only; a video can be shown to "
-            f"{', '.join(others)} (the operator sets MULTITALK_MODEL)"
-        )
-    if persons > config.persons:
-        others = [name for name, other in WAN_CONFIGS.items() if other.persons >= persons]
-        raise ValueError(
-            f"{persons} persons are to be told apart (each has a voice or a place of their own), and {config.name} was "
-            f"trained for {config.persons}; {', '.join(others)} can do it (the operator sets MULTITALK_MODEL)"
-        )
 
 
 class MultiTalkPipeline:
@@ -252,7 +200,7 @@ class MultiTalkPipeline:
         first = last = frame = None
         memory = Memory()
         for chunk in scene.chunks:
-            report = self._reporter(progress, chunk.index + 1, len(scene.chunks))
+            report = reporter(progress, self.device, chunk.index + 1, len(scene.chunks))
             if chunk.index == 0:
                 report("prepare")
             if frame is None or request.source is not None:
@@ -313,15 +261,7 @@ class MultiTalkPipeline:
 
     def plan(self, options: Options, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
         """What every step of a chunk runs."""
-        return plan_steps(options.guider().passes, self._computed(options, embeddings), options.guidance_reuse)
-
-    def _computed(self, options: Options, embeddings: Sequence[TimeEmbedding]) -> tuple[bool, ...]:
-        """Which steps run the blocks."""
-        if options.cache == "magcache":
-            times = timesteps(options.sampling_steps, options.shift)[:-1].tolist()
-            return magcache_plan(times, self.config.magcache_ratios[options.size_class], options.magcache_thresh)
-        coefficients = self.config.teacache_coefficients[options.size_class]
-        return teacache_plan([embedding.e0 for embedding in embeddings], coefficients, options.teacache_thresh)
+        return plan_chunk(self.config, options, [embedding.e0 for embedding in embeddings])
 
     @torch.inference_mode()
     def make_chunk(
@@ -416,17 +356,3 @@ class MultiTalkPipeline:
                 logger.warning("memory ran out under plan %s (%s)", self.residence.plan, error)
             generator.set_state(state)
             self.residence.settle(leaner)
-
-    def _reporter(self, progress: Callable[[Progress], None] | None, chunk: int, chunks: int) -> Report:
-        """What tells the caller that a stage, or a step of it, is done; waits for the device, so that it is true."""
-
-        def report(stage: str, plan: Sequence[Step] = (), step: int = 1) -> None:
-            if progress is None:
-                return
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            share = share_done(plan, step) if plan else 1.0
-            steps = max(len(plan), 1)
-            progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=steps, share=share))
-
-        return report

@@ -14,7 +14,7 @@ from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from wan import MultiTalkPipeline
 from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS, ModelConfig
-from wan.multitalk import Progress
+from wan.progress import Progress
 from wan.sampling.options import Options, resolve_options
 
 SMALL: dict[str, Any] = {"frame_num": 9, "motion_frame": 5, "sampling_steps": 2, "seed": 3}

@@ -12,12 +12,12 @@ from benchmarks.figures import read
 from benchmarks.puppet import Puppet
 from tests.wan.test_multitalk import SMALL, data, options_of, track
 from wan import MultiTalkPipeline
+from wan.ability import check_ability
 from wan.chunks import plan_chunks
 from wan.conditioning.picture import crop_picture, plan_crop
 from wan.conditioning.request import Request
 from wan.conditioning.source import Source
 from wan.configs import WAN_CONFIGS
-from wan.multitalk import check_ability
 
 
 class Film:

@@ -4,6 +4,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from wan.configs.schema import ModelConfig
+from wan.sampling.cache import teacache_plan
+from wan.sampling.magcache import magcache_plan
+from wan.sampling.options import Options
+from wan.sampling.schedule import timesteps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -19,6 +27,20 @@ class Step:
     def evaluations(self) -> int:
         """How often the stack of blocks is run."""
         return len(self.passes) if self.computed else 0
+
+
+def plan_chunk(config: ModelConfig, options: Options, e0: Sequence[Tensor]) -> tuple[Step, ...]:
+    """The steps of a chunk; `e0` is the 6 x D time projection of every step."""
+    return plan_steps(options.guider().passes, computed_steps(config, options, e0), options.guidance_reuse)
+
+
+def computed_steps(config: ModelConfig, options: Options, e0: Sequence[Tensor]) -> tuple[bool, ...]:
+    """For each step whether its blocks are computed; what decides is the cache that the options name."""
+    if options.cache == "magcache":
+        times = timesteps(options.sampling_steps, options.shift)[:-1].tolist()
+        return magcache_plan(times, config.magcache_ratios[options.size_class], options.magcache_thresh)
+    coefficients = config.teacache_coefficients[options.size_class]
+    return teacache_plan(e0, coefficients, options.teacache_thresh)
 
 
 def plan_steps(passes: tuple[str, ...], computed: Sequence[bool], reuses_guidance: bool) -> tuple[Step, ...]:
