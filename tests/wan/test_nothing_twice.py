@@ -212,7 +212,7 @@ def test_residuals_are_kept_only_for_a_step_that_uses_them(
 
     monkeypatch.setattr(wan.multitalk, "TransformerVelocity", Watched)
     computed = (True, True, False, True, False, False, True)
-    monkeypatch.setattr(pipeline, "_computed", lambda *_: computed)
+    monkeypatch.setattr("wan.sampling.plan.computed_steps", lambda *_: computed)
     pipeline.generate(data(9), **{**TWICE, "sampling_steps": len(computed)})
     assert kept == [0, PASSES, PASSES, PASSES, PASSES, PASSES, 0]
 
