@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from deploy.engine import Engine
-from predict import read_settings
 from src.media.errors import InputError
 from src.serving.following import Follower, StoppedError
 from src.serving.values import ValuesError
@@ -64,8 +63,3 @@ def test_a_video_of_no_numbers_is_a_failure_and_makes_unhealthy(
     monkeypatch.setattr(engine.predictor.pipeline, "stream", stream)
     engine.run(files, tmp_path, Follower(request="r"))
     assert engine.predictor.healthcheck()
-
-
-def test_the_tag_can_be_switched_off() -> None:
-    assert read_settings({}).tagged
-    assert not read_settings({"MULTITALK_TAG": "0"}).tagged
