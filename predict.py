@@ -15,10 +15,9 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Optional, cast, get_args
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -26,11 +25,12 @@ from cog import BasePredictor, Input, Path
 from PIL import Image
 
 import weights
-from places import draw_people, find_places, to_pixels, to_regions, why_no_films
+from places import draw_people, find_places, to_pixels, to_regions
+from settings import read_settings
 from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.audio_analysis.windows import encode
-from src.material import Limits, Material, Uploads, gather
+from src.material import Material, Uploads, gather
 from src.media.background import BackgroundWriter
 from src.media.cuts import find_cuts
 from src.media.errors import InputError, quoted
@@ -46,15 +46,14 @@ from src.serving.heap import heap_trimmed
 from src.serving.stages import Stages
 from wan import MultiTalkPipeline
 from wan.ability import choose_device
-from wan.checkpoint import CheckpointError, Precision
+from wan.checkpoint import CheckpointError
 from wan.chunks import fit_chunk
 from wan.conditioning.framing import Framing
 from wan.conditioning.request import Request
 from wan.conditioning.track import Track
-from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.layout import find_speech_encoder, is_converted
 from wan.lora import Lora
-from wan.modules.attention import chosen_backends, forced_backend
+from wan.modules.attention import chosen_backends
 from wan.modules.kernels import dispatch
 from wan.modules.text import clean
 from wan.progress import Progress
@@ -64,66 +63,7 @@ from wan.types import FPS
 logger = logging.getLogger("multitalk")
 
 MAX_PROMPT = 5000
-DEFAULT_MODEL = "multitalk-14B"
-DEFAULT_FOLDER = "weights"
-BUILT_IN = Path(__file__).parent / "models"
-"""Models that came with the code, each in a folder of its name."""
 DEFAULT_STEPS = 40
-DEFAULT_MAX_SECONDS = 600.0
-PERSISTENT = "MULTITALK_PERSISTENT_PARAMS"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the operator chooses, from the environment."""
-
-    config: ModelConfig
-    folder: Path
-    limits: Limits
-    precision: Precision
-    memory_limit: int | None
-    persistent: int | None
-    max_runtime: float | None
-    tagged: bool
-
-
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The variables that the README lists; ValueError for a value they cannot have."""
-    name = environ.get("MULTITALK_MODEL", DEFAULT_MODEL)
-    if name not in WAN_CONFIGS:
-        raise ValueError(f"MULTITALK_MODEL is {name!r}; allowed are {', '.join(WAN_CONFIGS)}")
-    precision = environ.get("MULTITALK_DTYPE", "bf16")
-    if precision not in get_args(Precision):
-        raise ValueError(f"MULTITALK_DTYPE is {precision!r}; allowed are {', '.join(get_args(Precision))}")
-    max_seconds = read_number(environ, "MAX_SECONDS", str(DEFAULT_MAX_SECONDS), least=1 / FPS)
-    gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", "1e9", least=0.001)
-    persistent = read_number(environ, PERSISTENT, "0", least=0)
-    max_runtime = read_number(environ, "MAX_RUNTIME", "1e9", least=1)
-    local_files = environ.get("MULTITALK_LOCAL_FILES", "0") == "1"
-    forced_backend(environ), dispatch.switched_off(environ)  # the model reads these two itself
-    config = WAN_CONFIGS[name]
-    return Settings(
-        config=config,
-        folder=Path(environ.get("MODEL_PATH", BUILT_IN / config.built_in if config.built_in else DEFAULT_FOLDER)),
-        limits=Limits(max_seconds=max_seconds, local_files=local_files, no_films=why_no_films(config)),
-        precision=cast(Precision, precision),
-        memory_limit=int(gigabytes * 1e9) if "MULTITALK_MEMORY_GB" in environ else None,
-        persistent=int(persistent) if PERSISTENT in environ else None,
-        max_runtime=max_runtime if "MAX_RUNTIME" in environ else None,
-        tagged=environ.get("MULTITALK_TAG", "1") != "0",
-    )
-
-
-def read_number(environ: Mapping[str, str], name: str, default: str, least: float) -> float:
-    """A finite number from a variable; ValueError that names it."""
-    text = environ.get(name, default)
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not least <= number < float("inf"):
-        raise ValueError(f"{name} is {text!r}; a number from {least:g} is needed")
-    return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from places import draw_people, find_places
-from predict import read_settings
+from settings import read_settings
 from src.material import Uploads, gather
 from src.serving.inputs import read_inputs
 from src.serving.schema import openapi

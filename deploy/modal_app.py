@@ -124,7 +124,7 @@ def generate_video(media: dict[str, str], prompt: str | None = None) -> bytes:
 def download(names: str = "") -> list[str]:
     """Fetch weights into the volume: those of the model, or bundles by name, separated by commas."""
     import weights
-    from predict import read_settings
+    from settings import read_settings
 
     settings = read_settings(os.environ)
     files = settings.config.files

@@ -19,7 +19,7 @@ from deploy.form import Form, in_terms
 from deploy.runpod_forms import Wish, read_wish
 from deploy.runpod_health import health
 from deploy.service import Service, measured, reason, workplace
-from predict import read_settings
+from settings import read_settings
 from src.media.errors import InputError
 from src.serving import logs
 from src.serving.following import Follower, StoppedError

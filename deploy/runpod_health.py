@@ -2,13 +2,12 @@
 
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from deploy.engine import Engine
-from predict import Settings
+from settings import Settings
 from wan.checkpoint import CheckpointError
 from wan.layout import find_layout
 
@@ -49,7 +48,7 @@ def well(engine: Engine) -> bool:
 def missing_weights(settings: Settings) -> str | None:
     """What the folder lacks, as one sentence."""
     try:
-        layout = find_layout(settings.config, Path(settings.folder), settings.precision)
+        layout = find_layout(settings.config, settings.folder, settings.precision)
     except CheckpointError as error:
         return str(error)
     networks = (layout.transformer, layout.text_encoder, layout.image_encoder, layout.vae)

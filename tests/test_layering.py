@@ -29,10 +29,12 @@ ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 # What weights.py may import of wan, and only when it is asked to convert: the converter brings torch.
 CONVERTER = ("wan.convert", "wan.configs")
 # These introduce the two siblings to each other, and are imported by nobody below.
-INTRODUCERS = {"places", "predict", "preview", "deploy", "training", "tests", "benchmarks"}
-# The predictor's own part; a command for some of what it does, other ways to serve it, measurements of what it needs.
-AROUND_PREDICT = {("predict", "places"), ("preview", "places")} | {
-    (above, "predict") for above in ("preview", "deploy", "benchmarks")
+INTRODUCERS = {"places", "settings", "predict", "preview", "deploy", "training", "tests", "benchmarks"}
+# The predictor's own parts; a command for some of what it does, other ways to serve it, measurements of what it needs.
+AROUND_PREDICT = {
+    ("settings", "places"),
+    *((above, part) for above in ("predict", "preview") for part in ("places", "settings")),
+    *((above, part) for above in ("deploy", "benchmarks") for part in ("predict", "settings")),
 }
 VAGUE_NAMES = {"utils", "helpers", "common", "misc"}
 SKIPPED = {".venv", "outputs", "weights", "__pycache__"}
@@ -138,6 +140,8 @@ def test_imports_go_downward() -> None:
         ("benchmarks/speed.py", "import tests.golden"),
         ("predict.py", "from deploy.engine import Engine"),
         ("places.py", "import predict"),
+        ("settings.py", "import predict"),
+        ("preview.py", "import predict"),
         ("wan/chunks.py", "import places"),
         ("src/storage/inputs.py", "import deploy"),
         ("src/storage/inputs.py", "from src.serving import logs"),
@@ -169,7 +173,7 @@ def test_a_violation_is_found(tmp_path: Path, file: str, line: str) -> None:
             "deploy/engine.py",
             "from predict import Predictor\nfrom src.storage.inputs import Inputs\nfrom deploy import form",
         ),
-        ("predict.py", "from places import find_places"),
+        ("predict.py", "from places import find_places\nfrom settings import read_settings"),
         ("src/storage/inputs.py", "from src.media.errors import InputError"),
         ("training/train.py", "import wan\nfrom src.audio_analysis import wav2vec2"),
         ("wan/__init__.py", "from wan.multitalk import MultiTalkPipeline"),

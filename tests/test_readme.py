@@ -22,7 +22,7 @@ COMMANDS = [
 ]
 VARIABLES = dict(re.findall(r'^(\w+)="(.*)"$', TEXT, re.MULTILINE))
 READERS = (
-    "predict.py",
+    "settings.py",
     "src/weights/sources.py",
     "src/serving/server.py",
     "wan/modules/attention.py",

@@ -13,7 +13,8 @@ from benchmarks.gpu.networks import draw_models, draw_speech
 from benchmarks.gpu.vae import DECODE, PICTURE, vae_flops
 from benchmarks.memory import EXAMPLES, inputs, write_voice
 from benchmarks.stopwatch import Spread
-from predict import Job, Predictor, probe, read_settings
+from predict import Job, Predictor, probe
+from settings import read_settings
 from src.serving.health import Health
 from src.serving.stages import Stages
 from wan.checkpoint import Models

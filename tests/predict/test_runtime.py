@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import predict
-from predict import Predictor, read_settings
+from predict import Predictor
+from settings import read_settings
 from src.material import Uploads, gather
 from src.serving.forecast import TooLongError
 from src.serving.stages import Stages
@@ -100,22 +101,3 @@ def test_a_request_in_time(predictor: Predictor, scratch: Path, tmp_path: Path) 
     assert stages.reports["encode"] == 2
     predictor.remove_last_output()
     assert nothing_is_left(scratch)
-
-
-@pytest.mark.parametrize("value", ["0", "abc", "-5", "nan"])
-def test_a_limit_that_cannot_be(value: str) -> None:
-    with pytest.raises(ValueError, match=r"MAX_RUNTIME is .*; a number from 1 is needed"):
-        read_settings({"MAX_RUNTIME": value})
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "allowed"),
-    [("MULTITALK_ATTENTION", "fastest", "torch, cudnn, flash"), ("MULTITALK_KERNELS", "off", "auto, plain")],
-)
-def test_a_way_to_compute_that_there_is_not(name: str, value: str, allowed: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is '{value}'; allowed are {allowed}"):
-        read_settings({name: value})
-
-
-def test_without_a_limit_there_is_none() -> None:
-    assert read_settings({}).max_runtime is None

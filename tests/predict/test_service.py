@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 
-from predict import BUILT_IN, read_settings
 from src.serving.server import Server, ServerError
 from tests.conftest import ROOT
 from tests.predict.conftest import Service, environment, good
 from tests.predict.movies import movie_of
 from tests.predict.uploads import plain, recorded, saved, tones, two_people, uri, voice
-from wan.configs import WAN_CONFIGS
 
 STEPS = 100
 SOON = 2.0
@@ -175,38 +173,6 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     assert f"MODEL_PATH is '{tmp_path}'" in reason
     assert "no weights of multitalk-puppet" in reason
     assert str(tmp_path / "Wan2.1-I2V-puppet") in reason
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("MULTITALK_MODEL", "multitalk-15B", ["'multitalk-15B'", ", ".join(WAN_CONFIGS)]),
-        ("MULTITALK_MODEL", "", ["''", ", ".join(WAN_CONFIGS)]),
-        ("MAX_SECONDS", "abc", ["'abc'", "from 0.04"]),
-        ("MAX_SECONDS", "0", ["'0'", "from 0.04"]),
-        ("MAX_SECONDS", "0.03", ["'0.03'", "from 0.04"]),
-        ("MAX_SECONDS", "nan", ["'nan'", "from 0.04"]),
-        ("MAX_SECONDS", "inf", ["'inf'", "from 0.04"]),
-        ("MULTITALK_PERSISTENT_PARAMS", "-1", ["'-1'", "from 0"]),
-    ],
-)
-def test_settings_that_cannot_be(name: str, value: str, words: list[str]) -> None:
-    with pytest.raises(ValueError, match=name) as error:
-        read_settings({name: value})
-    assert all(word in str(error.value) for word in words)
-
-
-def test_a_model_that_came_with_the_code_needs_no_folder() -> None:
-    for name in ("multitalk-puppet", "infinitetalk-puppet"):
-        assert read_settings({"MULTITALK_MODEL": name}).folder == BUILT_IN / "multitalk-puppet"
-    assert read_settings({"MULTITALK_MODEL": "multitalk-puppet", "MODEL_PATH": "mine"}).folder == Path("mine")
-    assert read_settings({"MULTITALK_MODEL": "multitalk-14B"}).folder == Path("weights")
-
-
-def test_persistent_parameters() -> None:
-    assert read_settings({}).persistent is None
-    assert read_settings({"MULTITALK_PERSISTENT_PARAMS": "0"}).persistent == 0
-    assert read_settings({"MULTITALK_PERSISTENT_PARAMS": "7e9"}).persistent == 7 * 10**9
 
 
 def command_line(folder: Path, tmp_path: Path, *inputs: str) -> subprocess.CompletedProcess[str]:
