@@ -19,6 +19,7 @@ from wan.checkpoint import stays_float32
 from wan.conditioning.latent import condition_latent
 from wan.configs.schema import ModelConfig
 from wan.modules.labels import token_masks
+from wan.modules.quantised import quantise_like, quantised_layers
 from wan.modules.rope import Rotation
 from wan.modules.transformer import BlockConstants, Context, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
@@ -200,14 +201,17 @@ def choose_plan(candidates: Sequence[Plan], free: int, margin: float) -> Plan:
     )
 
 
-def measure_demand(config: ModelConfig, size: VideoSize, persons: int) -> Demand:
+def measure_demand(config: ModelConfig, size: VideoSize, persons: int, transformer: nn.Module | None = None) -> Demand:
     """Run two blocks under three passes and keep what they add, run the VAE, all on the meta device, and count.
 
-    The first block of three passes is another one than those after it.
+    The first block of three passes is another one than those after it. Layers have eight bits where the `transformer`
+    has them.
     """
     two_blocks = replace(config.transformer, num_layers=2)
     with torch.device(META):
         model = MultiTalkTransformer(two_blocks).eval()
+        if transformer is not None:
+            quantise_like(model, transformer)
         vae = VideoVAE(build_vae(config.vae).eval())
     vae.model.decoder.to(getattr(torch, config.vae_dtype))
     cast_on_meta(model, getattr(torch, config.dtype))
@@ -256,8 +260,10 @@ def vae_peak(vae: VideoVAE, size: VideoSize, rest: torch.device) -> int:
 
 def cast_on_meta(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
     """The dtypes that loading gives, without weights."""
+    eight_bits = {f"{layer}.{part}" for layer in quantised_layers(model) for part in ("data", "scale")}
     state = {
-        name: tensor.to(torch.float32 if stays_float32(name) else dtype) for name, tensor in model.state_dict().items()
+        name: tensor if name in eight_bits else tensor.to(torch.float32 if stays_float32(name) else dtype)
+        for name, tensor in model.state_dict().items()
     }
     model.load_state_dict(state, assign=True)
 

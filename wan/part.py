@@ -104,7 +104,19 @@ def assign(module: M, tensors: Mapping[str, Tensor]) -> M:
     if shapes:
         raise CheckpointError(f"{type(module).__name__}: {len(shapes)} of another shape: {listing(shapes)}")
     module.load_state_dict(tensors, assign=True)
+    _tie(module, tensors)
     return module.eval().requires_grad_(False)
+
+
+def _tie(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """One parameter for a tensor of several names: as two it would be counted twice, and be two once it is moved."""
+    parameters = dict(module.named_parameters())
+    owners: dict[int, str] = {}
+    for name in parameters:
+        owner = owners.setdefault(id(tensors[name]), name)
+        if owner != name:
+            place, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(place), attribute, parameters[owner])
 
 
 def _eight_bit_layers(part: Part, module: nn.Module) -> dict[str, torch.dtype]:

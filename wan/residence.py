@@ -87,7 +87,7 @@ class Residence:
         """What a request of this size needs; counted once per size."""
         key = (size, persons)
         if key not in self._demands:
-            self._demands[key] = measure_demand(self.config, size, persons)
+            self._demands[key] = measure_demand(self.config, size, persons, self.models.transformer)
         return self._demands[key]
 
     def budget(self) -> int | None:

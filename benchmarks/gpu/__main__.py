@@ -38,6 +38,8 @@ def main() -> int:
     if not given.tiny and not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU; --tiny shows on a processor that the stages run")
     device = torch.device("cpu") if given.tiny else torch.device("cuda", given.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events are recorded, and some kernels are launched, on the current one
     with torch.inference_mode():
         bench = tiny(device) if given.tiny else large(device, given.repeats, given.folder)
     document = run(bench, stages, given.output or RESULTS / "gpu.json")

@@ -134,13 +134,16 @@ def test_the_vae_s_estimate_is_what_its_work_takes(
     assert vae_peak(counted, size, CPU) == pytest.approx(lean, rel=0.15)
 
 
-@pytest.mark.parametrize("persons", [1, 2])
-def test_the_estimate_is_what_a_request_takes(puppet: ModelConfig, puppet_folder: Path, persons: int) -> None:
-    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+@pytest.mark.parametrize(("persons", "precision"), [(1, "bf16"), (2, "bf16"), (1, "fp8")])
+def test_the_estimate_is_what_a_request_takes(
+    puppet: ModelConfig, puppet_folder: Path, persons: int, precision: Precision
+) -> None:
+    models = load_models(puppet, puppet_folder, CPU, precision)
+    pipeline = MultiTalkPipeline.from_models(puppet, models)
     request = request_of(*(9,) * persons)
     options = options_of(puppet, teacache_thresh=0.0)
     size, _ = pipeline.frame(request, options)
-    demand = measure_demand(puppet, size, persons)
+    demand = measure_demand(puppet, size, persons, models.transformer)
     estimate = demand.constants + max(demand.forward, demand.vae)
     measured = peak_of(lambda: list(pipeline.stream(request, options)), CPU)
     assert abs(estimate - measured) < 0.15 * measured
@@ -199,6 +202,26 @@ def test_networks_on_the_host_are_brought_to_where_the_plan_wants_them(
     moved.clear()
     residence.settle(residence.plan)
     assert moved == []
+
+
+def test_eight_bits_are_counted() -> None:
+    """Weights that are dequantised take room, beside what the same forward takes without them."""
+    config = WAN_CONFIGS["multitalk-14B"]
+    size = VideoSize(frames=5, height=64, width=64)
+    eight = draw_models(config, META, "fp8").transformer
+    layer = config.transformer.dim * config.transformer.ffn_dim
+    plain, eight_bits = (measure_demand(config, size, 1, each).forward for each in (None, eight))
+    assert eight_bits - plain > layer * (torch.float32.itemsize + torch.bfloat16.itemsize)
+
+
+def test_a_tensor_of_two_names_is_one(puppet: ModelConfig, puppet_folder: Path) -> None:
+    """The text encoder's table of tokens, which is large, has two: it is counted once, and one once it is moved."""
+    models = load_models(puppet, puppet_folder, CPU)
+    encoder = models.text_encoder.model
+    storages = {each.untyped_storage().data_ptr(): each.nbytes for each in encoder.state_dict().values()}
+    assert weights_of(models).text_encoder == sum(storages.values())
+    encoder.double()  # like a move, new data for every parameter
+    assert encoder.shared.weight is encoder.encoder.embed_tokens.weight
 
 
 def test_weights_are_known_before_they_are_read() -> None:

@@ -285,6 +285,24 @@ def test_shared_work_changes_no_bit(streamed: bool) -> None:
     assert not torch.equal(alone[1], alone[2])
 
 
+@pytest.mark.parametrize("persons", [1, 2])
+@torch.inference_mode()
+def test_what_a_clip_keeps_holds_nothing_else(persons: int) -> None:
+    """Keys and values that are views would keep alive what they were cut from."""
+    model = MultiTalkTransformer(WAN_CONFIGS["multitalk-puppet"].transformer).eval()
+    config = model.config
+    windows = torch.randn(1, persons, 5, config.audio_window, config.audio_layers, config.audio_dim)
+    for constants in (
+        model.embed_text(torch.randn(1, 5, config.text_dim)),
+        model.embed_image(torch.randn(1, config.image_tokens, config.image_dim)),
+        model.embed_speech(windows),
+    ):
+        tensors = [tensor for key_value in constants for tensor in key_value]
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        assert sum(storages.values()) == sum(each.nbytes for each in tensors)
+        assert all(each.is_contiguous() for each in tensors)
+
+
 def test_colours_are_corrected_where_the_video_is() -> None:
     video, frame = torch.rand(3, 4, 64, 64, device=META), torch.rand(3, 1, 64, 64, device=META)
     with PeakCounter(CPU) as elsewhere:

@@ -72,7 +72,7 @@ class AudioCrossAttention(nn.Module):
         if persons > 1:
             labels_K = torch.tensor(PERSON_KEYS, device=k.device).repeat_interleave(k.shape[1] // persons)
             k = rotate_by_labels(k, labels_K.expand(len(k), -1))
-        return KeyValue(k, v)
+        return KeyValue(k.contiguous(), v.contiguous())  # views would keep what both were made of
 
     def forward(self, x_BLD: Tensor, speech: KeyValue, labels_BL: Tensor | None) -> Tensor:
         """`labels_BL` is None for one person, whose attention has no labels. Returns B x L x D."""

@@ -75,12 +75,13 @@ def dequantise(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
-    """A product of e4m3 matrices: activations get a scale per row, and both scales multiply the float32 sums."""
+    """A product of e4m3 matrices: activations get a scale per row, and both scales multiply the float32 sums, to which
+    the bias is added before they are rounded."""
     data_RI, scale_R1 = quantise_activations(x.flatten(0, -2), data_OI.dtype)
     y = torch._scaled_mm(
-        data_RI, data_OI.t(), scale_a=scale_R1, scale_b=scale_O1.t(), out_dtype=x.dtype, use_fast_accum=True
+        data_RI, data_OI.t(), scale_a=scale_R1, scale_b=scale_O1.t(), bias=bias, out_dtype=x.dtype, use_fast_accum=True
     )
-    return (y if bias is None else y + bias).unflatten(0, x.shape[:-1])
+    return y.unflatten(0, x.shape[:-1])
 
 
 def has_fp8(device: torch.device) -> bool:
@@ -90,16 +91,22 @@ def has_fp8(device: torch.device) -> bool:
 
 @functools.cache
 def multiplies_fp8(device: torch.device) -> bool:
-    """Whether the device has fp8 products with row scales that agree with dequantising; tried once."""
+    """Whether the device has fp8 products with row scales that agree with dequantising; tried once.
+
+    The meta device, which only counts memory, is treated as this machine's own.
+    """
+    if device.type == "meta" and torch.cuda.is_available():
+        return multiplies_fp8(torch.device("cuda", torch.cuda.current_device()))
     if device.type != "cuda" or not has_fp8(device):
         return False
     generator = torch.Generator(device).manual_seed(0)
-    x, weight = (torch.randn(256, 256, device=device, dtype=torch.bfloat16, generator=generator) for _ in range(2))
+    drawn = torch.randn(513, 256, device=device, dtype=torch.bfloat16, generator=generator)
+    x, weight, bias = drawn[:256], drawn[256:512], drawn[512]
     data, scale = quantise_rows(weight, torch.float8_e4m3fn)
-    expected = F.linear(x, dequantise(data, scale, x.dtype)).float()
+    expected = F.linear(x, dequantise(data, scale, x.dtype), bias).float()
     try:
-        error = ((fp8_linear(x, data, scale, None).float() - expected).norm() / expected.norm()).item()
-    except RuntimeError as failure:
+        error = ((fp8_linear(x, data, scale, bias).float() - expected).norm() / expected.norm()).item()
+    except (RuntimeError, ValueError) as failure:  # ValueError: a kind of scaling that the device has not
         logger.warning("fp8: products fail on this device, weights are dequantised instead: %s", failure)
         return False
     logger.info("fp8: products on %s, relative error %.1e", torch.cuda.get_device_name(device), error)
@@ -113,6 +120,14 @@ def quantise_linears(module: nn.Module, layers: dict[str, torch.dtype], products
         assert isinstance(linear, nn.Linear), name
         bias = linear.bias is not None
         module.set_submodule(name, QuantisedLinear(linear.in_features, linear.out_features, bias, dtype, products))
+
+
+def quantise_like(module: nn.Module, other: nn.Module) -> None:
+    """The same where another network, of more layers of the same names, has eight bits."""
+    names = {name for name, _ in module.named_modules()}
+    for name, layer in other.named_modules():
+        if isinstance(layer, QuantisedLinear) and name in names:
+            quantise_linears(module, {name: layer.data.dtype}, layer.products)
 
 
 def quantised_layers(module: nn.Module) -> list[str]:

@@ -69,15 +69,18 @@ class StreamedBlocks(nn.ModuleList):
         yield from blocks[: self.resident]
         largest = max((len(visitor.buffer) for visitor in self._visitors), default=0)
         slots = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in range(2)]
-        arrived = self._fetch(0, slots)
-        for number, block in enumerate(blocks[self.resident :]):
-            following = self._fetch(number + 1, slots)
-            self._enter(number, slots, arrived)
-            try:
-                yield block
-            finally:
-                self._visitors[number].move_to(self._visitors[number].buffer)
-            arrived = following
+        try:
+            arrived = self._fetch(0, slots)
+            for number, block in enumerate(blocks[self.resident :]):
+                following = self._fetch(number + 1, slots)
+                self._enter(number, slots, arrived)
+                try:
+                    yield block
+                finally:
+                    self._visitors[number].move_to(self._visitors[number].buffer)
+                arrived = following
+        finally:
+            self._settle_copies()
 
     def settled(self) -> nn.ModuleList:
         """The same blocks as a plain list, wherever they are."""
@@ -95,7 +98,6 @@ class StreamedBlocks(nn.ModuleList):
         self._copies.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._copies):
             slot.copy_(buffer, non_blocking=True)
-            slot.record_stream(self._copies)  # a request that is stopped frees its slots while a copy may be under way
             return self._copies.record_event()
 
     def _enter(self, number: int, slots: list[Tensor], arrived: "torch.cuda.Event | None") -> None:
@@ -103,3 +105,9 @@ class StreamedBlocks(nn.ModuleList):
         if arrived is not None:
             torch.cuda.current_stream(self.device).wait_event(arrived)
         self._visitors[number].move_to(slots[number % 2])
+
+    def _settle_copies(self) -> None:
+        """Let later work wait for copies under way, as a request that is stopped leaves them: the slots' room can be
+        used again at once. Told of the other stream, the allocator would hold it back and make two more slots."""
+        if self._copies is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._copies)

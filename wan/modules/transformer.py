@@ -21,7 +21,7 @@ from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
 from wan.modules.gelu import TanhGELU
 from wan.modules.labels import SpeakerMasks, speaker_labels
-from wan.modules.norms import LayerNorm, RMSNorm, gated_sum
+from wan.modules.norms import LayerNorm, RMSNorm, gated_sum, plain_modulated_norm
 from wan.modules.rope import Rotation
 from wan.types import PATCH
 
@@ -179,14 +179,15 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, out_dim: int, eps: float) -> None:
         super().__init__()
-        self.norm = LayerNorm(dim, eps, elementwise_affine=False)
+        self.eps = eps
         self.head = nn.Linear(dim, out_dim * PATCH * PATCH)
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / math.sqrt(dim))
 
     def forward(self, x_BLD: Tensor, e_BD: Tensor) -> Tensor:
         """B x L x D to float32 B x L x (2 * 2 * out_dim), a token's patch channel-last."""
         shift, scale = (self.modulation + e_BD[:, None]).unbind(1)
-        return self.head(self.norm(x_BLD.float(), (shift, scale)))
+        # In float32 this is one operation of PyTorch's; kernels would be compiled and tried in one more dtype for it.
+        return self.head(plain_modulated_norm(x_BLD.float(), shift, scale, self.eps))
 
 
 class MultiTalkTransformer(nn.Module):

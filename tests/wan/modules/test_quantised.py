@@ -1,9 +1,12 @@
 """Eight-bit linear layers: their rounding, their products, and what libraries see of them."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
 
+from wan.modules import quantised
 from wan.modules.quantised import (
     LARGEST,
     QuantisedLinear,
@@ -47,14 +50,14 @@ def test_the_largest_value_and_zero_are_exact(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_is_its_dequantised_one(dtype: torch.dtype, bias: bool) -> None:
     plain = nn.Linear(64, 32, bias=bias).requires_grad_(False)
-    quantised = nn.Sequential(nn.Linear(64, 32, bias=bias))
-    quantise_linears(quantised, {"0": dtype}, products=True)
+    eight_bits = nn.Sequential(nn.Linear(64, 32, bias=bias))
+    quantise_linears(eight_bits, {"0": dtype}, products=True)
     data, scale = quantise_rows(plain.weight, dtype)
-    quantised.load_state_dict({"0.data": data, "0.scale": scale} | ({"0.bias": plain.bias} if bias else {}))
+    eight_bits.load_state_dict({"0.data": data, "0.scale": scale} | ({"0.bias": plain.bias} if bias else {}))
     plain.weight.copy_(dequantise(data, scale, torch.float32))
     x = draw(2, 5, 64)
-    assert torch.equal(quantised(x), plain(x))
-    assert quantised_layers(quantised) == ["0"]
+    assert torch.equal(eight_bits(x), plain(x))
+    assert quantised_layers(eight_bits) == ["0"]
 
 
 def test_libraries_see_no_weight() -> None:
@@ -71,6 +74,38 @@ def test_fp8_products_are_near() -> None:
     assert (ours.dtype, ours.shape) == (torch.bfloat16, (2, 24, 32))
     error = (ours.float() - expected).norm(dim=(0, 1)) / expected.norm(dim=(0, 1))
     assert error.max() < 6e-2, "of every output"
+
+
+def test_the_bias_is_added_before_the_result_is_rounded() -> None:
+    """As in a layer that has no eight bits; rounded twice, one value in five would be another."""
+    x, weight, bias = draw(64, 64).bfloat16(), draw(32, 64, seed=1), 8 * draw(32, seed=2).bfloat16()
+    (data, scale), (rows, row_scale) = (quantise_rows(each, torch.float8_e4m3fn) for each in (weight, x))
+    sums = dequantise(rows, row_scale, torch.float32) @ dequantise(data, scale, torch.float32).t()
+    assert (fp8_linear(x, data, scale, bias) != (sums + bias.float()).bfloat16()).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, ValueError, NotImplementedError])
+def test_a_device_without_row_scales_dequantises(
+    failure: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyTorch complains of what a device has not in several ways."""
+
+    def fails(*_: object) -> None:
+        raise failure("no such scaling (as a test has it)")
+
+    class Device:
+        """What stands for a GPU that knows the format; tensors are made on the processor."""
+
+        type = "cuda"
+
+    monkeypatch.setattr(quantised, "fp8_linear", fails)
+    monkeypatch.setattr(quantised, "has_fp8", lambda _: True)
+    generator, randn = torch.Generator, torch.randn
+    monkeypatch.setattr(torch, "Generator", lambda _: generator())
+    monkeypatch.setattr(torch, "randn", lambda *shape, device, **named: randn(*shape, **named))
+    with caplog.at_level(logging.WARNING):
+        assert not multiplies_fp8(Device())
+    assert "no such scaling" in caplog.text
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

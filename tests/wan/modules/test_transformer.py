@@ -6,6 +6,7 @@ from torch import Tensor
 
 from wan.checkpoint import stays_float32
 from wan.configs import WAN_CONFIGS
+from wan.modules import gelu, labels, norms, rope
 from wan.modules.labels import token_masks
 from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
@@ -49,6 +50,19 @@ def test_a_batch_is_its_items(model: MultiTalkTransformer, persons: int) -> None
     together = run(model, persons, batch=3)
     assert together.shape == (3, 16, 2, 8, 12)
     torch.testing.assert_close(together[:1], run(model, persons), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_kernels_are_wanted_in_one_dtype(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each dtype that is asked for is compiled and tried, all of its kernels."""
+    asked: set[torch.dtype] = set()
+    for module in (norms, gelu, labels, rope):
+        monkeypatch.setattr(module, "runs_triton", lambda x: asked.add(x.dtype))
+    low = MultiTalkTransformer(CONFIG).eval()
+    state = {name: tensor if stays_float32(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    low.load_state_dict(state, assign=True)
+    run(low, persons=2)
+    assert asked == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("persons", [1, 2])

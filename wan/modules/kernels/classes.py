@@ -82,6 +82,8 @@ def class_mass(q_BLAE: Tensor, k_BLAE: Tensor, columns_BS3: Tensor) -> Tensor:
     q, k, columns = q_BLAE.contiguous(), k_BLAE.contiguous(), columns_BS3.float().contiguous()
     batch, tokens, heads, width = q.shape
     keys, classes = columns.shape[1:]
+    assert k.shape == q.shape
+    assert len(columns) == batch
     mass_BAL3 = torch.empty(batch, heads, tokens, classes, device=q.device)
     wide = q.dtype == torch.float32
     block_q, block_k = (64, 32) if wide else (128, 64)

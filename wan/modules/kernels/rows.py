@@ -79,9 +79,11 @@ def sum_norm(
     out = total if affine is None else torch.empty_like(x)
     scale, shift = affine or (None, None)
     of_items = [t for t in (gate_BD, *(affine if affine and modulated else ())) if t is not None]
-    stride = of_items[0].stride(0) if of_items else 0
-    assert all(t.stride() == (stride, 1) and t.dtype == torch.float32 for t in of_items)
     tokens, width = x.shape[-2:]
+    items = x.numel() // (tokens * width)
+    stride = of_items[0].stride(0) if of_items and items > 1 else 0
+    assert all(t.shape == (items, width) and t.stride(1) == 1 and t.dtype == torch.float32 for t in of_items)
+    assert items == 1 or all(t.stride(0) == stride for t in of_items)
     launch(
         _rows,
         (x.numel() // width,),
