@@ -73,7 +73,8 @@ def test_fp8_products_are_near() -> None:
     assert error.max() < 6e-2, "of every output"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_fp8_products_on_the_device() -> None:
     device = torch.device("cuda")
     if torch.cuda.get_device_capability(device) < (8, 9):
