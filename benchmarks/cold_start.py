@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.provenance import RESULTS, provenance
+import torch
+
+from benchmarks.provenance import RESULTS, describe, provenance
 
 KERNEL_FOLDERS = (
     "TRITON_CACHE_DIR",
@@ -116,8 +118,14 @@ def main() -> None:
         for part in starts[0]
         for found in [[each[part] for each in starts]]
     }
-    model = os.environ.get("MULTITALK_MODEL", "multitalk-14B")
-    document = {**provenance("benchmarks.cold_start"), "model": model, "fresh_kernels": given.fresh_kernels}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    document = {
+        **provenance("benchmarks.cold_start"),
+        "model": os.environ.get("MULTITALK_MODEL", "multitalk-14B"),
+        "device": describe(device),
+        "fresh_kernels": given.fresh_kernels,
+        "repeats": given.repeats,
+    }
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(document | {"seconds": seconds}, indent=2) + "\n")
     sys.stdout.write(

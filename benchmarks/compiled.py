@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.provenance import RESULTS, provenance
+from benchmarks.provenance import RESULTS, describe, provenance, versions
 from benchmarks.stopwatch import measure_in_turn
 from wan.checkpoint import stays_float32
 from wan.configs import WAN_CONFIGS
@@ -120,7 +120,8 @@ def compare(config: ModelConfig, sizes: list[VideoSize], persons: int, repeats: 
         "model": config.name,
         "persons": persons,
         "frames": sizes[0].frames,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": describe(device),
+        "libraries": versions(),
         "dtype": str(dtype),
         "attention": {shape.kind: name for shape, name in attention_module.chosen_backends().items()},
         "sizes": rows,

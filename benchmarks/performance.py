@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,19 @@ PAGE, PLOT = "performance.md", "performance.svg"
 Row = Mapping[str, Any]
 
 
-def page(bench: Mapping[str, Any], gpu: Mapping[str, Any] | None = None) -> str:
-    """The whole page, from the results on a processor, and those on a GPU if there are any."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What was measured: on a processor, and whatever else anybody has measured."""
+
+    bench: Row
+    cold_start: Row | None = None
+    gpu: Row | None = None
+    compiled: Row | None = None
+
+
+def page(results: Results) -> str:
+    """The whole page."""
+    bench = results.bench
     parts = [
         "# How fast it is",
         f"Made by `{bench['command']}` on {bench['machine']} (torch {bench['torch']}, {bench['date']}, commit "
@@ -44,7 +56,9 @@ def page(bench: Mapping[str, Any], gpu: Mapping[str, Any] | None = None) -> str:
             "## One block of the 14B network, bfloat16, as in `quality`",
             _blocks(bench["block of the 14B network"]),
         ]
-    parts += ["## Threads and dtype", _choices(bench["choices"]), *sections(gpu)]
+    parts += ["## Threads and dtype", _choices(bench["choices"])]
+    parts += ["## From the start of a process to its being ready", start_up(results.cold_start)]
+    parts += sections(results.gpu, results.compiled)
     return "\n\n".join(parts) + "\n"
 
 
@@ -111,6 +125,18 @@ def _choices(rows: Sequence[Row]) -> str:
     )
 
 
+def start_up(document: Row | None) -> str:
+    """Seconds by part, or how to measure them."""
+    if document is None:
+        return "Not measured yet; `python -m benchmarks.cold_start` does it."
+    parts = [(part, f"{each['median_s']:.2f}") for part, each in document["seconds"].items()]
+    return (
+        f"Made by `{document['command']}` with `{document['model']}` on {document['machine']}, device "
+        f"{document['device']['name']} ({document['date']}, commit {document['commit']}); medians of "
+        f"{document['repeats']} processes.\n\n{markdown(('part', 's'), parts)}"
+    )
+
+
 def plot(bench: Mapping[str, Any], path: Path) -> None:
     """A bar for every rung, one panel a kind of step; the floor is a dashed line."""
     from matplotlib.figure import Figure  # only plots need it
@@ -133,18 +159,22 @@ def plot(bench: Mapping[str, Any], path: Path) -> None:
 
 def write(results: Path = RESULTS, docs: Path = DOCS) -> None:
     """Make the page and its plot."""
-    bench, gpu = read(results)
+    found = read(results)
     docs.mkdir(parents=True, exist_ok=True)
-    (docs / PAGE).write_text(page(bench, gpu))
-    plot(bench, docs / PLOT)
-    if gpu is not None:
-        plot_gpu(gpu, docs)
+    (docs / PAGE).write_text(page(found))
+    plot(found.bench, docs / PLOT)
+    if found.gpu is not None:
+        plot_gpu(dict(found.gpu), docs)
 
 
-def read(results: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What was measured on a processor, and, where anybody has, on a GPU."""
-    bench, gpu = results / "bench.json", results / "gpu.json"
-    return json.loads(bench.read_text()), json.loads(gpu.read_text()) if gpu.is_file() else None
+def read(folder: Path) -> Results:
+    """From the files of a folder, each named as its command names it."""
+    found = {
+        name: json.loads(path.read_text())
+        for name in ("bench", "cold_start", "gpu", "compiled")
+        if (path := folder / f"{name}.json").is_file()
+    }
+    return Results(**found)
 
 
 def main() -> int:

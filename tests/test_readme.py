@@ -123,5 +123,15 @@ def test_environment_variables_are_read_somewhere() -> None:
     assert [name for name in names if f'"{name}"' not in sources] == []
 
 
+def test_environment_variables_that_are_ours_are_documented() -> None:
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (README, *(ROOT / "docs").glob("*.md")))
+    below = (path for folder in ("src", "wan", "deploy") for path in (ROOT / folder).rglob("*.py"))
+    files = [*ROOT.glob("*.py"), *below]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    names = set(re.findall(r'"((?:MULTITALK|MAX|MODEL|S3|WEB|RUNPOD|MODAL)_[A-Z_]+)"', sources))
+    assert len(names) >= 20
+    assert sorted(name for name in names if f"`{name}" not in pages and f" {name}" not in pages) == []
+
+
 if __name__ == "__main__":
     README.write_text(TABLE.sub(lambda _: input_table(), TEXT), encoding="utf-8")

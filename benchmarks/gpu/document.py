@@ -3,11 +3,9 @@
 import gc
 import json
 import logging
-import subprocess
 import traceback
 from collections.abc import Iterable
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,10 @@ import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.stages import STAGES
-from benchmarks.provenance import provenance
+from benchmarks.provenance import describe, provenance, versions
 from benchmarks.stopwatch import seconds_of
 
 logger = logging.getLogger(__name__)
-
-LIBRARIES = ("diffusers", "transformers", "triton", "flash-attn", "flash-attn-3", "flash-attn-4", "sageattention")
 
 
 def run(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
@@ -67,41 +63,3 @@ def outcome(name: str, bench: Bench) -> dict[str, Any]:
 def failures(document: dict[str, Any]) -> dict[str, str]:
     """Messages of the stages that failed."""
     return {name: stage["failed"] for name, stage in document["stages"].items() if "failed" in stage}
-
-
-def describe(device: torch.device) -> dict[str, Any]:
-    """The accelerator, its driver and what PyTorch was built for; of a processor only that it is one."""
-    if device.type != "cuda":
-        return {"name": str(device)}
-    properties = torch.cuda.get_device_properties(device)
-    return {
-        "name": properties.name,
-        "memory_bytes": properties.total_memory,
-        "capability": list(torch.cuda.get_device_capability(device)),
-        "multiprocessors": properties.multi_processor_count,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        **asked_of_driver(),
-    }
-
-
-def asked_of_driver() -> dict[str, str]:
-    """Driver and limits, where nvidia-smi is there to tell."""
-    fields = ("driver_version", "power.limit", "clocks.max.sm", "clocks.max.memory")
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        return {"driver_version": f"unknown: {error}"}
-    return dict(zip(fields, (each.strip() for each in told.split(",")), strict=True))
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that a figure may depend on, those that are installed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -1,4 +1,4 @@
-"""What a run of `benchmarks.gpu` found, as sections of the performance page."""
+"""What runs of `benchmarks.gpu` and `benchmarks.compiled` found, as sections of the performance page."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,11 +14,17 @@ WAITS = (
 )
 
 
-def sections(document: Document | None) -> Iterator[str]:
-    """Of a document, or without one what would be measured."""
-    if document is None:
+def sections(document: Document | None, compiled: Document | None) -> Iterator[str]:
+    """Of the documents that there are; without any, what would be measured."""
+    if document is None and compiled is None:
         yield WAITS
-        return
+    if document is not None:
+        yield from _model(document)
+    if compiled is not None:
+        yield from _forms(compiled)
+
+
+def _model(document: Document) -> Iterator[str]:
     device, ceilings = document["device"], document["ceilings"]
     fp8 = f", in fp8 {ceilings['product_fp8'] / 1e12:.0f}" if ceilings["product_fp8"] else ""
     yield f"## On a GPU: {device['name']}"
@@ -35,6 +41,27 @@ def sections(document: Document | None) -> Iterator[str]:
     failed = {name: stage["failed"] for name, stage in document["stages"].items() if "failed" in stage}
     if failed:
         yield "### Failed\n\n" + "\n".join(f"- {name}: {message}" for name, message in failed.items())
+
+
+def _forms(document: Document) -> Iterator[str]:
+    yield (
+        f"## One block in each form: {document['model']} on {document['device']['name']}\n\nMade by "
+        f"`{document['command']}` (torch {document['torch']}, {document['date']}, commit {document['commit']}), "
+        f"{document['persons']} persons. *Off*: relative difference from the plain form. *Graphs*: how many "
+        "`torch.compile` had made when it was done with this size."
+    )
+    names = [name for name in ("plain", "compiled", "triton") if name in next(iter(document["sizes"].values()))]
+    head = ("size", *(f"{name}, ms" for name in names), *(f"{name}, off" for name in names[1:]), "graphs")
+    rows = [
+        (
+            size,
+            *(f"{row[name]['median_s'] * 1e3:.3g}" for name in names),
+            *(f"{row[name]['error']:.0e}" for name in names[1:]),
+            str(row["graphs"]),
+        )
+        for size, row in document["sizes"].items()
+    ]
+    yield markdown(head, rows)
 
 
 COLUMNS = ("what", "s", "floor, s", "x floor", "peak, GB")

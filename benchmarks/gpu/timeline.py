@@ -137,7 +137,8 @@ def watched(block: nn.Module, timeline: Timeline) -> Iterator[None]:
 def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
     """Where a function of `wan.modules` is known under which name: where it is written, and where it is imported.
 
-    Kernels are left out: they are no stages of their own, and cannot be imported everywhere.
+    Left out are kernels, which are no stages of their own and cannot be imported everywhere, and what torch.compile
+    puts there, which belongs to no module.
     """
     packages = pkgutil.walk_packages(wan.modules.__path__, "wan.modules.")
     places = [importlib.import_module(each.name) for each in packages if not each.name.startswith(KERNELS)]
@@ -145,7 +146,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (place, name, value)
         for place in places
         for name, value in vars(place).items()
-        if inspect.isfunction(value) and value.__module__.startswith("wan.modules.")
+        if inspect.isfunction(value) and (value.__module__ or "").startswith("wan.modules.")
     ]
 
 

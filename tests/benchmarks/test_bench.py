@@ -81,5 +81,4 @@ def test_a_plain_clip_is_the_same_clip() -> None:
 
 
 def test_the_page_is_made_from_the_committed_results() -> None:
-    results = performance.read(RESULTS)
-    assert (performance.DOCS / performance.PAGE).read_text() == performance.page(*results)
+    assert (performance.DOCS / performance.PAGE).read_text() == performance.page(performance.read(RESULTS))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cold_start
+from benchmarks import cold_start, performance
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "diffusers", "librosa", "scipy", "av", "numpy", "PIL", "cog"}
@@ -66,6 +66,17 @@ def test_parts_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["imports"] >= 0.2
     assert found["read"] >= waits["read"] + waits["move"]
     assert found["rest"] >= 0.03
+
+
+def test_a_result_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = [{"imports": seconds, "total": 2 * seconds} for seconds in (3.0, 1.0, 2.0)]
+    monkeypatch.setattr(cold_start, "in_a_process", lambda fresh: starts.pop())
+    monkeypatch.setattr(sys, "argv", ["cold_start", "--repeats", "3", "--output", str(tmp_path / "cold_start.json")])
+    assert performance.start_up(None).endswith("`python -m benchmarks.cold_start` does it.")
+    cold_start.main()
+    found = json.loads((tmp_path / "cold_start.json").read_text())
+    text = performance.start_up(found)
+    assert "medians of 3 processes.\n\n| part | s |\n| --- | --- |\n| imports | 2.00 |\n| total | 4.00 |" in text
 
 
 def test_every_part_is_there() -> None:

@@ -1,8 +1,11 @@
 """The comparison of a block's forms, at the small model's size."""
 
+import pytest
 import torch
 
 from benchmarks.compiled import compare
+from benchmarks.gpu.page import sections
+from benchmarks.provenance import provenance
 from wan.configs import ModelConfig
 from wan.types import VideoSize
 
@@ -10,6 +13,7 @@ from wan.types import VideoSize
 SIZES = [VideoSize(frames=5, height=height, width=width) for height, width in ((416, 448), (448, 480), (432, 416))]
 
 
+@pytest.mark.gpu
 def test_forms_agree_and_sizes_share_what_is_compiled(puppet: ModelConfig) -> None:
     """Traced by torch.compile without being compiled."""
     result = compare(puppet, SIZES, persons=2, repeats=1, backend="eager")
@@ -20,3 +24,7 @@ def test_forms_agree_and_sizes_share_what_is_compiled(puppet: ModelConfig) -> No
         assert row["compiled"]["error"] < 1e-5
         assert ("triton" in row) == torch.cuda.is_available()
     assert result["attention"]["self"] != ""
+    assert {"name"} <= result["device"].keys()
+    text = "\n".join(sections(None, {**provenance("benchmarks.compiled"), **result}))
+    assert [line.split("|")[1].strip() for line in text.splitlines()[-3:]] == ["416x448", "448x480", "432x416"]
+    assert text.endswith("| 1 |")

@@ -13,12 +13,14 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import document
 from benchmarks.gpu.bench import Bench, tiny
 from benchmarks.gpu.networks import draw_transformer
+from benchmarks.gpu.page import WAITS, sections
 from benchmarks.gpu.plot import plot
 from benchmarks.gpu.stages import STAGES
-from benchmarks.gpu.timeline import Span, Timeline, stage_of, stages_of
+from benchmarks.gpu.timeline import Span, Timeline, functions, stage_of, stages_of
 from benchmarks.gpu.vae import DECODE, FRAMES, PICTURE, vae_flops
 from benchmarks.provenance import RESULTS
 from wan.configs import WAN_CONFIGS
+from wan.modules import rope
 from wan.modules.quantised import quantised_layers
 from wan.types import VideoSize
 
@@ -147,6 +149,16 @@ def test_own_time_is_that_of_no_span_inside() -> None:
     assert stages_of(timeline) == {"norms": 1 + 2, "self-attention": 4 + 1, "output": 3, "new_kernel": 1}
 
 
+def test_functions_that_torch_compile_put_somewhere_are_no_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resumed() -> None: ...
+
+    resumed.__module__ = None  # type: ignore[assignment]
+    monkeypatch.setattr(rope, "__resume_at_0", resumed, raising=False)
+    names = [name for _, name, _ in functions()]
+    assert "rotate" in names
+    assert "__resume_at_0" not in names
+
+
 @pytest.mark.parametrize(
     ("path", "stage"),
     [
@@ -160,6 +172,27 @@ def test_own_time_is_that_of_no_span_inside() -> None:
 )
 def test_spans_belong_to_stages(path: tuple[str, ...], stage: str) -> None:
     assert stage_of(path) == stage
+
+
+def test_the_page_shows_every_stage(found: dict[str, Any], bench: Bench) -> None:
+    text = "\n".join(sections(found, None))
+    named = "32 x 64 x 5"
+    shown = [
+        f"A step of 3 passes, {named}, two persons",
+        *(f"| {named}, {persons} person(s){form} |" for persons in (1, 2) for form in ("", ", fp8")),
+        *(f"| {size.height} x {size.width} x 5, 1 person(s) |" for size in bench.sizes("720")),
+        *(f"| {work}, {named} |" for work in (PICTURE, FRAMES, DECODE)),
+        *(f"| a clip, file to file, {plan}, " for plan in ("resident", "streamed", "leanest")),
+        "| load: file to device |",
+    ]
+    assert [words for words in shown if words not in text] == []
+    assert "Failed" not in text
+
+
+def test_the_page_tells_what_failed_and_what_was_not_measured(found: dict[str, Any]) -> None:
+    failed = {**found, "stages": {"vae": {"failed": "OutOfMemoryError: no room"}}}
+    assert "- vae: OutOfMemoryError: no room" in "\n".join(sections(failed, None))
+    assert list(sections(None, None)) == [WAITS]
 
 
 def test_the_plots_show_every_stage(found: dict[str, Any], bench: Bench, tmp_path: Path) -> None:

@@ -241,6 +241,7 @@ def test_the_package_that_the_image_installs_is_probed() -> None:
     assert FLASH_MODULES["flash-attention-4"] == "flash_attn.cute"
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("kind", ["self", "many_keys", "some_keys", "few_keys"])
 def test_a_device_has_a_fast_backend_for_each_class(kind: str) -> None:

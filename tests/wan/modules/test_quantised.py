@@ -108,7 +108,8 @@ def test_a_device_without_row_scales_dequantises(
     assert "no such scaling" in caplog.text
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_fp8_products_on_the_device() -> None:
     device = torch.device("cuda")
     if torch.cuda.get_device_capability(device) < (8, 9):

@@ -18,10 +18,13 @@ from wan.types import VideoSize
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-pytestmark = pytest.mark.skipif(
-    not (INTERPRETED or torch.cuda.is_available()),
-    reason="no CUDA device here; test_interpreter.py runs these tests in Triton's interpreter",
-)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not (INTERPRETED or torch.cuda.is_available()),
+        reason="no CUDA device here; test_interpreter.py runs these tests in Triton's interpreter",
+    ),
+]
 
 if INTERPRETED:
     round_like_hardware()

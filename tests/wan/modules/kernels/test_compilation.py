@@ -110,6 +110,7 @@ def test_all_sizes_of_video_share_their_kernels(compiled: list[Any]) -> None:
     assert variants() == first
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_a_device_all_sizes_share_their_kernels() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
