@@ -15,6 +15,8 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.stages import STAGES
 from benchmarks.provenance import describe, provenance, versions
 from benchmarks.stopwatch import seconds_of
+from wan.modules.attention import chosen_backends
+from wan.modules.kernels.dispatch import usable
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +38,20 @@ def run(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
     for name in stages:
         logger.info("%s", name)
         document["stages"][name] = outcome(name, bench)
+        document |= chosen(bench)
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2) + "\n")
     return document
+
+
+def chosen(bench: Bench) -> dict[str, Any]:
+    """What every figure depends on: the backend of each class of attention met so far, and the form of the kernels."""
+    with torch.inference_mode():
+        triton = usable(bench.device, getattr(torch, bench.config.dtype))
+    backends = {f"{each.kind}, {each.width}, {each.dtype}": name for each, name in chosen_backends().items()}
+    return {"attention": backends, "kernels": "triton" if triton else "plain"}
 
 
 def outcome(name: str, bench: Bench) -> dict[str, Any]:

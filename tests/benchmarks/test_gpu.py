@@ -44,6 +44,8 @@ def found(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 def test_every_stage_runs(found: dict[str, Any]) -> None:
     assert document.failures(found) == {}
     assert found["stages"].keys() == STAGES.keys()
+    assert set(found["attention"].values()) == {"torch"}
+    assert found["kernels"] == "plain"
     assert {"command", "commit", "machine", "torch", "device", "libraries", "ceilings"} <= found.keys()
 
 
