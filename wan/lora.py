@@ -4,6 +4,9 @@ Merging leaves nothing to compute in a forward. The originals of the weights tha
 that the next request starts from the very bits of the checkpoint. That costs as much memory as those weights: 32 GB
 in bfloat16 for a LoRA on every linear layer of the 14B blocks except the audio ones, 20 GB for one on self attention
 and feed-forward. The log says how much it is.
+
+Weights in eight bits would round a small change away. Beside them the product of the two thin matrices is computed in
+every forward, unrounded: 3 % more operations for a LoRA of rank 64 at the 14B width, and no originals to keep.
 """
 
 import logging
@@ -17,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wan.modules.quantised import quantised_layers
+from wan.modules.quantised import QuantisedLinear, quantised_layers
 from wan.stored import listing
 
 logger = logging.getLogger(__name__)
@@ -68,17 +71,18 @@ class Change:
 
 @dataclass(slots=True)
 class Loras:
-    """Which LoRAs a transformer has at present, and the originals that undo them."""
+    """Which LoRAs a transformer has at present, the originals that undo them, and the layers that compute them."""
 
     merged: tuple[Lora, ...] = ()
     originals: dict[str, Tensor] = field(default_factory=dict)
+    beside: list[QuantisedLinear] = field(default_factory=list)
 
     @torch.no_grad()
     def switch(self, model: nn.Module, wanted: Sequence[Lora]) -> None:
         """Leave `model` with exactly the wanted LoRAs, each on top of the checkpoint's own weights.
 
         Everything is checked before the first weight changes; a failure later leaves the model without LoRAs.
-        Raises `LoraError` for a file that does not fit, and for layers that are quantised.
+        Raises `LoraError` for a file that does not fit.
         """
         wanted = tuple(wanted)
         if all(isinstance(lora.source, Path) for lora in wanted) and self.merged == wanted:
@@ -90,7 +94,11 @@ class Loras:
         self.restore(model)
         try:
             for name, added in changes.items():
-                self._merge(name, model.get_parameter(name), added)
+                layer = model.get_submodule(name.rpartition(".")[0])
+                if isinstance(layer, QuantisedLinear) and name.endswith(".weight"):
+                    self._compute(layer, added, like=next(model.parameters()))
+                else:
+                    self._merge(name, model.get_parameter(name), added)
         except BaseException:
             self.restore(model)
             raise
@@ -98,7 +106,13 @@ class Loras:
         if wanted:
             size = sum(original.nbytes for original in self.originals.values())
             names = ", ".join(f"{lora} at {lora.strength:g}" for lora in wanted)
-            logger.info("merged %s into %d weights; %d bytes of originals are kept", names, len(changes), size)
+            logger.info(
+                "merged %s into %d weights, %d of them in eight bits; %d bytes of originals are kept",
+                names,
+                len(changes),
+                len(self.beside),
+                size,
+            )
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
@@ -107,6 +121,16 @@ class Loras:
         while self.originals:
             name, original = self.originals.popitem()
             model.get_parameter(name).copy_(original)
+        while self.beside:
+            self.beside.pop().set_low_rank(None, None)
+
+    def _compute(self, layer: QuantisedLinear, changes: Iterable[Change], like: Tensor) -> None:
+        """Beside the layer, in the dtype and on the device of `like`, a parameter that works on the same tokens."""
+        pairs = [(change.factor * change.tensors[0].float(), change.tensors[1]) for change in changes]
+        down = torch.cat([down.flatten(1).float() for _, down in pairs])
+        up = torch.cat([up.flatten(1) for up, _ in pairs], dim=1)
+        self.beside.append(layer)
+        layer.set_low_rank(down.to(like), up.to(like))
 
     def _merge(self, name: str, parameter: Tensor, changes: Iterable[Change]) -> None:
         self.originals[name] = parameter.to("cpu", copy=True)
@@ -130,9 +154,9 @@ def read_changes(model: nn.Module, lora: Lora) -> list[Change]:
         if role in layers.setdefault(layer, {}):
             raise LoraError(f"{lora}: {key} says again what another key says of {layer}")
         layers[layer][role] = tensors[key]
-    quantised = set(quantised_layers(model)) & layers.keys()
-    if quantised:
-        raise LoraError(f"{lora}: quantised weights take no LoRA; it changes {listing(sorted(quantised))}")
+    whole = sorted(layer for layer in set(quantised_layers(model)) & layers.keys() if "weight" in layers[layer])
+    if whole:
+        raise LoraError(f"{lora}: weights in eight bits take no whole differences, as it has for {listing(whole)}")
     changes = [change for layer, parts in layers.items() for change in _changes(lora, layer, parts)]
     _check_shapes(model, lora, changes)
     return changes
@@ -189,7 +213,7 @@ def _is_sound(role: str, tensor: Tensor) -> bool:
 def _check_shapes(model: nn.Module, lora: Lora, changes: Iterable[Change]) -> None:
     wrong = []
     for change in changes:
-        shape, first = model.get_parameter(change.parameter).shape, change.tensors[0].shape
+        shape, first = _shape(model, change.parameter), change.tensors[0].shape
         if len(change.tensors) == 1:
             fits = first == shape
         else:
@@ -200,6 +224,13 @@ def _check_shapes(model: nn.Module, lora: Lora, changes: Iterable[Change]) -> No
             wrong.append(f"{change.parameter} is {list(shape)}, not {theirs}")
     if wrong:
         raise LoraError(f"{lora}: {len(wrong)} of another shape: {listing(wrong)}")
+
+
+def _shape(model: nn.Module, parameter: str) -> torch.Size:
+    layer = model.get_submodule(parameter.rpartition(".")[0])
+    if isinstance(layer, QuantisedLinear) and parameter.endswith(".weight"):
+        return layer.data.shape
+    return model.get_parameter(parameter).shape
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -176,7 +176,7 @@ class MultiTalkPipeline:
     def use_loras(self, wanted: Sequence[Lora]) -> None:
         """Merge exactly these LoRAs into the transformer, from its own weights; none gives those back to the last bit.
 
-        Raises `LoraError` (a ValueError) for a file that does not fit, and for quantised weights.
+        Raises `LoraError` (a ValueError) for a file that does not fit.
         """
         self.loras.switch(self.models.transformer, wanted)
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import accumulate
 from typing import TypeVar
 
@@ -61,9 +60,9 @@ class Residence:
         self._settled = models.transformer.device == device
         self._demands: dict[tuple[VideoSize, int], Demand] = {}
 
-    @cached_property
+    @property
     def weights(self) -> Weights:
-        """Bytes of the networks."""
+        """Bytes of the networks, and of what is computed beside weights in eight bits."""
         return weights_of(self.models)
 
     def prepare_for(self, size: VideoSize, persons: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wan.configs import WAN_CONFIGS
 from wan.lora import Lora, LoraError, Loras
-from wan.modules.quantised import quantise_linears
+from wan.modules.quantised import QuantisedLinear, quantise_linears, quantise_rows
 from wan.modules.streaming import StreamedBlocks
 from wan.modules.transformer import MultiTalkTransformer
 
@@ -163,10 +163,34 @@ def test_what_does_not_fit_changes_nothing(model: MultiTalkTransformer, tensors:
     assert changed(before, model) == set()
 
 
-def test_quantised_layers_are_refused_by_name(model: MultiTalkTransformer) -> None:
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_beside_eight_bits_it_is_computed_unrounded(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
+    weight = model.get_parameter(f"{LAYER}.weight").clone()
+    quantise_linears(model, {LAYER: dtype}, products=False)
+    layer = model.get_submodule(LAYER)
+    assert isinstance(layer, QuantisedLinear)
+    layer.data, layer.scale = quantise_rows(weight, dtype)
+    layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
+    loras, x = Loras(), draw(3, 192, seed=5).bfloat16()
+    before, plain = bits(model), layer(x)
+    other = product("lora_down.weight", "lora_up.weight", seed=7)
+    loras.switch(model, [Lora(source=PLAIN), Lora(source=other, strength=0.5)])
+    pairs = [(1.0, 0), (0.5, 7)]
+    change = sum(factor * draw(192, RANK, seed=seed + 1) @ draw(RANK, 192, seed=seed) for factor, seed in pairs)
+    assert isinstance(change, Tensor)
+    torch.testing.assert_close(layer(x).float(), plain.float() + x.float() @ change.t(), rtol=2e-2, atol=2e-3)
+    assert changed(before, model) == set(), "the stored weights stay as they are"
+    assert not loras.originals
+    loras.switch(model, [])
+    assert torch.equal(layer(x), plain)
+
+
+def test_eight_bits_take_no_whole_difference(model: MultiTalkTransformer) -> None:
     quantise_linears(model, {LAYER: torch.int8}, products=False)
-    with pytest.raises(LoraError, match=f"quantised weights take no LoRA; it changes {LAYER}"):
-        Loras().switch(model, [Lora(source=PLAIN)])
+    with pytest.raises(LoraError, match=f"take no whole differences, as it has for {LAYER}"):
+        Loras().switch(model, [Lora(source={f"{LAYER}.diff": draw(192, 192)})])
+    with pytest.raises(LoraError, match=rf"{LAYER}\.weight is \[192, 192\], not"):
+        Loras().switch(model, [Lora(source={**PLAIN, f"{LAYER}.lora_up.weight": draw(191, RANK)})])
 
 
 def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,13 @@ class QuantisedLinear(nn.Module):
         self.register_buffer("data", torch.empty(out_features, in_features, dtype=dtype))
         self.register_buffer("scale", torch.empty(out_features, 1))
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self.register_buffer("down", None, persistent=False)
+        self.register_buffer("up", None, persistent=False)
 
     data: Tensor
     scale: Tensor
+    down: Tensor | None
+    up: Tensor | None
 
     @property
     def weight(self) -> None:
@@ -43,8 +47,14 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.products and x.dtype == torch.bfloat16 and multiplies_fp8(x.device):
-            return fp8_linear(x, self.data, self.scale, self.bias)
-        return F.linear(x, dequantise(self.data, self.scale, x.dtype), self.bias)
+            y = fp8_linear(x, self.data, self.scale, self.bias)
+        else:
+            y = F.linear(x, dequantise(self.data, self.scale, x.dtype), self.bias)
+        return y if self.down is None or self.up is None else y + F.linear(F.linear(x, self.down), self.up)
+
+    def set_low_rank(self, down_RI: Tensor | None, up_OR: Tensor | None) -> None:
+        """Have `up @ down` added to the weights, unrounded, by computing it beside them; None takes it out."""
+        self.down, self.up = down_RI, up_OR
 
 
 def quantise_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
