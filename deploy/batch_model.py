@@ -19,8 +19,7 @@ class ModelWorker(Worker):
     """Makes videos."""
 
     def __init__(self, output: str) -> None:
-        os.environ.setdefault("MULTITALK_LOG", "json")
-        logs.configure(os.environ)
+        logs.configure({"MULTITALK_LOG": "json", **os.environ})
         self.service = Service(engine=Engine(), inputs=make_inputs(read_settings(os.environ)))
         super().__init__(find_shelf(output, self.service.inputs.bucket))
 
