@@ -19,7 +19,8 @@ class ModelWorker(Worker):
     """Makes videos."""
 
     def __init__(self, output: str) -> None:
-        logs.configure({"MULTITALK_LOG": "json", **os.environ})
+        os.environ.setdefault("MULTITALK_LOG", "json")
+        logs.configure(os.environ)
         self.service = Service(engine=Engine(), inputs=make_inputs(read_settings(os.environ)))
         super().__init__(find_shelf(output, self.service.inputs.bucket))
 

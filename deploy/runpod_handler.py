@@ -149,7 +149,8 @@ def make_worker(environ: Mapping[str, str]) -> Worker:
 
 def main() -> None:
     """Load the model and take jobs. Without a model jobs are taken as well, to be told why it is not there."""
-    logs.configure({"MULTITALK_LOG": "json", **os.environ})
+    os.environ.setdefault("MULTITALK_LOG", "json")
+    logs.configure(os.environ)
     worker = make_worker(os.environ)
     try:
         worker.service.engine.load()
