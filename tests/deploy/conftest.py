@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -21,6 +22,13 @@ from tests.src.storage.store import LocalStore, local_store
 
 SMALL = {"num_frames": 3, "sampling_steps": 2}
 """What makes a request cheap, in the predictor's terms."""
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """A worker that is made within a test chooses how logs look, by a variable; no test after it shall see that."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
