@@ -45,7 +45,7 @@ check: $(TOOLS)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
 
-# The tests that need a GPU, then the 14B network with random weights on it: about half an hour. Written into
+# The tests that need a GPU, then the 14B network with random weights on it. Written into
 # benchmarks/results/ and docs/. A stage that fails (status 1) is told on the page and at the end; the others go on.
 bench-gpu: $(TOOLS)
 	$(BIN)/python -m pytest -m gpu
@@ -58,7 +58,7 @@ bench-lips: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
 	$(BIN)/python -m benchmarks.prices
 
-# The small model and a block of the 14B network on this processor, beside the plain form: about five minutes.
+# The small model and a block of the 14B network on this processor, beside the plain form: three minutes on two cores.
 # Written into benchmarks/results/ and docs/; the last line is plain_over_ours=<ratio>.
 bench: $(TOOLS)
 	@$(BIN)/python -m benchmarks.bench

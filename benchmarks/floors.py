@@ -108,11 +108,6 @@ def constants_work(config: TransformerConfig, size: VideoSize, persons: int = 1)
     return Work(linear=2.0 * (text + image + persons * speech + config.num_layers * keys_values))
 
 
-def forward_flops(config: TransformerConfig, size: VideoSize, persons: int = 1) -> float:
-    """All operations of a forward, constants included."""
-    return total(forward_work(config, size, persons).values()).flops
-
-
 def step_work(config: TransformerConfig, size: VideoSize, persons: int = 1) -> Work:
     """What a forward does in every step: all but the constants."""
     return total(work for stage, work in forward_work(config, size, persons).items() if stage != "constants")

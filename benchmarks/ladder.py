@@ -17,7 +17,7 @@ from wan.modules.labels import SpeakerMasks, speaker_labels, token_masks
 from wan.modules.rope import Rotation, rotate, video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.sampling.denoise import TransformerVelocity
-from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, Difference
+from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, Difference, passes_of
 from wan.sampling.plan import plan_steps
 from wan.types import VideoSize
 
@@ -134,7 +134,7 @@ def guider_of(text_scale: float, audio_scale: float, plain: bool) -> ClassifierF
     guider = ClassifierFreeGuidance(text_scale, audio_scale)
     if plain:
         guider.differences = plain_guidance(text_scale, audio_scale)
-        guider.passes = tuple(dict.fromkeys(("cond", *(name for _, *pair in guider.differences for name in pair))))
+        guider.passes = passes_of(guider.differences)
     return guider
 
 
@@ -150,11 +150,6 @@ def rungs(model: MultiTalkTransformer, clip: Clip, scales: tuple[float, float]) 
         table[RUNGS[name]] = _climb(Climber(state, config, taken), clip, guider)
     table[OURS] = our_step(model, clip, guider_of(*scales, plain=False))
     return table
-
-
-def plain_step(model: MultiTalkTransformer, clip: Clip, scales: tuple[float, float]) -> Step:
-    """The lowest rung alone."""
-    return _climb(Climber(model.state_dict(), model.config, ()), clip, guider_of(*scales, plain=True))
 
 
 def _climb(climber: Climber, clip: Clip, guider: ClassifierFreeGuidance) -> Step:

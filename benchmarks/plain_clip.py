@@ -5,7 +5,7 @@ T latent frames, H x W.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,10 +19,9 @@ from torch import Tensor
 from benchmarks.ladder import plain_guidance
 from benchmarks.plain import PlainTransformer
 from wan import MultiTalkPipeline
-from wan.modules.rope import Rotation
-from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
+from wan.modules.transformer import MultiTalkTransformer, TimeEmbedding
 from wan.modules.vae import VideoVAE
-from wan.sampling.plan import Step
+from wan.sampling.denoise import TransformerVelocity
 
 
 class PlainModel:
@@ -49,40 +48,26 @@ class PlainModel:
         return windows_BNFWYC[0]
 
 
-class PlainVelocity:
-    """Called as `TransformerVelocity` is, whose constructor's arguments it takes."""
-
-    def __init__(
-        self,
-        model: PlainModel,
-        condition_CTHW: Tensor,
-        contexts: Mapping[str, Context],
-        times: Sequence[TimeEmbedding],
-        rotation: Rotation,
-        grid: tuple[int, int, int],
-        plan: Sequence[Step],
-    ) -> None:
-        assert all(step.computed for step in plan), "the plain form computes every step"
-        self.model, self.condition, self.contexts, self.times, self.grid = (
-            model,
-            condition_CTHW,
-            contexts,
-            times,
-            grid,
-        )
-        masks = next((each.masks for each in contexts.values() if each.masks is not None), None)
-        everybody = torch.ones(1, grid[1] * grid[2], 3) if masks is None else masks.columns
-        self.plan = plan
-        self.masks = everybody[0].T.unflatten(1, grid[1:])
+class PlainVelocity(TransformerVelocity):
+    """The plain form on each pass; the contexts hold what `PlainModel` left as it was."""
 
     def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
-        time = self.times[step].e[0]
+        assert self.plan[step].computed, "the plain form computes every step"
+        model: Any = self.model
+        time, masks_3HW = self.times[step].e[0], self._masks()
 
         def velocity(context: Any) -> Tensor:
-            given = (time, context.text, context.image, context.speech, self.masks)
-            return self.model.forward(x_CTHW, self.condition, *given)
+            given = (time, context.text, context.image, context.speech, masks_3HW)
+            return model.forward(x_CTHW, self.condition[0], *given)
 
         return {name: velocity(self.contexts[name]) for name in self.plan[step].passes}
+
+    def _masks(self) -> Tensor:
+        """Of the token grid; for one person, whose labels count for nothing, everybody is everywhere."""
+        rows, columns = self.grid[1:]
+        masks = next((each.masks for each in self.contexts.values() if each.masks is not None), None)
+        everybody = torch.ones(rows * columns, 3) if masks is None else masks.columns[0]
+        return everybody.T.unflatten(1, (rows, columns))
 
 
 class PlainVAE(VideoVAE):

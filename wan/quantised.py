@@ -1,13 +1,13 @@
 """Weights in optimum-quanto's files: a JSON map says which layers are stored in eight bits, and how."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wan.reading import DATA, SCALE
+from wan.reading import DATA
 from wan.stored import CheckpointError, listing
 
 LayerMap = Mapping[str, torch.dtype]
@@ -61,12 +61,6 @@ def check_layers(layers: LayerMap, stored: Mapping[str, torch.dtype], what: str)
     complaints = [f"{len(names)} {words}: {listing(names)}" for words, names in wrong.items() if names]
     if complaints:
         raise CheckpointError(f"{what}: {'; '.join(complaints)}")
-
-
-def stored_names(names: Iterable[str], layers: LayerMap) -> set[str]:
-    """Published names as a quantised file has them: two for the weight of every layer in the map."""
-    weights = {f"{layer}.weight" for layer in layers}
-    return {stored for name in names for stored in ((name + DATA, name + SCALE) if name in weights else (name,))}
 
 
 def activation_scales(layers: LayerMap) -> set[str]:

@@ -8,7 +8,7 @@ from benchmarks.tables import markdown
 
 Document = Mapping[str, Any]
 WAITS = (
-    "## On a GPU\n\nNot measured yet. `make bench-gpu` does it in about half an hour on one GPU of 80 GB or more, and "
+    "## On a GPU\n\nNot measured yet. `make bench-gpu` does it on one GPU of 80 GB or more, and "
     "writes this section: the 14B network with random weights, every figure beside its floor in the same run, the "
     "plain form beside ours, the kernels beside `torch.compile`."
 )

@@ -185,6 +185,30 @@ def test_beside_eight_bits_it_is_computed_unrounded(model: MultiTalkTransformer,
     assert torch.equal(layer(x), plain)
 
 
+def test_beside_eight_bits_that_are_streamed(model: MultiTalkTransformer) -> None:
+    """Whether the LoRA comes before the blocks leave the device or after; and taking it out leaves no trace."""
+    weight = model.get_parameter(f"{LAYER}.weight").clone()
+    quantise_linears(model, {LAYER: torch.int8}, products=False)
+    layer, x = model.get_submodule(LAYER), draw(3, 192, seed=5).bfloat16()
+    assert isinstance(layer, QuantisedLinear)
+    layer.data, layer.scale = quantise_rows(weight, torch.int8)
+    layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
+
+    def visited() -> Tensor:
+        return [block.get_submodule(LAYER.partition("1.")[2])(x) for block in model.blocks][1]
+
+    plain, loras = visited(), Loras()
+    loras.switch(model, [Lora(source=PLAIN)])
+    changed_by_it = visited()
+    assert not torch.equal(changed_by_it, plain)
+    model.blocks = StreamedBlocks(model.blocks, 0, torch.device("cpu"))
+    assert torch.equal(visited(), changed_by_it)
+    loras.restore(model)
+    assert torch.equal(visited(), plain)
+    loras.switch(model, [Lora(source=PLAIN)])
+    assert torch.equal(visited(), changed_by_it)
+
+
 def test_eight_bits_take_no_whole_difference(model: MultiTalkTransformer) -> None:
     quantise_linears(model, {LAYER: torch.int8}, products=False)
     with pytest.raises(LoraError, match=f"take no whole differences, as it has for {LAYER}"):

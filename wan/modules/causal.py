@@ -57,7 +57,6 @@ def channels_last(x_BCFHW: Tensor) -> Tensor:
     return x_BCFHW.contiguous(memory_format=torch.channels_last_3d)
 
 
-@torch.inference_mode(False)  # as weights are loaded
 def lay_out(network: nn.Module) -> None:
     """The same for the weights of a network's convolutions; what inference mode made stays so, and what it did not."""
     formats = {nn.Conv3d: torch.channels_last_3d, nn.Conv2d: torch.channels_last}

@@ -1,6 +1,6 @@
 """Linear layers whose weights are stored in eight bits, with a scale per output row.
 
-Shapes: O outputs, I inputs, D width, R rows of activations.
+Shapes: O outputs, I inputs, D width, R rows of activations, K rank of a LoRA.
 """
 
 import functools
@@ -52,9 +52,9 @@ class QuantisedLinear(nn.Module):
             y = F.linear(x, dequantise(self.data, self.scale, x.dtype), self.bias)
         return y if self.down is None or self.up is None else y + F.linear(F.linear(x, self.down), self.up)
 
-    def set_low_rank(self, down_RI: Tensor | None, up_OR: Tensor | None) -> None:
+    def set_low_rank(self, down_KI: Tensor | None, up_OK: Tensor | None) -> None:
         """Have `up @ down` added to the weights, unrounded, by computing it beside them; None takes it out."""
-        self.down, self.up = down_RI, up_OR
+        self.down, self.up = down_KI, up_OK
 
 
 def quantise_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

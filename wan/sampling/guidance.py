@@ -54,7 +54,7 @@ class ClassifierFreeGuidance:
         self.differences = differences(text_scale, audio_scale)
         if text_scale == audio_scale != 1:
             self.differences = ((audio_scale, "cond", "neither"),)
-        self.passes = _passes(self.differences)
+        self.passes = passes_of(self.differences)
 
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
         guided = predictions[self.passes[-1]]
@@ -72,7 +72,7 @@ class AdaptiveProjectedGuidance:
 
     def __init__(self, text_scale: float, audio_scale: float, momentum: float, norm_threshold: float) -> None:
         self.differences = differences(text_scale, audio_scale)
-        self.passes = _passes(self.differences)
+        self.passes = passes_of(self.differences)
         self.projections = [ProjectedDifference(momentum, norm_threshold) for _ in self.differences]
 
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
@@ -124,5 +124,6 @@ class ProjectedDifference:
         return (difference.double() - parallel.view_as(difference)).to(difference.dtype)
 
 
-def _passes(table: tuple[Difference, ...]) -> tuple[str, ...]:
+def passes_of(table: tuple[Difference, ...]) -> tuple[str, ...]:
+    """The passes that the differences are of, and the conditional one, which comes first."""
     return tuple(dict.fromkeys(("cond", *(name for _, more, less in table for name in (more, less)))))
