@@ -1,7 +1,7 @@
 """Memory that a request freed goes back to the system.
 
-The C library keeps it otherwise, and how much depends on which of a request's threads came first: a server's memory
-would climb in steps for hours, and nobody could tell that from a leak.
+The C library keeps it otherwise: a server's memory then jumps by several megabytes now and then, and nobody could tell
+that from a leak.
 """
 
 import ctypes
