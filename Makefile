@@ -50,22 +50,22 @@ check: $(TOOLS)
 bench-gpu: $(TOOLS)
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m benchmarks.gpu --output benchmarks/results/gpu.json; status=$$?; \
-	    test $$status -le 1 && $(BIN)/python -m benchmarks.compiled && $(BIN)/python -m benchmarks.performance && \
+	    test $$status -le 1 && $(BIN)/python -m benchmarks.speed.compiled && $(BIN)/python -m benchmarks.report.performance && \
 	    exit $$status
 
 # The full tables, two rows at a time: more than an hour on two cores. Written into benchmarks/results/ and docs/.
 bench-lips: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
-	$(BIN)/python -m benchmarks.prices
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
+	$(BIN)/python -m benchmarks.quality.quality_cost
 
 # The small model and a block of the 14B network on this processor, beside the plain form: three minutes on two cores.
 # Written into benchmarks/results/ and docs/; the last line is plain_over_ours=<ratio>.
 bench: $(TOOLS)
-	@$(BIN)/python -m benchmarks.bench
+	@$(BIN)/python -m benchmarks.speed.bench
 
 # 500 requests to one server, then the long tests. The figures go to benchmarks/results/soak.json.
 soak: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.endurance.soak
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout 900
 
 # The built-in model, unless MULTITALK_MODEL names another.
@@ -73,7 +73,7 @@ ifndef MULTITALK_MODEL
 serve: export MULTITALK_MODEL := multitalk-puppet
 endif
 serve: $(READY)
-	@exec $(BIN)/python -m src.serving.server
+	@exec $(BIN)/python -m src.serving.cog.server
 
 clean:
 	rm -rf .venv .cog .mypy_cache .pytest_cache .ruff_cache outputs

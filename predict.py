@@ -5,7 +5,7 @@ if __name__ == "__main__":
     # The command line only talks to the server, which imports this file again: it must not wait for torch.
     import sys
 
-    from src.serving.client import main
+    from src.serving.cog.client import main
 
     sys.exit(main())
 
@@ -25,34 +25,34 @@ from cog import BasePredictor, Input, Path
 from PIL import Image
 
 import weights
-from places import draw_people, find_places, to_pixels, to_regions
-from settings import read_settings
+from app.speakers import draw_people, find_places, to_pixels, to_regions
+from app.settings import read_settings
 from src.audio_analysis.timeline import arrange
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from src.audio_analysis.windows import encode
-from src.material import Material, Uploads, gather
-from src.media.background import BackgroundWriter
-from src.media.cuts import find_cuts
+from src.audio_analysis.long_audio import encode
+from src.request import Material, Uploads, gather
+from src.media.video.threaded_writer import BackgroundWriter
+from src.media.video.scene_cuts import find_cuts
 from src.media.errors import InputError, quoted
-from src.media.movie import MovieWriter
+from src.media.video.writer import MovieWriter
 from src.media.provenance import provenance
 from src.media.rates import frames_at
-from src.media.sound import Sound
+from src.media.audio.audio import Sound
 from src.serving import logs
-from src.serving.following import check_wanted
-from src.serving.forecast import Forecast, TooLongError
+from src.serving.cancellation import check_wanted
+from src.serving.eta import Forecast, TooLongError
 from src.serving.health import Health
-from src.serving.heap import heap_trimmed
-from src.serving.stages import Stages
+from src.serving.malloc import heap_trimmed
+from src.serving.timing import Stages
 from wan import MultiTalkPipeline
-from wan.ability import choose_device
-from wan.checkpoint import CheckpointError
+from wan.configs.capabilities import choose_device
+from wan.checkpoint.components import CheckpointError
 from wan.chunks import fit_chunk
-from wan.conditioning.framing import Framing
+from wan.conditioning.layout import Framing
 from wan.conditioning.request import Request
-from wan.conditioning.track import Track
-from wan.layout import find_speech_encoder, is_converted
-from wan.lora import Lora
+from wan.conditioning.protocols import Track
+from wan.checkpoint.layout import find_speech_encoder, is_converted
+from wan.checkpoint.lora import Lora
 from wan.modules.attention import chosen_backends
 from wan.modules.kernels import dispatch
 from wan.modules.text import clean

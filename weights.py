@@ -16,7 +16,7 @@ from src.weights import ensure as fetching
 from src.weights import pack as packing
 from src.weights.errors import WeightsError
 from src.weights.manifest import BUNDLES, CONVERTED, MARKER, Bundle
-from src.weights.patience import Patience
+from src.weights.retry import Patience
 from src.weights.progress import Progress
 from src.weights.sources import BASE_URL_VARIABLE, NAMES, Sources, read_names, read_sources
 from src.weights.verify import Depth, Finding, examine, examine_converted
@@ -146,7 +146,7 @@ def verdict(findings: list[Finding]) -> str:
 def convert(options: argparse.Namespace) -> int:
     """One merged, sharded form of all that inference needs."""
     from wan.configs import WAN_CONFIGS
-    from wan.convert import CheckpointError, convert
+    from wan.checkpoint.convert import CheckpointError, convert
 
     if options.model not in WAN_CONFIGS:
         raise WeightsError(f"--model is {options.model!r}; allowed are {', '.join(WAN_CONFIGS)}")

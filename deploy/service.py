@@ -11,15 +11,15 @@ from typing import Any
 
 from PIL import ImageOps
 
-from deploy.engine import Engine, Output
-from deploy.faults import INPUT_FAULTS
-from deploy.finish import Size, finish
+from deploy.runner import Engine, Output
+from deploy.errors import INPUT_FAULTS
+from src.media.video.resize import Size, finish
 from src.media.errors import InputError
-from src.media.people import MAX_PEOPLE
-from src.media.picture import check_size, read_picture
-from src.serving.following import Follower, StoppedError, check_wanted, followed, passed
+from src.media.persons.masks import MAX_PEOPLE
+from src.media.image import check_size, read_picture
+from src.serving.cancellation import Follower, StoppedError, check_wanted, followed, passed
 from src.storage.errors import StorageError
-from src.storage.inputs import Inputs
+from src.storage.fetcher import Inputs
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from src.media.movie import MovieWriter
+from src.media.video.writer import MovieWriter
 from training.characters import Character
 from training.scenes import Backdrop, Placement, Scene, draw_still, face_boxes, render
 

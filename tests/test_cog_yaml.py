@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.cold_start import KERNEL_FOLDERS
-from src.serving.server import ONE_ARENA
+from benchmarks.speed.cold_start import KERNEL_FOLDERS
+from src.serving.cog.server import ONE_ARENA
 
 ROOT = Path(__file__).parents[1]
 TOP_KEYS = {"build", "concurrency", "environment", "image", "predict", "tests", "train"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.modal_settings import environment
-from deploy.runpod_forms import FIRST, SECOND
-from src.serving.server import ONE_ARENA
+from deploy.modal_functions.settings import environment
+from deploy.runpod_worker.schemas import FIRST, SECOND
+from src.serving.cog.server import ONE_ARENA
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")

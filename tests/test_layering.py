@@ -12,22 +12,22 @@ ROOT = Path(__file__).parents[1]
 # Each line may import the lines above it, and what stands on its own line.
 WAN = [
     {"wan.configs"},
-    {"wan.ability", "wan.types"},
-    {"wan.chunks", "wan.color", "wan.modules", "wan.stored"},
-    {"wan.conditioning", "wan.naming", "wan.reading", "wan.sampling", "wan.video"},
-    {"wan.continuation", "wan.progress", "wan.quantised"},
-    {"wan.layout", "wan.part"},
-    {"wan.checkpoint", "wan.lora"},
-    {"wan.convert", "wan.memory"},
-    {"wan.residence"},
+    {"wan.configs.capabilities", "wan.types"},
+    {"wan.chunks", "wan.color", "wan.modules", "wan.checkpoint.tensor_files"},
+    {"wan.conditioning", "wan.checkpoint.keys", "wan.checkpoint.loading", "wan.sampling", "wan.decode"},
+    {"wan.motion", "wan.progress", "wan.checkpoint.quanto"},
+    {"wan.checkpoint.layout", "wan.checkpoint.component"},
+    {"wan.checkpoint.components", "wan.checkpoint.lora"},
+    {"wan.checkpoint.convert", "wan.offload.estimate"},
+    {"wan.offload.manager"},
     {"wan.multitalk"},
     {"wan"},
 ]
-SRC = [{"src.media"}, {"src.audio_analysis", "src.storage"}, {"src.material"}, {"src"}]
+SRC = [{"src.media"}, {"src.audio_analysis", "src.storage"}, {"src.request"}, {"src"}]
 APART = {"src.serving", "src.weights"}  # nobody else in src imports these, nor they anybody else
 ORDERED = {member for level in [*WAN, *SRC] for member in level} | APART
 # What weights.py may import of wan, and only when it is asked to convert: the converter brings torch.
-CONVERTER = ("wan.convert", "wan.configs")
+CONVERTER = ("wan.checkpoint.convert", "wan.configs")
 # These introduce the two siblings to each other, and are imported by nobody below.
 INTRODUCERS = {"places", "settings", "predict", "preview", "deploy", "training", "tests", "benchmarks"}
 # The predictor's own parts; a command for some of what it does, other ways to serve it, measurements of what it needs.
@@ -116,16 +116,16 @@ def test_imports_go_downward() -> None:
     ("file", "line"),
     [
         ("wan/modules/rope.py", "import src.media"),
-        ("src/media/picture.py", "from wan import types"),
-        ("src/serving/server.py", "from src.media import picture"),
-        ("src/serving/server.py", "import wan"),
-        ("src/media/sound.py", "from src.audio_analysis.wav2vec2 import Wav2Vec2Model"),
-        ("src/media/sound.py", "from ..audio_analysis import wav2vec2"),
-        ("src/media/sound.py", "from .. import audio_analysis"),
+        ("src/media/image.py", "from wan import types"),
+        ("src/serving/cog/server.py", "from src.media import picture"),
+        ("src/serving/cog/server.py", "import wan"),
+        ("src/media/audio/audio.py", "from src.audio_analysis.wav2vec2 import Wav2Vec2Model"),
+        ("src/media/audio/audio.py", "from ..audio_analysis import wav2vec2"),
+        ("src/media/audio/audio.py", "from .. import audio_analysis"),
         ("wan/types.py", "from wan.modules.rope import rotate"),
         ("wan/types.py", "from .modules import rope"),
         ("wan/configs/schema.py", "from wan import types"),
-        ("wan/modules/rope.py", "from wan.checkpoint import load"),
+        ("wan/modules/rope.py", "from wan.checkpoint.components import load"),
         ("wan/sampling/denoise.py", "from wan.conditioning import text"),
         ("wan/chunks.py", "def late():\n    from wan.multitalk import MultiTalkPipeline"),
         ("wan/chunks.py", "from wan.color import match"),
@@ -134,18 +134,18 @@ def test_imports_go_downward() -> None:
         ("weights.py", "import torch"),
         ("weights.py", "from wan.multitalk import MultiTalkPipeline"),
         ("weights.py", "from src.media import picture"),
-        ("src/weights/hub.py", "import torch"),
-        ("src/weights/hub.py", "from src.media import picture"),
-        ("src/serving/server.py", "from src.weights import hub"),
+        ("src/weights/fetch/hub.py", "import torch"),
+        ("src/weights/fetch/hub.py", "from src.media import picture"),
+        ("src/serving/cog/server.py", "from src.weights import hub"),
         ("benchmarks/speed.py", "import tests.golden"),
-        ("predict.py", "from deploy.engine import Engine"),
+        ("predict.py", "from deploy.runner import Engine"),
         ("places.py", "import predict"),
         ("settings.py", "import predict"),
         ("preview.py", "import predict"),
         ("wan/chunks.py", "import places"),
-        ("src/storage/inputs.py", "import deploy"),
-        ("src/storage/inputs.py", "from src.serving import logs"),
-        ("src/media/picture.py", "from src.storage import inputs"),
+        ("src/storage/fetcher.py", "import deploy"),
+        ("src/storage/fetcher.py", "from src.serving import logs"),
+        ("src/media/image.py", "from src.storage import inputs"),
         ("wan/new_thing.py", ""),
         ("wan/modules/utils.py", ""),
         ("src/media/common.py", ""),
@@ -163,18 +163,18 @@ def test_a_violation_is_found(tmp_path: Path, file: str, line: str) -> None:
     [
         (
             "predict.py",
-            "import wan, weights\nfrom src.media import picture\nfrom src.serving.client import main",
+            "import wan, weights\nfrom src.media import picture\nfrom src.serving.cog.client import main",
         ),
         (
             "tests/test_x.py",
             "import predict, wan\nfrom src.media import picture\nfrom training import random_weights",
         ),
         (
-            "deploy/engine.py",
-            "from predict import Predictor\nfrom src.storage.inputs import Inputs\nfrom deploy import form",
+            "deploy/runner.py",
+            "from predict import Predictor\nfrom src.storage.fetcher import Inputs\nfrom deploy import form",
         ),
         ("predict.py", "from places import find_places\nfrom settings import read_settings"),
-        ("src/storage/inputs.py", "from src.media.errors import InputError"),
+        ("src/storage/fetcher.py", "from src.media.errors import InputError"),
         ("training/train.py", "import wan\nfrom src.audio_analysis import wav2vec2"),
         ("wan/__init__.py", "from wan.multitalk import MultiTalkPipeline"),
         (
@@ -182,9 +182,9 @@ def test_a_violation_is_found(tmp_path: Path, file: str, line: str) -> None:
             "from wan.sampling.denoise import denoise\nfrom .chunks import plan\nimport torch",
         ),
         ("wan/modules/rope.py", "from wan.modules.norms import norm\nfrom ..types import Grid"),
-        ("src/audio_analysis/timeline.py", "from src.media.sound import read"),
+        ("src/audio_analysis/timeline.py", "from src.media.audio.audio import read"),
         ("weights.py", "import os\nfrom src.weights.ensure import ensure"),
-        ("weights.py", "def convert():\n    from wan.convert import convert"),
+        ("weights.py", "def convert():\n    from wan.checkpoint.convert import convert"),
     ],
 )
 def test_what_is_allowed_is_not_found(tmp_path: Path, file: str, line: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.serving.inputs import read_inputs
-from src.serving.schema import openapi
+from src.serving.cog.cli_inputs import read_inputs
+from src.serving.cog.schema import openapi
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -24,7 +24,7 @@ VARIABLES = dict(re.findall(r'^(\w+)="(.*)"$', TEXT, re.MULTILINE))
 READERS = (
     "settings.py",
     "src/weights/sources.py",
-    "src/serving/server.py",
+    "src/serving/cog/server.py",
     "wan/modules/attention.py",
     "wan/modules/kernels/dispatch.py",
 )

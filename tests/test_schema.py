@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from src.serving import schema
+from src.serving.cog import schema
 
 ROOT = Path(__file__).parents[1]
 SNAPSHOT = Path(__file__).with_name("input_schema.json")

@@ -22,9 +22,9 @@ from src.weights import ensure as fetching
 from src.weights.manifest import Bundle, File
 from src.weights.sources import BASE_URL_VARIABLE, REVISIONS_VARIABLE, SOURCES_VARIABLE, Sources
 from tests.src.weights.samples import WAV2VEC, files_of, fill, tree, write
-from wan.checkpoint import load_models
+from wan.checkpoint.components import load_models
 from wan.configs import ModelConfig
-from wan.layout import find_speech_encoder
+from wan.checkpoint.layout import find_speech_encoder
 from weights import BUNDLES, DEFAULT_NAMES, MARKER, WeightsError, ensure, main
 
 ROOT = Path(__file__).parents[1]
@@ -300,7 +300,7 @@ def test_a_download_that_fails(
 ) -> None:
     monkeypatch.setenv(BASE_URL_VARIABLE, "http://127.0.0.1:1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("src.weights.patience.wait_random_exponential", lambda **_: lambda state: 0.0)
+    monkeypatch.setattr("src.weights.retry.wait_random_exponential", lambda **_: lambda state: 0.0)
     assert main(["download", *arguments, "--dest", str(tmp_path / "w")]) == status
     (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("error")]
     assert re.search(words, message)

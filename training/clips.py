@@ -18,7 +18,7 @@ from training.mouths import Track, opening_track, shape_track
 from training.scenes import Scene, draw_scene, face_boxes, render
 from training.voices import Sound, Voice, disturb
 from wan.conditioning import speakers
-from wan.conditioning.picture import Crop
+from wan.conditioning.image import Crop
 from wan.conditioning.speakers import Box
 from wan.types import SPATIAL_STRIDE
 

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.clips import MOTION_FRAMES, Clip, Known, draw_clip
-from training.parts import CONFIG, Encoders, load_encoders
-from training.run import DEVICE
+from training.components import CONFIG, Encoders, load_encoders
+from training.training_loop import DEVICE
 from training.scenes import LARGE, SMALL
 from training.vae import SingleFrames, decode
 from training.voices import Voice, draw_voice

@@ -21,8 +21,8 @@ from torch.nn.utils import parametrize
 from training.dataset import embed_prompt
 from training.examples import Examples, context_of, prepare
 from training.muon import Muon
-from training.parts import CONFIG, filled, load_encoders
-from training.run import DEVICE, Run, average_of, descend, schedule, step_generator
+from training.components import CONFIG, filled, load_encoders
+from training.training_loop import DEVICE, Run, average_of, descend, schedule, step_generator
 from training.shards import SHORT, Batch, Shards
 from training.transformer import weighted
 from wan.modules.transformer import Context, MultiTalkTransformer

@@ -22,8 +22,8 @@ from src.media.rates import SAMPLES_PER_FRAME
 from training.characters import GLASSES, HAIR_STYLES, HATS
 from training.mouths import opening_track, shape_track
 from training.muon import Muon
-from training.parts import CONFIG, build_tokenizer, speech_config
-from training.run import DEVICE, Run, descend, schedule
+from training.components import CONFIG, build_tokenizer, speech_config
+from training.training_loop import DEVICE, Run, descend, schedule
 from training.scenes import SMALL, describe, draw_scene, render
 from training.voices import Voice, disturb, draw_voice
 from wan.modules.image import ImageEncoder, build_image_encoder

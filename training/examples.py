@@ -10,11 +10,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from training.parts import CONFIG
-from training.run import DEVICE
+from training.components import CONFIG
+from training.training_loop import DEVICE
 from training.shards import Batch
 from wan.conditioning.latent import known_mask
-from wan.modules.labels import token_masks
+from wan.modules.speaker_labels import token_masks
 from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.types import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoSize, latent_frames, whole_latents

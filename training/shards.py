@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.parts import CONFIG
-from training.run import DEVICE
+from training.components import CONFIG
+from training.training_loop import DEVICE
 from wan.types import latent_frames
 
 SHORT = 17

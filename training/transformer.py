@@ -18,11 +18,11 @@ from torch import Tensor
 from training.dataset import embed_prompt
 from training.examples import context_of, prepare
 from training.muon import Muon
-from training.parts import CONFIG, load_encoders
-from training.run import DEVICE, Run, descend, schedule, step_generator
+from training.components import CONFIG, load_encoders
+from training.training_loop import DEVICE, Run, descend, schedule, step_generator
 from training.shards import SHORT, Batch, Shards
-from wan.modules import labels
-from wan.modules.labels import SpeakerMasks
+from wan.modules import speaker_labels as labels
+from wan.modules.speaker_labels import SpeakerMasks
 from wan.modules.transformer import MultiTalkTransformer
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
 from training.muon import Muon
-from training.parts import CONFIG, filled, placed
-from training.run import DEVICE, Run, average_of, descend, schedule, step_generator
+from training.components import CONFIG, filled, placed
+from training.training_loop import DEVICE, Run, average_of, descend, schedule, step_generator
 from training.scenes import SMALL, draw_scene, render
 from wan.modules.vae import build_vae
 

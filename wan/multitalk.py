@@ -13,30 +13,30 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from wan.ability import check_ability, choose_device
-from wan.checkpoint import Models, Precision, load_models
+from wan.configs.capabilities import check_ability, choose_device
+from wan.checkpoint.components import Models, Precision, load_models
 from wan.chunks import Chunk, plan_chunks
-from wan.conditioning.framing import Framing, frame_picture
+from wan.conditioning.layout import Framing, frame_picture
 from wan.conditioning.latent import MASK_CHANNELS
-from wan.conditioning.picture import Crop, crop_picture
+from wan.conditioning.image import Crop, crop_picture
 from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
 from wan.conditioning.speech import check_tracks, speech_windows
 from wan.configs.schema import ModelConfig
-from wan.continuation import BEGIN, Given, Memory
-from wan.lora import Lora, Loras
-from wan.memory import HOST
-from wan.modules.labels import SpeakerMasks, token_masks
+from wan.motion import BEGIN, Given, Memory
+from wan.checkpoint.lora import Lora, Loras
+from wan.offload.estimate import HOST
+from wan.modules.speaker_labels import SpeakerMasks, token_masks
 from wan.modules.rope import Rotation, video_rotation
 from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
 from wan.progress import Progress, Report, reporter
-from wan.residence import Residence, where_to_load
+from wan.offload.manager import Residence, where_to_load
 from wan.sampling.denoise import TransformerVelocity, denoise, draw_noise
 from wan.sampling.guidance import PASSES
 from wan.sampling.options import Cache, Options, resolve_options
 from wan.sampling.plan import Step, plan_chunk
 from wan.sampling.schedule import timesteps
 from wan.types import Aspect, VideoSize
-from wan.video import Outlet, decode_video
+from wan.decode import Outlet, decode_video
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu.bench import large, tiny
 from benchmarks.gpu.document import failures, run
 from benchmarks.gpu.stages import STAGES
-from benchmarks.provenance import RESULTS
+from benchmarks.report.environment import RESULTS
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import ladder
-from benchmarks.floors import seconds, step_work, total
+from benchmarks.speed import ablation as ladder
+from benchmarks.speed.roofline import seconds, step_work, total
 from benchmarks.gpu.bench import Bench, label
 from benchmarks.gpu.networks import draw_transformer
-from benchmarks.stopwatch import measure_in_turn
+from benchmarks.speed.timing import measure_in_turn
 from wan.sampling.guidance import PASSES
 
 PERSONS = 2

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import floors
-from benchmarks.ceilings import Ceilings, measure_ceilings
+from benchmarks.speed import roofline as floors
+from benchmarks.speed.peak_throughput import Ceilings, measure_ceilings
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
-from wan.memory import bytes_of
+from wan.offload.estimate import bytes_of
 from wan.types import VideoSize
 
 NAMED = ((448, 896), (720, 1280))

@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import floors
+from benchmarks.speed import roofline as floors
 from benchmarks.gpu.bench import Bench, label, weight_bytes
 from benchmarks.gpu.memory import with_peak
 from benchmarks.gpu.networks import draw_models, draw_speech
 from benchmarks.gpu.vae import DECODE, PICTURE, vae_flops
-from benchmarks.memory import EXAMPLES, inputs, write_voice
-from benchmarks.stopwatch import Spread
+from benchmarks.endurance.memory import EXAMPLES, inputs, write_voice
+from benchmarks.speed.timing import Spread
 from predict import Job, Predictor, probe
-from settings import read_settings
+from app.settings import read_settings
 from src.serving.health import Health
-from src.serving.stages import Stages
-from wan.checkpoint import Models
+from src.serving.timing import Stages
+from wan.checkpoint.components import Models
 from wan.multitalk import MultiTalkPipeline
 from wan.types import FPS, VideoSize
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.stages import STAGES
-from benchmarks.provenance import describe, provenance, versions
-from benchmarks.stopwatch import seconds_of
+from benchmarks.report.environment import describe, provenance, versions
+from benchmarks.speed.timing import seconds_of
 from wan.modules.attention import chosen_backends
 from wan.modules.kernels.dispatch import usable
 

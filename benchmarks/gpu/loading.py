@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.load import drop, read_into_memory
-from benchmarks.stopwatch import Spread, seconds_of
+from benchmarks.speed.load import drop, read_into_memory
+from benchmarks.speed.timing import Spread, seconds_of
 from wan.modules.transformer import Block
-from wan.reading import Cast, read_all
-from wan.stored import open_tensors
+from wan.checkpoint.loading import Cast, read_all
+from wan.checkpoint.tensor_files import open_tensors
 
 
 def measure_loading(bench: Bench) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from wan.memory import PeakCounter
+from wan.offload.estimate import PeakCounter
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from training.parts import build_tokenizer, speech_config
-from wan.checkpoint import (
+from training.components import build_tokenizer, speech_config
+from wan.checkpoint.components import (
     Models,
     Precision,
     image_encoder_part,
@@ -24,15 +24,15 @@ from wan.checkpoint import (
     with_positions,
 )
 from wan.configs.schema import ModelConfig
-from wan.layout import Layout, Stored
+from wan.checkpoint.layout import Layout, Stored
 from wan.modules.image import ImageEncoder
-from wan.modules.quantised import LARGEST
+from wan.modules.quantized import LARGEST
 from wan.modules.text import TextEncoder
 from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import VideoVAE
-from wan.naming import Naming
-from wan.part import Part, assign, make_plan
-from wan.reading import SCALE, Form
+from wan.checkpoint.keys import Naming
+from wan.checkpoint.component import Part, assign, make_plan
+from wan.checkpoint.loading import SCALE, Form
 
 NOTHING = Stored(files=())
 NO_FILES = Layout(

@@ -1,10 +1,10 @@
-"""What runs of `benchmarks.gpu` and `benchmarks.compiled` found, as sections of the performance page."""
+"""What runs of `benchmarks.gpu` and `benchmarks.speed.compiled` found, as sections of the performance page."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.gpu.plot import results
-from benchmarks.tables import markdown
+from benchmarks.report.tables import markdown
 
 Document = Mapping[str, Any]
 WAITS = (

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import floors
-from benchmarks.forward import forward_call
+from benchmarks.speed import roofline as floors
+from benchmarks.speed.forward import forward_call
 from benchmarks.gpu.against_plain import measure_against_plain
 from benchmarks.gpu.bench import Bench, label, weight_bytes
 from benchmarks.gpu.clip import measure_clip
@@ -14,8 +14,8 @@ from benchmarks.gpu.memory import with_peak
 from benchmarks.gpu.networks import draw_transformer
 from benchmarks.gpu.timeline import Timeline, stages_of, watched
 from benchmarks.gpu.vae import measure_vae
-from benchmarks.stopwatch import measure, synchronize
-from wan.checkpoint import Precision
+from benchmarks.speed.timing import measure, synchronize
+from wan.checkpoint.components import Precision
 from wan.modules.transformer import MultiTalkTransformer
 from wan.types import VideoSize
 

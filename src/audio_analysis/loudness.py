@@ -3,7 +3,7 @@
 import numpy as np
 import pyloudnorm
 
-from src.media.shelf import let_go, pieces, shelved
+from src.media.audio.spool import let_go, pieces, shelved
 
 TARGET_LUFS = -23.0
 # The meter works on blocks of this length and refuses less; they begin every quarter of it.

@@ -15,8 +15,8 @@ import numpy as np
 from src.audio_analysis.loudness import normalise
 from src.media.errors import InputError
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
-from src.media.shelf import peak, pieces, shelved, silence
-from src.media.sound import MAX_VALUES, Sound, conform, lasting, mono
+from src.media.audio.spool import peak, pieces, shelved, silence
+from src.media.audio.audio import MAX_VALUES, Sound, conform, lasting, mono
 
 # -80 dBFS, three steps of 16 bits: above the dither of a silent recording, below any voice.
 SILENT_PEAK = 1e-4

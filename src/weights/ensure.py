@@ -11,10 +11,10 @@ from pathlib import Path
 from src.weights import lock
 from src.weights.disk import remove, require_space, tree_bytes
 from src.weights.errors import SpaceError, WeightsError
-from src.weights.fetch import Task, fetch
+from src.weights.fetch.methods import Task, fetch
 from src.weights.manifest import Bundle
-from src.weights.patience import Patience
-from src.weights.place import adopt, mark
+from src.weights.retry import Patience
+from src.weights.install import adopt, mark
 from src.weights.progress import LoggedProgress, Progress, partials, reported
 from src.weights.sources import Sources
 from src.weights.verify import Finding, examine, home, is_complete

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.weights.format import BrokenError, check_format, sha256
+from src.weights.integrity import BrokenError, check_format, sha256
 from src.weights.manifest import BUNDLES, CONVERTED, Bundle, File
 
 State = Literal["ok", "missing", "broken"]

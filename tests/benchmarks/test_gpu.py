@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import floors
+from benchmarks.speed import roofline as floors
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import document
 from benchmarks.gpu.bench import Bench, tiny
@@ -18,10 +18,10 @@ from benchmarks.gpu.plot import plot
 from benchmarks.gpu.stages import STAGES
 from benchmarks.gpu.timeline import Span, Timeline, functions, stage_of, stages_of
 from benchmarks.gpu.vae import DECODE, FRAMES, PICTURE, vae_flops
-from benchmarks.provenance import RESULTS
+from benchmarks.report.environment import RESULTS
 from wan.configs import WAN_CONFIGS
 from wan.modules import rope
-from wan.modules.quantised import quantised_layers
+from wan.modules.quantized import quantised_layers
 from wan.types import VideoSize
 
 CPU = torch.device("cpu")

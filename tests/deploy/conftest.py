@@ -11,9 +11,9 @@ from unittest import mock
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.runner import Engine
 from deploy.service import Service
-from src.storage.inputs import make_inputs
+from src.storage.fetcher import make_inputs
 from src.storage.settings import read_settings
 from tests.conftest import ROOT
 from tests.predict.conftest import MODEL

@@ -8,13 +8,13 @@ import av
 import numpy as np
 import pytest
 
-from deploy.finish import finish
+from src.media.video.resize import finish
 from deploy.service import Service, reason
 from src.media.errors import InputError
-from src.media.movie import MovieWriter
-from src.serving.following import Follower, StoppedError, followed
-from src.serving.forecast import TooLongError
-from src.serving.values import ValuesError
+from src.media.video.writer import MovieWriter
+from src.serving.cancellation import Follower, StoppedError, followed
+from src.serving.eta import TooLongError
+from src.serving.validation import ValuesError
 from src.storage.errors import StorageError
 from tests.predict.uploads import plain, uri, voice
 

@@ -14,20 +14,20 @@ from src.audio_analysis.loudness import normalise
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from tests.golden.file import GoldenFile
-from wan import naming
-from wan.checkpoint import with_positions
+from wan.checkpoint.components import keys as naming
+from wan.checkpoint.components import with_positions
 from wan.color import colors_of, match_color
 from wan.configs.schema import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VideoVAEConfig
-from wan.lora import Lora, Loras
+from wan.checkpoint.lora import Lora, Loras
 from wan.modules.image import ImageEncoder, build_image_encoder
-from wan.modules.labels import token_masks
-from wan.modules.quantised import quantised_layers
+from wan.modules.speaker_labels import token_masks
+from wan.modules.quantized import quantised_layers
 from wan.modules.rope import video_rotation
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
-from wan.part import Part, load_part
-from wan.quantised import parse_map
+from wan.checkpoint.component import Part, load_part
+from wan.checkpoint.quanto import parse_map
 from wan.sampling.guidance import ProjectedDifference
 from wan.sampling.schedule import timesteps
 from wan.types import PATCH

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import weights
-from src.serving.server import Server
+from src.serving.cog.server import Server
 from tests.conftest import ROOT
 from tests.predict.uploads import plain, uri, voice
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from src.serving import schema
-from src.serving.server import InputRefusedError, Server
+from src.serving.cog import schema
+from src.serving.cog.server import InputRefusedError, Server
 from tests.conftest import ROOT
 from tests.predict.cases import ABSENT, CASES, Case
 from tests.predict.conftest import Service, good

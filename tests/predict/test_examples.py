@@ -2,9 +2,9 @@
 
 import pytest
 
-import preview
-from src.serving.inputs import read_inputs
-from src.serving.schema import openapi
+from app import preview
+from src.serving.cog.cli_inputs import read_inputs
+from src.serving.cog.schema import openapi
 from tests.conftest import ROOT
 from tests.predict.conftest import Service
 from tests.test_readme import examples

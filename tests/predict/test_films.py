@@ -7,7 +7,7 @@ from tests.predict.cases import TEXT
 from tests.predict.conftest import Service, good
 from tests.predict.movies import Movie, frames_of, movie_of
 from tests.predict.uploads import half, recorded, silent_film, tones, uri, voice
-from tests.src.media.films import write_film
+from tests.src.media.video.video_files import write_film
 
 COLOURS = ((40, 60, 160), (60, 150, 60))
 

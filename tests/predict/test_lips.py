@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.faces import mouth_opening
+from benchmarks.quality.face_reader import mouth_opening
 from examples.draw import PICTURES
 from tests.conftest import ROOT
 from tests.predict.conftest import Service

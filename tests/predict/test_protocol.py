@@ -8,7 +8,7 @@ import pytest
 
 from tests.predict.conftest import Service, good
 from tests.predict.movies import movie_of
-from tests.src.serving.hooks import Hooks, hooks
+from tests.src.serving.cog.hooks import Hooks, hooks
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 
 import predict
 from predict import Predictor
-from settings import read_settings
-from src.material import Uploads, gather
-from src.serving.forecast import TooLongError
-from src.serving.stages import Stages
+from app.settings import read_settings
+from src.request import Uploads, gather
+from src.serving.eta import TooLongError
+from src.serving.timing import Stages
 from tests.predict.conftest import MODEL
 from tests.predict.uploads import plain, voice
 

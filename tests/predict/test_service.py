@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from src.serving.server import Server, ServerError
+from src.serving.cog.server import Server, ServerError
 from tests.conftest import ROOT
 from tests.predict.conftest import Service, environment, good
 from tests.predict.movies import movie_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import preview
+from app import preview
 from tests.predict.conftest import Service
 from tests.predict.movies import Movie, frames_of, likeness, movie_of
 from tests.predict.test_prediction import asked, different

@@ -8,10 +8,10 @@ from training.distil import Distillation, lora_of, student_of
 from training.examples import context_of, prepare
 from training.muon import Muon
 from training.random_weights import random_networks
-from training.run import step_generator
+from training.training_loop import step_generator
 from training.shards import cut
 from wan.configs import ModelConfig
-from wan.lora import Lora, Loras
+from wan.checkpoint.lora import Lora, Loras
 
 
 def test_a_student_begins_as_its_teacher_and_ends_as_a_lora(puppet: ModelConfig) -> None:

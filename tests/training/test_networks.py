@@ -8,24 +8,24 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from training import decoder
-from training.bundle import write_bundle
+from training import finetune_decoder as decoder
+from training.export import write_bundle
 from training.clips import MOTION_FRAMES, Known, draw_clip
 from training.examples import draw_damage, windows_of
 from training.muon import Muon, orthogonalise
 from training.random_weights import random_networks
-from training.run import Run, descend, schedule, step_generator
+from training.training_loop import Run, descend, schedule, step_generator
 from training.scenes import SMALL
 from training.shards import Shards, cut
 from training.transformer import Objective, binding_loss, class_maps
 from training.vae import SingleFrames, decode, draw_crops, start_from_pictures
 from training.voices import Voice, synthesise
-from wan.checkpoint import load_models
+from wan.checkpoint.components import load_models
 from wan.chunks import Chunk
 from wan.conditioning.speech import speech_windows
 from wan.configs import ModelConfig
-from wan.modules import labels
-from wan.modules.labels import SpeakerMasks
+from wan.modules import speaker_labels as labels
+from wan.modules.speaker_labels import SpeakerMasks
 from wan.modules.vae import build_vae
 
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wan.conditioning.source import Source
+from wan.conditioning.video_source import Source
 from wan.conditioning.speakers import Box, Region
-from wan.conditioning.track import Track
+from wan.conditioning.protocols import Track
 
 EmbedSpeech = Callable[[Sequence[Path], str], Sequence[Track]]
 """Sound files and how they follow each other ("add" or "para") to one track per person."""

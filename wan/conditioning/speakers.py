@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wan.conditioning.picture import Crop
+from wan.conditioning.image import Crop
 from wan.types import PATCH, SPATIAL_STRIDE
 
 _MARGIN = 0.05

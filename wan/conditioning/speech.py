@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wan.chunks import Chunk
-from wan.conditioning.track import Track
+from wan.conditioning.protocols import Track
 
 
 def check_tracks(tracks: tuple[Track, ...], layers: int, width: int) -> None:

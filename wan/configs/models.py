@@ -107,7 +107,7 @@ def infinitetalk(config: ModelConfig, variant: str) -> ModelConfig:
 INFINITETALK_SINGLE_14B = infinitetalk(MULTITALK_14B, "single")
 INFINITETALK_MULTI_14B = infinitetalk(MULTITALK_14B, "multi")
 
-# Fitted by `python -m benchmarks.teacache`.
+# Fitted by `python -m benchmarks.calibration.teacache`.
 PUPPET_TEACACHE = (3.7578e4, -4.49443e3, 1.93e2, 3.79574e-1, -1.74692e-3)
 PUPPET_QUALITY = Preset(
     text_guide_scale=3.0, audio_guide_scale=2.0, teacache_thresh=0.1, shift={"480": 3.0, "720": 3.0}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
-from wan.modules.labels import PERSON_KEYS
+from wan.modules.speaker_labels import PERSON_KEYS
 from wan.modules.rope import rotate_by_labels
 from wan.types import TEMPORAL_STRIDE
 

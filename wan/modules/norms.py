@@ -29,7 +29,7 @@ class RMSNorm(nn.Module):
     def forward(self, x_BLD: Tensor, heads: int, rotation: Rotation | None = None) -> Tensor:
         """B x L x A x E: the normalised x in heads, turned where a rotation is given."""
         if runs_triton(x_BLD) and self.weight.dtype == x_BLD.dtype:
-            turns = importlib.import_module("wan.modules.kernels.turns")
+            turns = importlib.import_module("wan.modules.kernels.rope")
             normed = turns.norm_turn(x_BLD, self.weight, self.eps, heads, rotation)
             return normed.unflatten(-1, (heads, -1))
         normed = plain_rms_norm(x_BLD, self.weight, self.eps).unflatten(-1, (heads, -1))
@@ -109,4 +109,4 @@ def plain_gated_sum(x_BLD: Tensor, y_BLD: Tensor, gate_BD: Tensor | None) -> Ten
 
 
 def _rows() -> ModuleType:
-    return importlib.import_module("wan.modules.kernels.rows")
+    return importlib.import_module("wan.modules.kernels.layer_norm")

@@ -30,7 +30,7 @@ def rotate(x_BLAE: Tensor, rotation: Rotation) -> Tensor:
 def rotate_by_labels(x_BLAE: Tensor, labels_BL: Tensor) -> Tensor:
     """Turn each pair by label * 10000^(-2i / E), in float32 (MultiTalk's L-RoPE)."""
     if runs_triton(x_BLAE):
-        return importlib.import_module("wan.modules.kernels.turns").label_turn(x_BLAE, labels_BL, _BASE)
+        return importlib.import_module("wan.modules.kernels.rope").label_turn(x_BLAE, labels_BL, _BASE)
     return rotate(x_BLAE, label_rotation(labels_BL, x_BLAE.shape[-1]))
 
 

@@ -20,7 +20,7 @@ from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
 from wan.modules.gelu import TanhGELU
-from wan.modules.labels import SpeakerMasks, speaker_labels
+from wan.modules.speaker_labels import SpeakerMasks, speaker_labels
 from wan.modules.norms import LayerNorm, RMSNorm, gated_sum, plain_modulated_norm
 from wan.modules.rope import Rotation
 from wan.types import PATCH

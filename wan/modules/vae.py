@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from wan.configs.schema import VideoVAEConfig
-from wan.modules.causal import (
+from wan.modules.vae_layers import (
     Features,
     channels_last,
     decoder_layers,

@@ -121,7 +121,7 @@ def resolve_options(
     if cache == "magcache" and size_class not in config.magcache_ratios:
         raise ValueError(
             f"cache is 'magcache', for which {config.name} is not calibrated at size class {size_class}; "
-            "`python -m benchmarks.magcache` does that"
+            "`python -m benchmarks.calibration.magcache` does that"
         )
     preset = choose_preset(config, turbo, preset_name)
     defaults = Options(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wan.configs.schema import ModelConfig
-from wan.sampling.cache import teacache_plan
+from wan.sampling.teacache import teacache_plan
 from wan.sampling.magcache import magcache_plan
 from wan.sampling.options import Options
 from wan.sampling.schedule import timesteps

@@ -9,7 +9,7 @@ import pytest
 from src.audio_analysis.loudness import normalise
 from src.audio_analysis.timeline import SILENT_PEAK, Mode, arrange, fit
 from src.media.errors import InputError
-from src.media.sound import Sound, mono
+from src.media.audio.audio import Sound, mono
 
 
 def voice(seconds: float, rate: int = 48000, channels: int = 1, seed: int = 0, level: float = 0.1) -> Sound:

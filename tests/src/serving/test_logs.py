@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from src.serving import logs
-from src.serving.following import Follower, StoppedError, followed, passed
-from src.serving.stages import Stages
+from src.serving.cancellation import Follower, StoppedError, followed, passed
+from src.serving.timing import Stages
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from src.storage.bucket import Bucket
+from src.storage.s3 import Bucket
 from src.storage.settings import Settings, read_settings
 from tests.src.storage.store import BUCKET, KEYS, LocalStore, local_store
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from threading import Thread
 
-from src.storage.addresses import Address
+from src.storage.http.ip_policy import Address
 
 FILE = b"RIFF" + bytes(range(256)) * 40
 

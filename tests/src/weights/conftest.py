@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.weights.patience import Patience
+from src.weights.retry import Patience
 from tests.src.weights.server import Server
 
 STAND_IN = Path(__file__).parent / "pget"

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wan.conditioning.framing import frame_picture
-from wan.conditioning.picture import nearest_bucket, plan_crop
+from wan.conditioning.layout import frame_picture
+from wan.conditioning.image import nearest_bucket, plan_crop
 from wan.conditioning.speakers import Box, SpeakerError, Stencil, half_boxes, latent_masks
 
 BUCKETS = {"0.50": (64, 128), "1.00": (96, 96)}

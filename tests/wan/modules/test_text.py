@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from wan.checkpoint import load_text_encoder
+from wan.checkpoint.components import load_text_encoder
 from wan.configs import ModelConfig
-from wan.layout import find_layout
+from wan.checkpoint.layout import find_layout
 from wan.modules.text import TextEncoder, clean
 
 

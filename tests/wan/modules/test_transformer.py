@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from wan.checkpoint import stays_float32
+from wan.checkpoint.components import stays_float32
 from wan.configs import WAN_CONFIGS
-from wan.modules import gelu, labels, norms, rope
-from wan.modules.labels import token_masks
+from wan.modules import gelu, norms, rope
+from wan.modules import speaker_labels as labels
+from wan.modules.speaker_labels import token_masks
 from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
 

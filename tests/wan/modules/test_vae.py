@@ -13,14 +13,14 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 from torch import Tensor, nn
 
-from wan.checkpoint import vae_part
+from wan.checkpoint.components import vae_part
 from wan.configs import ModelConfig
-from wan.layout import find_layout
-from wan.modules import causal
-from wan.modules.causal import Features, encoder_stages, reach
-from wan.modules.convolution import convolve
+from wan.checkpoint.layout import find_layout
+from wan.modules import vae_layers as causal
+from wan.modules.vae_layers import Features, encoder_stages, reach
+from wan.modules.conv3d import convolve
 from wan.modules.vae import VideoVAE, build_vae
-from wan.part import load_part
+from wan.checkpoint.component import load_part
 
 CPU = torch.device("cpu")
 FRAMES = 13

@@ -67,7 +67,7 @@ def usable(device: torch.device, dtype: torch.dtype) -> bool:
 def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Try every kernel once; a failure is logged, and the plain forms are used."""
     try:
-        trial = importlib.import_module("wan.modules.kernels.trial")
+        trial = importlib.import_module("wan.modules.verify_kernels")
         errors = cast(dict[str, float], trial.errors(device, dtype))
     except Exception as failure:  # noqa: BLE001 - without Triton, a compiler or a suitable device there are no kernels
         logger.warning("kernels: Triton's fail here, plain PyTorch is used: %s", failure)

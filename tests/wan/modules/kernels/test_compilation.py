@@ -14,9 +14,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from wan.configs import WAN_CONFIGS
-from wan.modules.kernels import classes, gelu, quantise, rows, trial, turns
+from wan.modules.kernels import gelu
+from wan.modules.kernels import class_attention as classes
+from wan.modules.kernels import quantize as quantise
+from wan.modules.kernels import layer_norm as rows
+from wan.modules import verify_kernels as trial
+from wan.modules.kernels import rope as turns
 from wan.modules.kernels.dispatch import forced
-from wan.modules.kernels.trial import Size, operations
+from wan.modules.verify_kernels import Size, operations
 from wan.types import VideoSize
 
 KERNELS = [rows._rows, turns._norm_turn, turns._label_turn, gelu._gelu, quantise._quantise, classes._class_mass]

@@ -51,7 +51,7 @@ def test_the_operator_switches_kernels_off() -> None:
 def trial_that_finds(monkeypatch: pytest.MonkeyPatch, errors: dict[str, float] | Exception) -> None:
     """Let the trial of kernels find these errors."""
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
-    from wan.modules.kernels import trial
+    from wan.modules import verify_kernels as trial
 
     def found(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
         if isinstance(errors, Exception):
@@ -93,7 +93,7 @@ def test_kernels_that_fail_or_disagree_are_not_used(
 def test_kernels_take_no_more_memory_than_their_results() -> None:
     """On the meta device, where requests are counted: a norm makes its result, and a sum is written over its term."""
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
-    from wan.memory import peak_of
+    from wan.offload.estimate import peak_of
     from wan.modules.norms import LayerNorm
 
     with torch.device("meta"):

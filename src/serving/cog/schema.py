@@ -1,0 +1,229 @@
+"""The OpenAPI document that `cog build` bakes into an image, made without Docker.
+
+Cog never imports `predict.py` for it: it reads the text and drops in silence what it cannot
+resolve. We read the text as well, and refuse whatever Cog would have dropped or misread.
+Run `python -m src.serving.cog.schema` to write `.cog/openapi_schema.json`.
+"""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+SCHEMA_PATH = Path(".cog/openapi_schema.json")
+ENVELOPE = Path(__file__).with_name("openapi.json")
+TYPES: dict[str, dict[str, Any]] = {
+    "str": {"type": "string"},
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+    "bool": {"type": "boolean"},
+    "Path": {"type": "string", "format": "uri"},
+}
+DEFAULT_TYPES: dict[str, set[type]] = {
+    "string": {str},
+    "integer": {int},
+    "number": {int, float},
+    "boolean": {bool},
+    "array": {list},
+}
+BOUNDS = {"ge": "minimum", "le": "maximum", "min_length": "minLength", "max_length": "maxLength"}
+KEYWORDS = {"default", "description", "choices", *BOUNDS}
+PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
+QUOTES = ('"', "'", '"""', "'''")
+
+Schema = dict[str, Any]
+
+
+class StaticReadingError(ValueError):
+    """Cog would misread this input: the message names the input and what to write instead."""
+
+
+class InputReader:
+    """Reads the arguments of one predict method from the source text."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.module = ast.parse(source)
+        self.constants = {
+            target.id: node.value
+            for node in self.module.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+
+    def inputs(self, method: ast.FunctionDef) -> tuple[Schema, dict[str, Schema]]:
+        """The `Input` schema of `method` and one enum schema per input with choices."""
+        arguments = method.args
+        if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
+            raise StaticReadingError("predict: only plain arguments, no *, ** or /")
+        parameters = arguments.args[1:]
+        if len(arguments.defaults) != len(parameters):
+            raise StaticReadingError("predict: every argument needs `= Input(...)`")
+        properties: dict[str, Schema] = {}
+        enums: dict[str, Schema] = {}
+        for order, (parameter, value) in enumerate(zip(parameters, arguments.defaults, strict=True)):
+            field = self.field(parameter, value)
+            choices = field.pop("choices", None)
+            if choices is not None:
+                kind = field.pop("type")
+                enums[parameter.arg] = {
+                    "title": parameter.arg,
+                    "description": "An enumeration.",
+                    "enum": choices,
+                    "type": kind,
+                }
+                field["allOf"] = [{"$ref": f"#/components/schemas/{parameter.arg}"}]
+            else:
+                field["title"] = parameter.arg.replace("_", " ").title()
+            properties[parameter.arg] = {"x-order": order, **field}
+        required = [name for name, field in properties.items() if "default" not in field and "nullable" not in field]
+        schema: Schema = {"title": "Input", "type": "object", "properties": properties}
+        return (schema | {"required": required} if required else schema), enums
+
+    def field(self, parameter: ast.arg, value: ast.expr) -> Schema:
+        """One property: type, bounds, default, description (and `choices`, still inline)."""
+        name = parameter.arg
+        field = self.annotation(name, parameter.annotation)
+        if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Input"):
+            raise StaticReadingError(f"{name}: write its default as Input(...)")
+        if value.args:
+            raise StaticReadingError(f"{name}: Input takes keyword arguments only; Cog drops positional ones")
+        given = {keyword.arg or "**": keyword.value for keyword in value.keywords}
+        if unknown := given.keys() - KEYWORDS:
+            raise StaticReadingError(f"{name}: Input cannot have {', '.join(sorted(unknown))}")
+        if "description" not in given:
+            raise StaticReadingError(f"{name}: needs a description")
+        field["description"] = self.text(name, "description", given["description"])
+        field |= {BOUNDS[key]: self.number(name, key, given[key]) for key in BOUNDS if key in given}
+        if "choices" in given:
+            field["choices"] = self.choices(name, given["choices"])
+        if "default" in given:
+            field["default"] = self.literal(name, "default", given["default"])
+        check_default(name, field)
+        return field
+
+    def annotation(self, name: str, node: ast.expr | None) -> Schema:
+        """The JSON type of an annotation: a plain type, `Optional[...]`, `... | None` or `list[...]`."""
+        match node:
+            case ast.Name(id=plain) if plain in TYPES:
+                return dict(TYPES[plain])
+            case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+                return self.annotation(name, inner) | {"nullable": True}
+            case ast.BinOp(left=inner, op=ast.BitOr(), right=ast.Constant(value=None)):
+                return self.annotation(name, inner) | {"nullable": True}
+            case ast.Subscript(value=ast.Name(id="list"), slice=ast.Name(id=plain)) if plain in TYPES:
+                return {"type": "array", "items": dict(TYPES[plain])}
+        shown = ast.unparse(node) if node else "no type"
+        allowed = ", ".join(TYPES)
+        raise StaticReadingError(f"{name}: {shown} is not one of {allowed}, Optional[...] or list[...]")
+
+    def literal(self, name: str, key: str, node: ast.expr) -> Any:
+        """A literal, or a constant of this same file that is assigned one."""
+        if isinstance(node, ast.Name) and node.id in self.constants:
+            node = self.constants[node.id]
+        match node:
+            case ast.Constant(value=str()):
+                return self.text(name, key, node)
+            case ast.Constant(value=None | bool()):
+                return node.value
+            case ast.List(elts=items):
+                return [self.literal(name, key, item) for item in items]
+        return self.number(name, key, node)
+
+    def text(self, name: str, key: str, node: ast.expr) -> str:
+        """One plain string literal; Cog keeps escapes and the quotes of joined parts as they stand."""
+        if isinstance(node, ast.Name) and node.id in self.constants and key == "default":
+            node = self.constants[node.id]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            segment = ast.get_source_segment(self.source, node)
+            if segment in {f"{quote}{node.value}{quote}" for quote in QUOTES}:
+                return node.value
+        raise StaticReadingError(f"{name}: {key} must be one plain string literal without escapes")
+
+    def number(self, name: str, key: str, node: ast.expr) -> int | float:
+        """A number in plain digits; Cog drops names, expressions and underscored digits."""
+        segment = ast.get_source_segment(self.source, node) or ""
+        if not PLAIN_NUMBER.fullmatch(segment):
+            raise StaticReadingError(f"{name}: {key} must be a plain literal, not {ast.unparse(node)}")
+        number: int | float = ast.literal_eval(segment)
+        return number
+
+    def choices(self, name: str, node: ast.expr) -> list[Any]:
+        """At least two literal choices."""
+        choices = self.literal(name, "choices", node)
+        if not isinstance(choices, list) or len(choices) < 2:
+            raise StaticReadingError(f"{name}: choices must be a list of at least two literals")
+        return choices
+
+
+def check_default(name: str, field: Schema) -> None:
+    """Refuse a default that Cog would turn into "required", or that breaks its own rules."""
+    if "default" not in field:
+        if "nullable" in field:
+            raise StaticReadingError(f"{name}: an Optional input needs default=None")
+        return
+    default = field["default"]
+    if default is None:
+        if "nullable" not in field:
+            raise StaticReadingError(f"{name}: default=None needs Optional[...]; Cog would require the input")
+        return
+    if field.get("format") == "uri":
+        raise StaticReadingError(f"{name}: a Path has no default other than None")
+    if type(default) not in DEFAULT_TYPES[field["type"]]:
+        raise StaticReadingError(f"{name}: default {default!r} is no {field['type']}")
+    if default not in field.get("choices", [default]):
+        raise StaticReadingError(f"{name}: default {default!r} is not among its choices")
+    if field["type"] in {"integer", "number"} and not (
+        field.get("minimum", default) <= default <= field.get("maximum", default)
+    ):
+        raise StaticReadingError(f"{name}: default {default!r} is outside its bounds")
+
+
+def predict_method(module: ast.Module, class_name: str) -> ast.FunctionDef:
+    """The method that Cog calls, once the names it uses are known to be Cog's own."""
+    origin = {
+        alias.asname or alias.name: node.module
+        for node in module.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for needed in ("Input", "Path"):
+        if origin.get(needed) != "cog":
+            raise StaticReadingError(f"{needed}: must be imported by `from cog import {needed}`")
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "predict":
+                    if method.decorator_list:
+                        raise StaticReadingError("predict: must not be decorated")
+                    if not (isinstance(method.returns, ast.Name) and method.returns.id == "Path"):
+                        raise StaticReadingError("predict: must be annotated `-> Path`")
+                    return method
+    raise StaticReadingError(f"{class_name}: no such class with a predict method")
+
+
+def openapi(source: str, class_name: str = "Predictor") -> Schema:
+    """The whole document for the predictor in `source`: Cog's fixed envelope around its inputs."""
+    reader = InputReader(source)
+    input_schema, enums = reader.inputs(predict_method(reader.module, class_name))
+    document: Schema = json.loads(ENVELOPE.read_text(encoding="utf-8"))
+    document["components"]["schemas"] |= {"Input": input_schema, **enums}
+    return document
+
+
+def write(folder: Path = Path(), predictor: str = "predict.py:Predictor") -> Schema:
+    """Write the document for `predictor` below `folder`, where the server looks for it; return it."""
+    file, _, class_name = predictor.partition(":")
+    document = openapi((folder / file).read_text(encoding="utf-8"), class_name)
+    target = folder / SCHEMA_PATH
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return document
+
+
+if __name__ == "__main__":
+    write()
+    sys.stdout.write(f"{SCHEMA_PATH}\n")

@@ -1,0 +1,51 @@
+"""Where a batch keeps its results: a folder, or a prefix of the bucket. Each file is whole or not there."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.media.errors import InputError, quoted
+from src.storage.s3 import Bucket
+from src.storage.outputs import to_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """Files by name; without a bucket `place` is a folder, else a prefix of keys."""
+
+    place: str
+    bucket: Bucket | None = None
+
+    def put(self, path: Path, name: str) -> str:
+        """Store a file; where it is."""
+        if self.bucket is not None:
+            return self.bucket.put(path, self.place + name)
+        target = Path(self.place) / name
+        to_file(path, target)
+        return str(target.absolute())
+
+    def put_text(self, text: str, name: str) -> None:
+        """Store a small text."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "text"
+            path.write_text(text, encoding="utf-8")
+            self.put(path, name)
+
+    def text(self, name: str) -> str | None:
+        """A small text, or None when it is not there."""
+        if self.bucket is not None:
+            data = self.bucket.read(self.place + name)
+            return None if data is None else data.decode()
+        path = Path(self.place) / name
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def find_shelf(place: str, bucket: Bucket | None) -> Shelf:
+    """`s3://bucket/prefix`, or a folder. InputError for a bucket that is not the configured one."""
+    if not place.startswith("s3://"):
+        return Shelf(place=place)
+    name, _, prefix = place[len("s3://") :].partition("/")
+    if bucket is None or name != bucket.store.bucket:
+        known = "none is configured (S3_BUCKET)" if bucket is None else f"{bucket.store.bucket!r} is needed"
+        raise InputError(f"--output is in the bucket {quoted(name)}; {known}")
+    return Shelf(place=f"{prefix.rstrip('/')}/" if prefix.strip("/") else "", bucket=bucket)

@@ -1,0 +1,71 @@
+"""The warm predictor outside of Cog's server."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deploy.runner import Engine
+from src.media.errors import InputError
+from src.serving.cancellation import Follower, StoppedError
+from src.serving.validation import ValuesError
+from tests.conftest import ROOT
+from tests.deploy.conftest import SMALL
+from tests.predict.uploads import plain, voice
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "image").write_bytes(plain())
+    (tmp_path / "sound").write_bytes(voice())
+    return {"image": tmp_path / "image", "first_audio": tmp_path / "sound", **SMALL}
+
+
+def test_a_video_with_its_metrics(engine: Engine, files: dict[str, Any], tmp_path: Path) -> None:
+    output = engine.run({**files, "seed": 5}, tmp_path, Follower(request="r"))
+    assert output.path.parent == tmp_path
+    assert (output.metrics["seed"], output.metrics["frames"]) == (5, 3)
+    assert output.metrics["speech_shape"][0] == 10
+    assert output.metrics["seconds.denoise"] > 0
+    assert not engine.busy
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    stages = [name.removeprefix("seconds.") for name in output.metrics if name.startswith("seconds.")]
+    assert [name for name in stages if f"`{name}`" not in page] == []
+
+
+def test_errors_come_before_the_model(files: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValuesError, match="sampling_steps is 1"):
+        Engine().run({**files, "sampling_steps": 1}, tmp_path, Follower(request="r"))
+
+
+def test_after_an_error_the_next_request_is_served(engine: Engine, files: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="audio_start is 9 s"):
+        engine.run({**files, "audio_start": 9}, tmp_path, Follower(request="r"))
+    follower = Follower(request="stopped")
+    follower.stop.set()
+    with pytest.raises(StoppedError):
+        engine.run(files, tmp_path, follower)
+    assert engine.run(files, tmp_path, Follower(request="r")).metrics["frames"] == 3
+
+
+def test_a_video_of_no_numbers_is_a_failure_and_makes_unhealthy(
+    engine: Engine, files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.predictor is not None
+    assert engine.predictor.healthcheck()
+    stream = engine.predictor.pipeline.stream
+
+    def broken(*_: Any, hand_on: Callable[[torch.Tensor], None]) -> Iterator[torch.Tensor]:
+        frames = torch.full((3, 3, 64, 128), torch.nan)
+        hand_on(frames)
+        yield frames
+
+    monkeypatch.setattr(engine.predictor.pipeline, "stream", broken)
+    with pytest.raises(RuntimeError, match="no numbers"):
+        engine.run(files, tmp_path, Follower(request="r"))
+    assert not engine.predictor.healthcheck()
+    monkeypatch.setattr(engine.predictor.pipeline, "stream", stream)
+    engine.run(files, tmp_path, Follower(request="r"))
+    assert engine.predictor.healthcheck()

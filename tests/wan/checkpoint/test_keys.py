@@ -1,0 +1,82 @@
+"""The full-size networks, built on the meta device, have the published names and shapes."""
+
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from wan.checkpoint.components import keys as naming
+from wan.checkpoint.components import stays_float32
+from wan.configs import WAN_CONFIGS
+from wan.modules.image import build_image_encoder
+from wan.modules.text import build_text_encoder
+from wan.modules.transformer import MultiTalkTransformer
+from wan.modules.vae import build_vae
+from wan.checkpoint.component import check_names
+
+PUBLISHED = json.loads(lzma.decompress((Path(__file__).parents[1] / "data" / "checkpoint_shapes.json.xz").read_bytes()))
+CONFIG = WAN_CONFIGS["multitalk-14B"]
+
+
+def shapes(build: Callable[[], nn.Module], name: naming.Naming = str) -> dict[str, list[int]]:
+    with torch.device("meta"):
+        state = build().state_dict()
+    return {name(ours): list(tensor.shape) for ours, tensor in state.items()}
+
+
+def published(part: str) -> dict[str, list[int]]:
+    return {name: shape for name, (shape, _) in PUBLISHED[part].items()}
+
+
+def test_transformer() -> None:
+    ours = shapes(lambda: MultiTalkTransformer(CONFIG.transformer))
+    assert ours == published("dit")
+    assert len(ours) == 1633
+
+
+def test_float32_islands_exist() -> None:
+    kept = {name for name in published("dit") if stays_float32(name)}
+    assert {"time_embedding.0.weight", "time_projection.1.bias", "head.head.weight", "head.modulation"} <= kept
+    assert "blocks.39.modulation" in kept
+    assert "blocks.0.self_attn.q.weight" not in kept
+
+
+def test_text_encoder() -> None:
+    assert shapes(lambda: build_text_encoder(CONFIG.text_encoder), naming.text_encoder_name) == published("t5")
+
+
+def test_vae() -> None:
+    name = naming.vae_name(CONFIG.vae.num_res_blocks)
+    assert shapes(lambda: build_vae(CONFIG.vae), name) == published("vae")
+
+
+def test_image_encoder() -> None:
+    file = {name: torch.empty(shape, device="meta") for name, shape in published("clip").items()}
+    theirs = {name: list(tensor.shape) for name, tensor in naming.split_qkv(file).items()}
+    ours = shapes(lambda: build_image_encoder(CONFIG.image_encoder), naming.image_encoder_name)
+    assert ours.items() <= theirs.items()
+    left = set(theirs) - set(ours)
+    assert all(name.startswith((*naming.IMAGE_UNUSED, "visual.transformer.31.")) for name in left)
+
+
+def test_splitting_and_merging_qkv_are_inverse() -> None:
+    file = {
+        name: torch.randn(shape)
+        for name, shape in published("clip").items()
+        if name.startswith(("visual.transformer.0.attn", "visual.cls", "visual.pos"))
+    }
+    again = naming.merge_qkv(naming.split_qkv(file))
+    assert again.keys() == file.keys()
+    assert all(torch.equal(again[name], file[name]) for name in file)
+
+
+@pytest.mark.parametrize(("change", "word"), [("missing", "missing"), ("unknown", "unknown")])
+def test_a_difference_is_named(change: str, word: str) -> None:
+    expected = set(published("vae"))
+    found = expected - {"conv1.bias"} if change == "missing" else expected | {"conv9.bias"}
+    with pytest.raises(ValueError, match=rf"1 {word}: conv[19]\.bias"):
+        check_names(expected, found, "the VAE")

@@ -1,0 +1,122 @@
+"""What loading and converting cost in memory, by the operating system's account, and how often a byte is read.
+
+The bundle has 2 GB in float32 and takes no place on disk: its shards are sparse files of the true format. A process of
+its own loads it; what it held before is subtracted, so that the rest is the loading.
+"""
+
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from training.export import AUDIO_NAMES
+from wan.configs import ModelConfig
+from wan.modules.transformer import MultiTalkTransformer
+
+ROOT = Path(__file__).parents[2]
+SHARDS = 7
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+from tests.wan.checkpoint.test_loading_memory import LAYERS_OF, scaled
+from wan.checkpoint.components import load_models
+from wan.configs import WAN_CONFIGS
+from wan.checkpoint.convert import convert
+
+def field(file, name):
+    return int(next(line.split()[1] for line in open(f"/proc/self/{file}") if line.startswith(name)))
+
+task, folder, layers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+config = scaled(WAN_CONFIGS["multitalk-puppet"], layers)
+rss, read = field("status", "VmRSS:") * 1024, field("io", "rchar:")
+if task == "convert":
+    convert(config, folder, folder / "converted", "bf16", shard_size=int(sys.argv[4]))
+else:
+    models = load_models(config, folder, torch.device("cpu"), task)
+peak = field("status", "VmHWM:") * 1024  # getrusage would also count the process that started this one
+print(json.dumps({"peak": peak - rss, "read": field("io", "rchar:") - read}))
+"""
+LAYERS_OF = {"2 GB": 24, "0.6 GB": 7}
+
+
+def scaled(puppet: ModelConfig, layers: int) -> ModelConfig:
+    """A transformer with tensors of 4 to 17 MB; the other networks stay small."""
+    sizes = replace(puppet.transformer, dim=1024, ffn_dim=4096, num_heads=8, num_layers=layers)
+    return replace(puppet, transformer=sizes, dtype="bfloat16")
+
+
+def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
+    """A float32 safetensors file of zeros that are holes. Returns its size."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, shape in shapes.items():
+        end = offset + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + offset)
+    return path.stat().st_size
+
+
+def write_scaled(puppet: ModelConfig, puppet_folder: Path, folder: Path, layers: int) -> int:
+    """The small model's folder with a large transformer. Returns the bytes of the transformer's files."""
+    config = scaled(puppet, layers)
+    with torch.device("meta"):
+        tensors = MultiTalkTransformer(config.transformer).state_dict()
+    shutil.copytree(puppet_folder, folder, copy_function=os.link)
+    base = folder / config.files.base
+    for path in (*base.glob("diffusion_pytorch_model*"), base / "config.json", *folder.glob("*/multitalk.safetensors")):
+        path.unlink()
+    (base / "config.json").write_text(json.dumps(asdict(config.transformer)))
+    audio = {name for name in tensors if any(part in name for part in AUDIO_NAMES)}
+    names = [name for name in tensors if name not in audio]
+    step = -(-len(names) // SHARDS)
+    groups = {
+        base / f"diffusion_pytorch_model-{i + 1:05}-of-{SHARDS:05}.safetensors": names[i * step : (i + 1) * step]
+        for i in range(SHARDS)
+    }
+    groups[folder / config.files.audio / config.files.audio_weights] = sorted(audio)
+    return sum(
+        write_sparse(path, {name: tuple(tensors[name].shape) for name in group}) for path, group in groups.items()
+    )
+
+
+def measure(*arguments: object) -> dict[str, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp8", marks=pytest.mark.soak)])
+def test_loading_holds_one_copy_and_reads_once(
+    puppet: ModelConfig, puppet_folder: Path, tmp_path: Path, precision: str
+) -> None:
+    size = write_scaled(puppet, puppet_folder, tmp_path / "w", LAYERS_OF["2 GB"])
+    assert size > 2e9
+    measured = measure(precision, tmp_path / "w", LAYERS_OF["2 GB"])
+    assert measured["peak"] < {"bf16": 1.15, "fp8": 0.9}[precision] * size / 2
+    assert size * 0.999 < measured["read"] < size * 1.02
+
+
+def test_converting_stays_below_two_shards(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:
+    size = write_scaled(puppet, puppet_folder, tmp_path / "w", LAYERS_OF["0.6 GB"])
+    shard = 60 * 10**6
+    measured = measure("convert", tmp_path / "w", LAYERS_OF["0.6 GB"], shard)
+    assert size > 6e8
+    assert measured["peak"] < 2 * shard
+    assert size * 0.999 < measured["read"] < size * 1.7, "and what was written once more, for hashes of copied files"
+    shutil.rmtree(tmp_path / "w")

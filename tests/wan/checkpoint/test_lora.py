@@ -1,0 +1,269 @@
+"""LoRAs: every key style means the same, merging is exact, and taking out leaves the very bits."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wan.configs import WAN_CONFIGS
+from wan.checkpoint.lora import Lora, LoraError, Loras
+from wan.modules.quantized import QuantisedLinear, quantise_linears, quantise_rows
+from wan.offload.streaming import StreamedBlocks
+from wan.modules.transformer import MultiTalkTransformer
+
+CONFIG = replace(WAN_CONFIGS["multitalk-puppet"].transformer, num_layers=2)
+LAYER, RANK = "blocks.1.cross_attn.k_img", 4
+
+
+@pytest.fixture
+def model() -> MultiTalkTransformer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MultiTalkTransformer(CONFIG).bfloat16().eval().requires_grad_(False)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def product(down: str, up: str, layer: str = LAYER, seed: int = 0) -> dict[str, Tensor]:
+    return {f"{layer}.{down}": draw(RANK, 192, seed=seed), f"{layer}.{up}": draw(192, RANK, seed=seed + 1)}
+
+
+def bits(model: MultiTalkTransformer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], model: MultiTalkTransformer) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def renamed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+PLAIN = product("lora_down.weight", "lora_up.weight")
+STYLES = {
+    "none": PLAIN,
+    "diffusion_model": renamed(PLAIN, "diffusion_model."),
+    "diffusion.model": renamed(PLAIN, "diffusion.model."),
+    "transformer": renamed(PLAIN, "transformer."),
+    "pipe.dit": renamed(product("lora_A.default.weight", "lora_B.default.weight"), "pipe.dit."),
+    "A and B": renamed(product("lora_A.weight", "lora_B.weight"), "diffusion_model."),
+    "underscored": renamed(product("lora_down.weight", "lora_up.weight", LAYER.replace(".", "_")), "lora_unet__"),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_key_style_is_the_same_change(model: MultiTalkTransformer, style: str) -> None:
+    before = bits(model)
+    Loras().switch(model, [Lora(source=STYLES[style], strength=0.7)])
+    name = f"{LAYER}.weight"
+    up, down = PLAIN[f"{LAYER}.lora_up.weight"], PLAIN[f"{LAYER}.lora_down.weight"]
+    assert changed(before, model) == {name}
+    assert torch.equal(model.get_parameter(name), (before[name].float() + 0.7 * (up @ down)).bfloat16())
+
+
+def test_alpha_over_rank_scales_the_product_only(model: MultiTalkTransformer) -> None:
+    before = bits(model)
+    tensors = {**PLAIN, f"{LAYER}.alpha": torch.tensor(2.0), f"{LAYER}.diff_b": draw(192, seed=5)}
+    Loras().switch(model, [Lora(source=tensors, strength=0.5)])
+    up, down = PLAIN[f"{LAYER}.lora_up.weight"], PLAIN[f"{LAYER}.lora_down.weight"]
+    expected = (before[f"{LAYER}.weight"].float() + 0.5 * 2 / RANK * (up @ down)).bfloat16()
+    assert torch.equal(model.get_parameter(f"{LAYER}.weight"), expected)
+    bias = (before[f"{LAYER}.bias"].float() + 0.5 * tensors[f"{LAYER}.diff_b"]).bfloat16()
+    assert torch.equal(model.get_parameter(f"{LAYER}.bias"), bias)
+
+
+@pytest.mark.parametrize("key", ["blocks.0.diff_m", "blocks.0.modulation.diff_m"])
+def test_differences_of_norms_and_modulations(model: MultiTalkTransformer, key: str) -> None:
+    before = bits(model)
+    tensors = {key: draw(1, 6, 192), "blocks.0.norm3.diff": draw(192), "head.diff_m": draw(1, 2, 192)}
+    Loras().switch(model, [Lora(source=renamed(tensors, "diffusion_model."))])
+    assert changed(before, model) == {"blocks.0.modulation", "blocks.0.norm3.weight", "head.modulation"}
+
+
+def test_a_convolution_takes_a_product(model: MultiTalkTransformer) -> None:
+    shape = model.patch_embedding.weight.shape
+    before = bits(model)
+    tensors = {
+        "patch_embedding.lora_down.weight": draw(RANK, *shape[1:]),
+        "patch_embedding.lora_up.weight": draw(192, RANK, 1, 1, 1),
+    }
+    Loras().switch(model, [Lora(source=tensors)])
+    assert changed(before, model) == {"patch_embedding.weight"}
+
+
+def test_several_are_added_up_before_rounding(model: MultiTalkTransformer) -> None:
+    before = bits(model)[f"{LAYER}.weight"].float()
+    other = product("lora_A.weight", "lora_B.weight", seed=9)
+    Loras().switch(model, [Lora(source=PLAIN, strength=0.3), Lora(source=other, strength=-1.2)])
+    for factor, tensors in ((0.3, PLAIN), (-1.2, other)):
+        down, up = tensors.values()
+        before += factor * (up @ down)
+    assert torch.equal(model.get_parameter(f"{LAYER}.weight"), before.bfloat16())
+
+
+def test_taking_out_leaves_the_very_bits(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
+    before, loras = bits(model), Loras()
+    with caplog.at_level(logging.INFO):
+        loras.switch(model, [Lora(source=PLAIN, strength=1e4)])
+    assert f"{2 * 192 * 192} bytes of originals" in caplog.text
+    other = Lora(source=product("lora_A.weight", "lora_B.weight", "blocks.0.self_attn.v"))
+    loras.switch(model, [other])
+    assert changed(before, model) == {"blocks.0.self_attn.v.weight"}
+    loras.switch(model, [])
+    assert changed(before, model) == set()
+    assert loras.originals == {}
+
+
+def test_the_same_files_are_not_merged_again(model: MultiTalkTransformer, tmp_path: Path) -> None:
+    save_file(PLAIN, tmp_path / "x.safetensors")
+    loras, wanted = Loras(), [Lora(source=tmp_path / "x.safetensors")]
+    loras.switch(model, wanted)
+    (tmp_path / "x.safetensors").unlink()
+    loras.switch(model, wanted)
+    assert loras.merged == tuple(wanted)
+    with pytest.raises(LoraError, match=r"x\.safetensors"):
+        loras.switch(model, [replace(wanted[0], strength=0.5)])
+    assert loras.merged == tuple(wanted), "an error in the files changes nothing"
+
+
+def test_keys_that_match_nothing_are_named(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = {**PLAIN, "blocks.77.ffn.0.diff": draw(3), "lora_unet__blocks_0_self.attn_q.diff": draw(3)}
+    Loras().switch(model, [Lora(source=tensors)])
+    assert "2 keys match nothing" in caplog.text
+    assert "blocks.77.ffn.0.diff, lora_unet__blocks_0_self.attn_q.diff" in caplog.text
+
+
+def without(tensors: dict[str, Tensor], end: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(end)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"unet.down.diff": torch.ones(1)}, r"none of its 1 keys .*unet\.down\.diff"),
+        ({}, "none of its 0 keys"),
+        (without(PLAIN, "lora_up.weight"), rf"{LAYER} has a part of a product only: down"),
+        ({f"{LAYER}.alpha": torch.ones(())}, "a part of a product only: alpha"),
+        ({f"{LAYER}.diff": draw(192, 191)}, rf"{LAYER}\.weight is \[192, 192\], not \[192, 191\]"),
+        ({**PLAIN, f"{LAYER}.lora_up.weight": draw(192, 5)}, r"not \[192, 5\] @ \[4, 192\]"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(model: MultiTalkTransformer, tensors: dict[str, Tensor], words: str) -> None:
+    before = bits(model)
+    with pytest.raises(LoraError, match=words):
+        Loras().switch(model, [Lora(source=PLAIN), Lora(source=tensors)])
+    assert changed(before, model) == set()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_beside_eight_bits_it_is_computed_unrounded(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
+    weight = model.get_parameter(f"{LAYER}.weight").clone()
+    quantise_linears(model, {LAYER: dtype}, products=False)
+    layer = model.get_submodule(LAYER)
+    assert isinstance(layer, QuantisedLinear)
+    layer.data, layer.scale = quantise_rows(weight, dtype)
+    layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
+    loras, x = Loras(), draw(3, 192, seed=5).bfloat16()
+    before, plain = bits(model), layer(x)
+    other = product("lora_down.weight", "lora_up.weight", seed=7)
+    loras.switch(model, [Lora(source=PLAIN), Lora(source=other, strength=0.5)])
+    pairs = [(1.0, 0), (0.5, 7)]
+    change = sum(factor * draw(192, RANK, seed=seed + 1) @ draw(RANK, 192, seed=seed) for factor, seed in pairs)
+    assert isinstance(change, Tensor)
+    torch.testing.assert_close(layer(x).float(), plain.float() + x.float() @ change.t(), rtol=2e-2, atol=2e-3)
+    assert changed(before, model) == set(), "the stored weights stay as they are"
+    assert not loras.originals
+    loras.switch(model, [])
+    assert torch.equal(layer(x), plain)
+
+
+def test_beside_eight_bits_that_are_streamed(model: MultiTalkTransformer) -> None:
+    """Whether the LoRA comes before the blocks leave the device or after; and taking it out leaves no trace."""
+    weight = model.get_parameter(f"{LAYER}.weight").clone()
+    quantise_linears(model, {LAYER: torch.int8}, products=False)
+    layer, x = model.get_submodule(LAYER), draw(3, 192, seed=5).bfloat16()
+    assert isinstance(layer, QuantisedLinear)
+    layer.data, layer.scale = quantise_rows(weight, torch.int8)
+    layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
+
+    def visited() -> Tensor:
+        return [block.get_submodule(LAYER.partition("1.")[2])(x) for block in model.blocks][1]
+
+    plain, loras = visited(), Loras()
+    loras.switch(model, [Lora(source=PLAIN)])
+    changed_by_it = visited()
+    assert not torch.equal(changed_by_it, plain)
+    model.blocks = StreamedBlocks(model.blocks, 0, torch.device("cpu"))
+    assert torch.equal(visited(), changed_by_it)
+    loras.restore(model)
+    assert torch.equal(visited(), plain)
+    loras.switch(model, [Lora(source=PLAIN)])
+    assert torch.equal(visited(), changed_by_it)
+
+
+def test_eight_bits_take_no_whole_difference(model: MultiTalkTransformer) -> None:
+    quantise_linears(model, {LAYER: torch.int8}, products=False)
+    with pytest.raises(LoraError, match=f"take no whole differences, as it has for {LAYER}"):
+        Loras().switch(model, [Lora(source={f"{LAYER}.diff": draw(192, 192)})])
+    with pytest.raises(LoraError, match=rf"{LAYER}\.weight is \[192, 192\], not"):
+        Loras().switch(model, [Lora(source={**PLAIN, f"{LAYER}.lora_up.weight": draw(191, RANK)})])
+
+
+def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, merge, done = bits(model), Loras._merge, []
+
+    def failing(self: Loras, name: str, parameter: Tensor, changes: Iterable[object]) -> None:
+        merge(self, name, parameter, changes)  # type: ignore[arg-type]
+        done.append(name)
+        if len(done) == 2:
+            raise MemoryError
+
+    monkeypatch.setattr(Loras, "_merge", failing)
+    loras = Loras()
+    with pytest.raises(MemoryError):
+        loras.switch(model, [Lora(source={**PLAIN, f"{LAYER}.diff_b": draw(192)})])
+    assert changed(before, model) == set()
+    assert (loras.merged, loras.originals) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({f"{LAYER}.alpha": torch.ones(2)}, r"alpha \[2\]"),
+        ({f"{LAYER}.lora_down.weight": torch.zeros(0, 192)}, r"down \[0, 192\]"),
+        ({f"{LAYER}.lora_up.weight": torch.ones(())}, r"up \[\]"),
+        ({f"{LAYER}.lora_up.weight": torch.ones(192, RANK, dtype=torch.int8)}, "up"),
+        ({f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "says again"),
+    ],
+)
+def test_tensors_that_cannot_be_what_they_are_called(
+    model: MultiTalkTransformer, change: dict[str, Tensor], words: str
+) -> None:
+    before = bits(model)
+    with pytest.raises(LoraError, match=words):
+        Loras().switch(model, [Lora(source=PLAIN | change)])
+    assert changed(before, model) == set()
+
+
+def test_blocks_that_are_streamed_are_merged_and_restored(model: MultiTalkTransformer) -> None:
+    plain, before = bits(model), bits(model)
+    Loras().switch(model, [Lora(source=PLAIN)])
+    merged = bits(model)
+    model.load_state_dict(plain)
+    model.blocks = StreamedBlocks(model.blocks, 1, torch.device("cpu"))
+    loras = Loras()
+    loras.switch(model, [Lora(source=PLAIN)])
+    assert changed(merged, model) == set()
+    for number, block in enumerate(model.blocks):
+        weight = block.get_parameter("cross_attn.k_img.weight")
+        assert torch.equal(weight, merged[f"blocks.{number}.cross_attn.k_img.weight"])
+    loras.restore(model)
+    assert changed(before, model) == set()

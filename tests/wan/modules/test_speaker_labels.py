@@ -1,0 +1,53 @@
+"""Speaker labels against the formula written out."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from wan.modules.speaker_labels import SpeakerMasks, attention_to_classes, speaker_labels, token_masks
+
+GRID = (3, 4, 6)
+TOKENS = 24
+GENERATOR = torch.Generator().manual_seed(0)
+Q, K = (torch.randn(1, 72, 4, 24, generator=GENERATOR) for _ in range(2))
+
+
+def masks(empty_second: bool = False) -> SpeakerMasks:
+    grid = torch.zeros(1, 3, 8, 12)
+    grid[:, 0, :, :4] = 1
+    grid[:, 1, :, 8:] = 0 if empty_second else 1
+    grid[:, 2] = 1 - grid[:, :2].amax(1)
+    return token_masks(grid, *GRID[1:])
+
+
+def naive_map(classes: SpeakerMasks) -> Tensor:
+    weights = torch.einsum("blae,bsae->bals", Q, K[:, :TOKENS]).div(24**0.5).softmax(-1).mean(1)
+    return weights @ classes.columns / classes.sizes.clamp(min=1)[:, None]
+
+
+def test_the_map_is_the_mean_attention() -> None:
+    torch.testing.assert_close(attention_to_classes(Q, K, masks()), naive_map(masks()), atol=1e-6, rtol=1e-5)
+
+
+def test_labels_lie_in_their_ranges() -> None:
+    labels = speaker_labels(Q, K, masks())
+    winner = naive_map(masks()).argmax(-1)
+    for i, (low, high) in enumerate(((0, 4), (20, 24), (12, 12))):
+        mine = labels[winner == i]
+        assert len(mine)
+        assert ((mine >= low) & (mine <= high)).all()
+
+
+def test_an_empty_class_never_wins() -> None:
+    labels = speaker_labels(Q, K, masks(empty_second=True))
+    assert labels.isfinite().all()
+    assert (labels <= 12).all()
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 13), (16, 24)])
+def test_masks_are_resized_with_floor(size: tuple[int, int]) -> None:
+    source = torch.rand(1, 3, *size).round()
+    rows = torch.arange(4) * size[0] // 4
+    columns = torch.arange(6) * size[1] // 6
+    expected = source[:, :, rows][..., columns].flatten(2).transpose(1, 2)
+    assert torch.equal(token_masks(source, 4, 6).columns, expected)
