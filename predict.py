@@ -25,39 +25,39 @@ from cog import BasePredictor, Input, Path
 from PIL import Image
 
 import weights
-from app.speakers import draw_people, find_places, to_pixels, to_regions
 from app.settings import read_settings
-from src.audio_analysis.timeline import arrange
+from app.speakers import draw_preview, layout_speakers, to_person_masks, to_pixels
+from src.audio_analysis.long_audio import embed_speech
+from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from src.audio_analysis.long_audio import encode
-from src.request import Material, Uploads, gather
-from src.media.video.threaded_writer import BackgroundWriter
-from src.media.video.scene_cuts import find_cuts
-from src.media.errors import InputError, quoted
-from src.media.video.writer import MovieWriter
+from src.media.audio.audio import Audio
+from src.media.errors import InputError, truncated_repr
 from src.media.provenance import provenance
 from src.media.rates import frames_at
-from src.media.audio.audio import Sound
+from src.media.video.scene_cuts import detect_scene_cuts
+from src.media.video.threaded_writer import ThreadedWriter
+from src.media.video.writer import VideoWriter
+from src.request import MediaInputs, RawInputs, load_inputs
 from src.serving import logs
-from src.serving.cancellation import check_wanted
-from src.serving.eta import Forecast, TooLongError
+from src.serving.cancellation import raise_if_cancelled
+from src.serving.eta import RuntimeEstimator, TimeLimitError
 from src.serving.health import Health
-from src.serving.malloc import heap_trimmed
-from src.serving.timing import Stages
+from src.serving.malloc import trim_malloc_on_exit
+from src.serving.timing import StageTimer
 from wan import MultiTalkPipeline
-from wan.configs.capabilities import choose_device
 from wan.checkpoint.components import CheckpointError
-from wan.chunks import fit_chunk
-from wan.conditioning.layout import Framing
-from wan.conditioning.request import Request
-from wan.conditioning.protocols import Track
 from wan.checkpoint.layout import find_speech_encoder, is_converted
 from wan.checkpoint.lora import Lora
+from wan.chunks import fit_chunk
+from wan.conditioning.layout import ImageLayout
+from wan.conditioning.protocols import SpeechEmbeddings
+from wan.conditioning.request import Request
+from wan.configs.capabilities import choose_device
 from wan.modules.attention import chosen_backends
 from wan.modules.kernels import dispatch
 from wan.modules.text import clean
 from wan.progress import Progress
-from wan.sampling.options import Options, choose_preset, resolve_options
+from wan.sampling.options import SamplingOptions, choose_preset, resolve_options
 from wan.types import FPS
 
 logger = logging.getLogger("multitalk")
@@ -67,13 +67,13 @@ DEFAULT_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class PreparedRequest:
     """A request whose every value has been checked; no network has run yet."""
 
-    material: Material
-    framing: Framing
+    material: MediaInputs
+    framing: ImageLayout
     prompt: str
-    options: Options
+    options: SamplingOptions
     fps: int
 
     @property
@@ -271,12 +271,12 @@ class Predictor(BasePredictor):
         """Make one video."""
         self.remove_last_output()
         start = time.perf_counter()
-        with torch.inference_mode(), heap_trimmed():
+        with torch.inference_mode(), trim_malloc_on_exit():
             try:
                 check_prompt("prompt", prompt)
                 if negative_prompt:
                     check_prompt("negative_prompt", negative_prompt)
-                uploads = Uploads(
+                uploads = RawInputs(
                     image=image,
                     first_audio=first_audio,
                     second_audio=second_audio,
@@ -308,17 +308,17 @@ class Predictor(BasePredictor):
                     cache=cache,
                     guidance_reuse=guidance_reuse,
                 )
-                with closing(gather(uploads, self.settings.limits)) as material:
+                with closing(load_inputs(uploads, self.settings.limits)) as material:
                     job = self.plan(material, uploads, prompt, fps=int(fps), options=options)
-                    stages = Stages()
+                    stages = StageTimer()
                     if preview_speakers:
                         path = self.make_preview(job, second_speaks=second_audio is not None)
                     else:
                         if detect_cuts:
-                            look_for_cuts(material, stages)
+                            detect_scene_cuts_of(material, stages)
                         self.pipeline.use_loras(loras)
                         path = self.make_movie(job, stages, start)
-            except (InputError, TooLongError):
+            except (InputError, TimeLimitError):
                 raise
             except torch.OutOfMemoryError as error:
                 logger.exception("the prediction ran out of memory")
@@ -330,20 +330,22 @@ class Predictor(BasePredictor):
         self.record(job, stages, time.perf_counter() - start)
         return path
 
-    def choose_options(self, **sampling: Any) -> Options:
+    def choose_options(self, **sampling: Any) -> SamplingOptions:
         """Every sampling value, of any length as yet; InputError for values that contradict each other."""
         try:
             return resolve_options(self.settings.config, **sampling)
         except ValueError as error:
             raise InputError(str(error)) from error
 
-    def plan(self, material: Material, uploads: Uploads, prompt: str, *, fps: int, options: Options) -> Job:
+    def plan(
+        self, material: MediaInputs, uploads: RawInputs, prompt: str, *, fps: int, options: SamplingOptions
+    ) -> PreparedRequest:
         """Find everybody on the model's grid; InputError when somebody has no place left there."""
         config = self.settings.config
         frame_num, motion_frame = fit_chunk(material.frames, config.frame_num, config.motion_frame)
         options = replace(options, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames)
-        framing = find_places(config, material, uploads, options.size_class, options.aspect)
-        return Job(material=material, framing=framing, prompt=prompt, options=options, fps=fps)
+        framing = layout_speakers(config, material, uploads, options.size_class, options.aspect)
+        return PreparedRequest(material=material, framing=framing, prompt=prompt, options=options, fps=fps)
 
     def find_loras(self, name: str | None, strength: float) -> list[Lora]:
         """The installed LoRA of a name; InputError for one that is not there."""
@@ -359,10 +361,10 @@ class Predictor(BasePredictor):
             )
         return [Lora(source=path, strength=strength)]
 
-    def make_movie(self, job: Job, stages: Stages, start: float) -> Path:
+    def make_movie(self, job: PreparedRequest, stages: StageTimer, start: float) -> Path:
         """Run the networks, and hand every chunk to the encoder as it comes. Returns the MP4's path.
 
-        `start` is when the request began. Raises `TooLongError` as soon as it will not be done in time.
+        `start` is when the request began. Raises `TimeLimitError` as soon as it will not be done in time.
         """
         material = job.material
         logger.info("seed %d, %d frames", job.options.seed, material.frames)
@@ -373,13 +375,13 @@ class Predictor(BasePredictor):
             picture=material.picture,
             tracks=tracks,
             prompt=job.prompt,
-            regions=to_regions(material.people),
+            regions=to_person_masks(material.people),
             source=material.film,
         )
         height, width = job.size
         path = self.make_room()
-        forecast = Forecast(stages, self.settings.max_runtime, start)
-        writer = MovieWriter(
+        forecast = RuntimeEstimator(stages, self.settings.max_runtime, start)
+        writer = VideoWriter(
             path,
             width=width,
             height=height,
@@ -389,7 +391,7 @@ class Predictor(BasePredictor):
             comment=self.comment(job),
         )
         try:
-            with writer as movie, BackgroundWriter(movie.write) as encoder:
+            with writer as movie, ThreadedWriter(movie.write) as encoder:
 
                 def encode(frames_CFHW: torch.Tensor) -> None:
                     encoder.write(self.checked_pixels(frames_CFHW))
@@ -404,12 +406,12 @@ class Predictor(BasePredictor):
         stages.done("finish")
         return path
 
-    def make_preview(self, job: Job, *, second_speaks: bool) -> Path:
+    def make_preview(self, job: PreparedRequest, *, second_speaks: bool) -> Path:
         """A second of the first frame with everybody's name on it; no network runs. Returns the MP4's path."""
-        picture_HWC = np.asarray(draw_people(job.material, job.framing, second_speaks=second_speaks))
+        picture_HWC = np.asarray(draw_preview(job.material, job.framing, second_speaks=second_speaks))
         path = self.make_room()
         height, width, _ = picture_HWC.shape
-        with MovieWriter(path, width=width, height=height, fps=job.fps, frames=FPS) as movie:
+        with VideoWriter(path, width=width, height=height, fps=job.fps, frames=FPS) as movie:
             movie.write(np.repeat(picture_HWC[None], FPS, axis=0))
         return path
 
@@ -418,7 +420,7 @@ class Predictor(BasePredictor):
         self.output = Path(tempfile.mkdtemp(prefix="multitalk-"))
         return self.output / "output.mp4"
 
-    def comment(self, job: Job) -> str | None:
+    def comment(self, job: PreparedRequest) -> str | None:
         """What the file says of itself, unless the operator does not want it."""
         return provenance(self.settings.config.name, job.options.seed) if self.settings.tagged else None
 
@@ -430,16 +432,18 @@ class Predictor(BasePredictor):
         self.health.note("result", "the last video held values that are no numbers")
         raise RuntimeError("the model gave values that are no numbers; the video is not used")
 
-    def embed(self, track_N: np.ndarray) -> Track:
+    def embed(self, track_N: np.ndarray) -> SpeechEmbeddings:
         """Speech states of a 16 kHz track, frames x layers x width; those of a long one are made as they are heard."""
-        return encode(self.speech, track_N)
+        return embed_speech(self.speech, track_N)
 
-    def record(self, job: Job, stages: Stages, seconds: float) -> None:
+    def record(self, job: PreparedRequest, stages: StageTimer, seconds: float) -> None:
         """Tell Cog what was done."""
         self.record_metric("model", self.settings.config.name)
         self.record_metric("memory_plan", str(self.pipeline.residence.plan))
         transformer = self.pipeline.models.transformer
-        self.record_metric("kernels", "triton" if dispatch.usable(transformer.device, transformer.dtype) else "plain")
+        self.record_metric(
+            "kernels", "triton" if dispatch.is_enabled(transformer.device, transformer.dtype) else "plain"
+        )
         for shape, backend in chosen_backends().items():
             self.record_metric(f"attention.{shape.kind}", backend)
         self.record_metric("seed", job.options.seed)
@@ -457,8 +461,8 @@ class Predictor(BasePredictor):
         """One step of a short clip with as many persons as there may be, so that the first request meets no cold start."""
         config = self.settings.config
         rate = 48_000
-        second = Sound(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
-        tracks_N = arrange((second,) * config.persons, "para").tracks
+        second = Audio(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
+        tracks_N = mix((second,) * config.persons, "para").tracks
         with torch.inference_mode():
             request = Request(
                 picture=Image.new("RGB", (512, 256), "grey"),
@@ -482,13 +486,15 @@ def check_prompt(name: str, text: str) -> None:
     if len(text) > MAX_PROMPT:
         raise InputError(f"{name} has {len(text):,} characters; at most {MAX_PROMPT:,} are allowed")
     if not clean(text):
-        raise InputError(f"{name} is {quoted(text)}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank")
+        raise InputError(
+            f"{name} is {truncated_repr(text)}; it needs 1 to {MAX_PROMPT:,} characters that are not all blank"
+        )
 
 
-def look_for_cuts(material: Material, stages: Stages) -> None:
+def detect_scene_cuts_of(material: MediaInputs, stages: StageTimer) -> None:
     """Find where the source's scenes begin; a picture has one scene."""
     if material.film is not None:
-        material.film.cuts = find_cuts(material.film, material.frames, check_wanted)
+        material.film.cuts = detect_scene_cuts(material.film, material.frames, raise_if_cancelled)
         stages.done("cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
 
 
@@ -499,8 +505,8 @@ def probe(device: torch.device) -> None:
             torch.ones(1, device=device).item()
 
 
-def report(done: Progress, stages: Stages, forecast: Forecast) -> None:
-    """Pass a report of the pipeline on; `TooLongError` when it says that the request will not be done in time."""
+def report(done: Progress, stages: StageTimer, forecast: RuntimeEstimator) -> None:
+    """Pass a report of the pipeline on; `TimeLimitError` when it says that the request will not be done in time."""
     step = f", step {done.step} of {done.steps}" if done.steps > 1 else ""
     stages.done(done.stage, f"chunk {done.chunk} of {done.chunks}{step}")
     if done.stage in ("denoise", "decode"):

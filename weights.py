@@ -16,10 +16,10 @@ from src.weights import ensure as fetching
 from src.weights import pack as packing
 from src.weights.errors import WeightsError
 from src.weights.manifest import BUNDLES, CONVERTED, MARKER, Bundle
-from src.weights.retry import Patience
-from src.weights.progress import Progress
+from src.weights.progress import ProgressCallback
+from src.weights.retry import RetryPolicy
 from src.weights.sources import BASE_URL_VARIABLE, NAMES, Sources, read_names, read_sources
-from src.weights.verify import Depth, Finding, examine, examine_converted
+from src.weights.verify import Depth, FileStatus, inspect_bundle, inspect_converted
 
 __all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure", "locate", "locate_lora"]
 
@@ -34,8 +34,8 @@ def ensure(
     names: Iterable[str] = DEFAULT_NAMES,
     *,
     sources: Sources | None = None,
-    patience: Patience | None = None,
-    progress: Progress | None = None,
+    patience: RetryPolicy | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Leave every named bundle complete below `folder`; fetch what is not there.
 
@@ -43,13 +43,13 @@ def ensure(
     ValueError for a name that the manifest does not have.
     """
     fetching.ensure(
-        folder, find(names), sources=sources or read_sources(os.environ), patience=patience, progress=progress
+        folder, select_bundles(names), sources=sources or read_sources(os.environ), patience=patience, progress=progress
     )
 
 
 def locate(folder: Path, name: str) -> Path | None:
     """The file of a bundle that is one file, where it lies in `folder`, also in a place of older packages."""
-    (found,) = examine(folder, BUNDLES[name])
+    (found,) = inspect_bundle(folder, BUNDLES[name])
     return found.path if found.state == "ok" else None
 
 
@@ -61,7 +61,7 @@ def locate_lora(folder: Path, name: str) -> Path | None:
     return locate(folder, name) if name in BUNDLES else None
 
 
-def find(names: Iterable[str]) -> list[Bundle]:
+def select_bundles(names: Iterable[str]) -> list[Bundle]:
     """The bundles of these names; ValueError for others."""
     names = list(dict.fromkeys(names))
     if unknown := sorted(set(names) - BUNDLES.keys()):
@@ -69,12 +69,12 @@ def find(names: Iterable[str]) -> list[Bundle]:
     return [BUNDLES[name] for name in names]
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """A result of the command line."""
     sys.stdout.write(f"{text}\n")
 
 
-class Bars:
+class ProgressBars:
     """A progress bar for each bundle."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -98,8 +98,8 @@ def list_bundles(options: argparse.Namespace) -> int:
     for bundle in BUNDLES.values():
         mark = "*" if bundle.default else " "
         source = ", ".join(Sources().of(bundle))
-        say(f"{mark} {bundle.name:<26}{bundle.gigabytes:>6.1f} GB  {bundle.holds} ({source})")
-    say("* fetched by `download` without a name, and by the server")
+        echo(f"{mark} {bundle.name:<26}{bundle.gigabytes:>6.1f} GB  {bundle.holds} ({source})")
+    echo("* fetched by `download` without a name, and by the server")
     return 0
 
 
@@ -110,8 +110,8 @@ def download(options: argparse.Namespace) -> int:
         sources = Sources(names=read_names(options.source), base_url=sources.base_url, revisions=sources.revisions)
     names = options.names or DEFAULT_NAMES
     with ExitStack() as stack:
-        ensure(options.dest, names, sources=sources, progress=Bars(stack))
-    say(f"{', '.join(names)}: complete in {options.dest}")
+        ensure(options.dest, names, sources=sources, progress=ProgressBars(stack))
+    echo(f"{', '.join(names)}: complete in {options.dest}")
     return 0
 
 
@@ -119,25 +119,28 @@ def verify(options: argparse.Namespace) -> int:
     """Look at every file of bundles in a folder; 1 if any of them is missing or broken."""
     depth: Depth = "all" if options.deep else "format"
     if (options.folder / CONVERTED).is_file() and not options.names:
-        return told({options.folder.resolve().name: examine_converted(options.folder, depth)})
-    found = {bundle.name: examine(options.folder, bundle, depth) for bundle in find(options.names or BUNDLES)}
+        return print_report({options.folder.resolve().name: inspect_converted(options.folder, depth)})
+    found = {
+        bundle.name: inspect_bundle(options.folder, bundle, depth)
+        for bundle in select_bundles(options.names or BUNDLES)
+    }
     if not options.names:
         found = {name: findings for name, findings in found.items() if any(f.state != "missing" for f in findings)}
     if not found:
-        say(f"{options.folder} holds none of {', '.join(BUNDLES)}")
-    return told(found)
+        echo(f"{options.folder} holds none of {', '.join(BUNDLES)}")
+    return print_report(found)
 
 
-def told(found: dict[str, list[Finding]]) -> int:
+def print_report(found: dict[str, list[FileStatus]]) -> int:
     """Say what was found; 1 if there is nothing, or any of it is missing or broken."""
     for name, findings in found.items():
-        say(f"{name}: {verdict(findings)}")
+        echo(f"{name}: {summarize(findings)}")
         for finding in findings:
-            say(f"  {finding}")
+            echo(f"  {finding}")
     return int(not found or any(finding.lacking for findings in found.values() for finding in findings))
 
 
-def verdict(findings: list[Finding]) -> str:
+def summarize(findings: list[FileStatus]) -> str:
     """`complete`, or how many files are not as they should be."""
     lacking = sum(finding.lacking for finding in findings)
     return f"{lacking} of {len(findings)} files missing or broken" if lacking else "complete"
@@ -145,8 +148,8 @@ def verdict(findings: list[Finding]) -> str:
 
 def convert(options: argparse.Namespace) -> int:
     """One merged, sharded form of all that inference needs."""
-    from wan.configs import WAN_CONFIGS
     from wan.checkpoint.convert import CheckpointError, convert
+    from wan.configs import WAN_CONFIGS
 
     if options.model not in WAN_CONFIGS:
         raise WeightsError(f"--model is {options.model!r}; allowed are {', '.join(WAN_CONFIGS)}")
@@ -160,7 +163,7 @@ def convert(options: argparse.Namespace) -> int:
 def pack(options: argparse.Namespace) -> int:
     """The tars of a folder of bundles, or of a converted one."""
     for tar in packing.pack(options.source, options.target):
-        say(str(tar))
+        echo(str(tar))
     return 0
 
 

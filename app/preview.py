@@ -12,13 +12,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from app.speakers import draw_people, find_places
 from app.settings import read_settings
-from src.request import Uploads, gather
+from app.speakers import draw_preview, layout_speakers
+from src.request import RawInputs, load_inputs
 from src.serving.cog.cli_inputs import read_inputs
 from src.serving.cog.schema import openapi
 
-REPOSITORY = Path(__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,12 +54,12 @@ def save(given: dict[str, Any], document: dict[str, Any], path: Path) -> None:
     properties = document["components"]["schemas"]["Input"]["properties"]
     inputs = {name: field.get("default") for name, field in properties.items()} | given
     lists = {name: inputs[name] or [] for name in ("person_masks", "conditioning_audio")}
-    uploads = Uploads(**{field.name: inputs[field.name] for field in fields(Uploads)} | lists)
+    uploads = RawInputs(**{field.name: inputs[field.name] for field in fields(RawInputs)} | lists)
     settings = read_settings(os.environ)
     size_class = inputs["resolution"].removesuffix("p")
-    with closing(gather(uploads, settings.limits)) as material:
-        framing = find_places(settings.config, material, uploads, size_class, inputs["aspect"])
-        draw_people(material, framing, second_speaks=uploads.second_audio is not None).save(path)
+    with closing(load_inputs(uploads, settings.limits)) as material:
+        framing = layout_speakers(settings.config, material, uploads, size_class, inputs["aspect"])
+        draw_preview(material, framing, second_speaks=uploads.second_audio is not None).save(path)
 
 
 if __name__ == "__main__":

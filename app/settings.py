@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from app.speakers import why_no_films
-from src.request import Limits
+from app.speakers import video_unsupported_reason
+from src.request import MediaLimits
 from wan.checkpoint.components import Precision
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.attention import forced_backend
@@ -15,7 +15,7 @@ from wan.types import FPS
 
 DEFAULT_MODEL = "multitalk-14B"
 DEFAULT_FOLDER = Path("weights")
-BUILT_IN = Path(__file__).parent / "models"
+BUILT_IN = Path(__file__).parents[1] / "models"
 """Models that came with the code, each in a folder of its name."""
 DEFAULT_MAX_SECONDS = 600.0
 
@@ -26,7 +26,7 @@ class Settings:
 
     config: ModelConfig
     folder: Path
-    limits: Limits
+    limits: MediaLimits
     precision: Precision
     memory_limit: int | None
     persistent: int | None
@@ -46,10 +46,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     return Settings(
         config=config,
         folder=Path(environ.get("MODEL_PATH", BUILT_IN / config.built_in if config.built_in else DEFAULT_FOLDER)),
-        limits=Limits(
+        limits=MediaLimits(
             max_seconds=DEFAULT_MAX_SECONDS if max_seconds is None else max_seconds,
             local_files=environ.get("MULTITALK_LOCAL_FILES", "0") == "1",
-            no_films=why_no_films(config),
+            no_films=video_unsupported_reason(config),
         ),
         precision=cast(Precision, precision),
         memory_limit=None if gigabytes is None else int(gigabytes * 1e9),
@@ -84,4 +84,4 @@ def read_number(environ: Mapping[str, str], name: str, least: float) -> float | 
 def check_backends(environ: Mapping[str, str]) -> None:
     """The model reads two variables itself, when it first computes: a mistake in them is to be told before."""
     forced_backend(environ)
-    dispatch.switched_off(environ)
+    dispatch.is_disabled(environ)

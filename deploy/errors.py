@@ -1,7 +1,7 @@
 """What a caller can mend, and no other try: said as it stands, wherever the request came from."""
 
 from src.media.errors import InputError
-from src.serving.eta import TooLongError
-from src.serving.validation import ValuesError
+from src.serving.eta import TimeLimitError
+from src.serving.validation import ValidationError
 
-INPUT_FAULTS = (InputError, ValuesError, TooLongError)
+CLIENT_ERRORS = (InputError, ValidationError, TimeLimitError)

@@ -5,16 +5,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from src.media.errors import InputError
-from src.serving.validation import ValuesError, checked, shown
+from src.serving.validation import ValidationError, shown, validate_value
 
 
-def in_terms(text: str, names: Mapping[str, str]) -> str:
+def translate_names(text: str, names: Mapping[str, str]) -> str:
     """A message with the predictor's names for inputs as the caller knows them; within paths and quotes they stay."""
     words = "|".join(map(re.escape, names))
     return re.sub(rf"(?<![\w./'-])({words})(?![\w./'-])", lambda found: names[found[1]], text)
 
 
-class Form:
+class FieldReader:
     """What a request says, and which fields have been asked for; the rest is unknown."""
 
     def __init__(self, fields: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -58,8 +58,8 @@ class Form:
         if given is None:
             return default
         try:
-            return checked(name, given, field)
-        except ValuesError as error:
+            return validate_value(name, given, field)
+        except ValidationError as error:
             raise InputError(str(error)) from error
 
     def has(self, name: str) -> bool:

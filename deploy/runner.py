@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from predict import Predictor
+from src.serving.cancellation import CancelledError, RequestContext, request_context
 from src.serving.cog import schema
-from src.serving.cancellation import Follower, StoppedError, followed
-from src.serving.validation import complete
-from wan.conditioning.protocols import Track
+from src.serving.validation import validate
+from wan.conditioning.protocols import SpeechEmbeddings
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 WAIT_S = 0.05
 
 
-class Predicting(Predictor):
+class RecordingPredictor(Predictor):
     """The predictor, whose metrics are kept: Cog's are only there within Cog's server."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Predicting(Predictor):
         """Keep a metric; every one is recorded once, so that the mode says nothing."""
         self.metrics[key] = value
 
-    def embed(self, track_N: np.ndarray) -> Track:
+    def embed(self, track_N: np.ndarray) -> SpeechEmbeddings:
         """As the predictor, and note the shape: frames, layers, width."""
         states = super().embed(track_N)
         self.metrics["speech_shape"] = list(states.shape)
@@ -50,11 +50,11 @@ class Output:
     metrics: Mapping[str, Any]
 
 
-class Engine:
+class PredictorRunner:
     """Loads the model when it is first needed, and serves requests from any thread, one after another."""
 
     def __init__(self) -> None:
-        self.predictor: Predicting | None = None
+        self.predictor: RecordingPredictor | None = None
         self.failure: str | None = None
         self.lock = threading.Lock()
 
@@ -67,7 +67,7 @@ class Engine:
         """Make the model ready; RuntimeError or ValueError, which says why, when not. Tried again each time."""
         if self.predictor is not None:
             return
-        predictor = Predicting()
+        predictor = RecordingPredictor()
         try:
             predictor.setup()
         except Exception as error:
@@ -86,16 +86,16 @@ class Engine:
 
         Files may be paths already.
         """
-        return complete(inputs, self.document) | {name: inputs[name] for name in self.files if inputs.get(name)}
+        return validate(inputs, self.document) | {name: inputs[name] for name in self.files if inputs.get(name)}
 
-    def run(self, inputs: Mapping[str, Any], folder: Path, follower: Follower) -> Output:
+    def run(self, inputs: Mapping[str, Any], folder: Path, follower: RequestContext) -> Output:
         """Make one video, and move it into `folder`.
 
-        Raises INPUT_FAULTS for what the caller can mend, StoppedError when the follower stops it, which
+        Raises INPUT_FAULTS for what the caller can mend, CancelledError when the follower stops it, which
         leaves nothing behind and the model ready.
         """
         values = self.check(inputs)
-        with self.turn(follower), followed(follower):
+        with self.turn(follower), request_context(follower):
             self.load()
             assert self.predictor is not None
             predictor = self.predictor
@@ -108,11 +108,11 @@ class Engine:
                 predictor.remove_last_output()
 
     @contextmanager
-    def turn(self, follower: Follower) -> Iterator[None]:
-        """Wait until no other request is at work; StoppedError when the follower gives up meanwhile."""
+    def turn(self, follower: RequestContext) -> Iterator[None]:
+        """Wait until no other request is at work; CancelledError when the follower gives up meanwhile."""
         while not self.lock.acquire(timeout=WAIT_S):
             if follower.stop.is_set():
-                raise StoppedError(f"{follower.request} was stopped before it began")
+                raise CancelledError(f"{follower.request} was stopped before it began")
         try:
             yield
         finally:

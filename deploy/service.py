@@ -11,22 +11,28 @@ from typing import Any
 
 from PIL import ImageOps
 
-from deploy.runner import Engine, Output
-from deploy.errors import INPUT_FAULTS
-from src.media.video.resize import Size, finish
+from deploy.errors import CLIENT_ERRORS
+from deploy.runner import Output, PredictorRunner
 from src.media.errors import InputError
+from src.media.image import check_size, read_image
 from src.media.persons.masks import MAX_PEOPLE
-from src.media.image import check_size, read_picture
-from src.serving.cancellation import Follower, StoppedError, check_wanted, followed, passed
+from src.media.video.resize import Size, resize_video
+from src.serving.cancellation import (
+    CancelledError,
+    RequestContext,
+    raise_if_cancelled,
+    report_progress,
+    request_context,
+)
 from src.storage.errors import StorageError
-from src.storage.fetcher import Inputs
+from src.storage.fetcher import InputFetcher
 
 logger = logging.getLogger(__name__)
 
 Named = str | Sequence[str]
 """A file in any form, or several."""
 
-EXPECTED = (*INPUT_FAULTS, StorageError)
+EXPECTED = (*CLIENT_ERRORS, StorageError)
 """What is told to the caller as it stands."""
 
 
@@ -34,11 +40,11 @@ EXPECTED = (*INPUT_FAULTS, StorageError)
 class Service:
     """An engine, and where files come from."""
 
-    engine: Engine
-    inputs: Inputs
+    engine: PredictorRunner
+    inputs: InputFetcher
 
     def fetch(self, media: Mapping[str, Named], folder: Path) -> dict[str, Path | list[Path]]:
-        """The files that a request names, by the predictor's names for them. StoppedError when it is to end."""
+        """The files that a request names, by the predictor's names for them. CancelledError when it is to end."""
         files: dict[str, Path | list[Path]] = {}
         for name, value in media.items():
             if isinstance(value, str):
@@ -49,27 +55,27 @@ class Service:
 
     def fetch_one(self, value: str, folder: Path, name: str) -> Path:
         """One of them."""
-        check_wanted()
-        return self.inputs.fetch(value, folder, name=name, check=check_wanted)
+        raise_if_cancelled()
+        return self.inputs.fetch(value, folder, name=name, check=raise_if_cancelled)
 
     def make(
         self,
         media: Mapping[str, Named],
         values: Mapping[str, Any],
         folder: Path,
-        follower: Follower,
+        follower: RequestContext,
         size: Size | None = None,
     ) -> Output:
-        """A video in `folder`, on request of a given size. InputError and its like, StorageError, StoppedError."""
+        """A video in `folder`, on request of a given size. InputError and its like, StorageError, CancelledError."""
         self.engine.check({**values, **media})
         check_counts(media)
-        with followed(follower):
-            passed("fetching")
+        with request_context(follower):
+            report_progress("fetching")
             files = self.fetch(media, folder)
             if size is not None:
-                files["image"] = cut_to(Path(str(files["image"])), size, folder)
+                files["image"] = crop_to_aspect(Path(str(files["image"])), size, folder)
             output = self.engine.run({**values, **files}, folder, follower)
-            return output if size is None else sized(output, size, folder)
+            return output if size is None else resize_output(output, size, folder)
 
 
 def check_counts(media: Mapping[str, Named]) -> None:
@@ -79,12 +85,12 @@ def check_counts(media: Mapping[str, Named]) -> None:
             raise InputError(f"{name} has {len(value):,} files; at most {MAX_PEOPLE} are allowed")
 
 
-def cut_to(image: Path, size: Size, folder: Path) -> Path:
+def crop_to_aspect(image: Path, size: Size, folder: Path) -> Path:
     """The middle of a picture in the proportions of a size, so that the model's own size has them as well.
 
     InputError when too little of it is left.
     """
-    picture = read_picture(image)
+    picture = read_image(image)
     width, height = size
     ratio = width / height
     cut = (min(picture.width, round(picture.height * ratio)), min(picture.height, round(picture.width / ratio)))
@@ -94,26 +100,26 @@ def cut_to(image: Path, size: Size, folder: Path) -> Path:
     return path
 
 
-def sized(output: Output, size: Size, folder: Path) -> Output:
+def resize_output(output: Output, size: Size, folder: Path) -> Output:
     """The video in the size that was asked for."""
-    passed("finishing")
+    report_progress("finishing")
     path = folder / "finished.mp4"
-    finish(output.path, path, size)
+    resize_video(output.path, path, size)
     made = (output.metrics["width"], output.metrics["height"])
     return replace(output, path=path, metrics={**output.metrics, "width": size[0], "height": size[1], "made": made})
 
 
 @contextmanager
-def workplace(follower: Follower) -> Iterator[Path]:
+def job_dir(follower: RequestContext) -> Iterator[Path]:
     """A folder for a request's files, gone afterwards; the log tells how the request ended and how long it took."""
     start = time.monotonic()
     outcome = "failed"
-    with followed(follower):
+    with request_context(follower):
         try:
             with tempfile.TemporaryDirectory(prefix="multitalk-job-") as name:
                 yield Path(name)
             outcome = "succeeded"
-        except StoppedError:
+        except CancelledError:
             outcome = "stopped"
             raise
         finally:
@@ -121,12 +127,12 @@ def workplace(follower: Follower) -> Iterator[Path]:
             logger.info("%s", outcome, extra={"fields": {"event": "request", "outcome": outcome, "seconds": seconds}})
 
 
-def measured(output: Output) -> None:
+def log_metrics(output: Output) -> None:
     """Put what the predictor measured into the log."""
     logger.info("measured", extra={"fields": {"event": "metrics", "metrics": dict(output.metrics)}})
 
 
-def reason(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Why a request failed, for its caller; what nobody expected goes to the log with its trace."""
     if isinstance(error, EXPECTED):
         return str(error)

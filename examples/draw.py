@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from src.media.video.writer import MovieWriter
+from src.media.video.writer import VideoWriter
 from training.characters import Character
 from training.scenes import Backdrop, Placement, Scene, draw_still, face_boxes, render
 
@@ -18,9 +18,9 @@ ANNA = Character(
     power=2.3,
     skin=(240, 198, 168),
     hair="long",
-    hair_colour=(104, 56, 36),
+    hair_color=(104, 56, 36),
     hat="none",
-    hat_colour=(0, 0, 0),
+    hat_color=(0, 0, 0),
     glasses="none",
     shirt=(206, 92, 84),
     iris=(86, 122, 74),
@@ -38,15 +38,15 @@ BEN = replace(
     power=2.45,
     skin=(214, 160, 116),
     hair="short",
-    hair_colour=(52, 40, 36),
+    hair_color=(52, 40, 36),
     glasses="round",
     shirt=(72, 116, 160),
     iris=(80, 50, 30),
     lips=(184, 83, 60),
     ears=True,
 )
-ROOM = Backdrop(kind="gradient", colours=((196, 214, 222), (150, 176, 190)), phase=0.5)
-GARDEN = Backdrop(kind="floor", colours=((214, 226, 200), (120, 150, 96)), phase=0.6)
+ROOM = Backdrop(kind="gradient", colors=((196, 214, 222), (150, 176, 190)), phase=0.5)
+GARDEN = Backdrop(kind="floor", colors=((214, 226, 200), (120, 150, 96)), phase=0.6)
 
 
 def stand(x: float, y: float, unit: float) -> Placement:
@@ -99,7 +99,7 @@ def draw_mask(scene: Scene, person: int) -> Image.Image:
 def film(path: Path) -> None:
     """The scenes one after the other, without sound."""
     height, width = FILM[0][0].size
-    with MovieWriter(path, width=width, height=height, frames=sum(length for _, length in FILM)) as movie:
+    with VideoWriter(path, width=width, height=height, frames=sum(length for _, length in FILM)) as movie:
         for scene, length in FILM:
             closed = [np.zeros(length)] * len(scene.people)
             movie.write(render(scene, closed, closed))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmarks.speed.cold_start import KERNEL_FOLDERS
-from src.serving.cog.server import ONE_ARENA
+from src.serving.cog.server import MALLOC_ENV
 
 ROOT = Path(__file__).parents[1]
 TOP_KEYS = {"build", "concurrency", "environment", "image", "predict", "tests", "train"}
@@ -98,7 +98,7 @@ def test_environment_names_are_allowed(config: dict[str, Any]) -> None:
 
 def test_the_image_and_the_server_without_docker_use_memory_alike(config: dict[str, Any]) -> None:
     memory = [entry for entry in config["environment"] if not entry.startswith(KERNELS)]
-    assert memory == [f"{name}={value}" for name, value in ONE_ARENA.items()]
+    assert memory == [f"{name}={value}" for name, value in MALLOC_ENV.items()]
 
 
 def test_compiled_kernels_are_kept_in_one_folder_that_the_image_takes_along(config: dict[str, Any]) -> None:

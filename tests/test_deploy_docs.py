@@ -8,7 +8,7 @@ import pytest
 
 from deploy.modal_functions.settings import environment
 from deploy.runpod_worker.schemas import FIRST, SECOND
-from src.serving.cog.server import ONE_ARENA
+from src.serving.cog.server import MALLOC_ENV
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -49,8 +49,8 @@ def test_every_field_of_runpods_forms_is_documented(fields: tuple[str, ...]) -> 
 
 def test_every_image_has_one_arena_of_memory() -> None:
     dockerfile = (ROOT / "deploy" / "runpod.Dockerfile").read_text()
-    assert all(f"{name}={value}" in dockerfile for name, value in ONE_ARENA.items())
-    assert environment().items() >= ONE_ARENA.items()
+    assert all(f"{name}={value}" in dockerfile for name, value in MALLOC_ENV.items())
+    assert environment().items() >= MALLOC_ENV.items()
 
 
 def test_links_lead_somewhere() -> None:

@@ -9,7 +9,7 @@ import torch
 from wan import MultiTalkPipeline
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.transformer import TimeEmbedding
-from wan.sampling.options import Options, resolve_options
+from wan.sampling.options import SamplingOptions, resolve_options
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "presets.md"
@@ -27,7 +27,7 @@ NO_TIME = TimeEmbedding(torch.zeros(1), torch.zeros(1))
 """In place of what a network without weights cannot tell, where no plan asks for it."""
 
 
-def chosen(config: ModelConfig, preset: str, **changes: Any) -> Options:
+def chosen(config: ModelConfig, preset: str, **changes: Any) -> SamplingOptions:
     name = None if preset == "turbo" else preset
     return resolve_options(config, size_class="480", turbo=True, preset_name=name, seed=0, **changes)
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Points = NDArray[np.float64]
 
-MOUTH_INSIDE: Colour = (40, 6, 14)
+MOUTH_INSIDE: Color = (40, 6, 14)
 """The dark of an open mouth: the one colour that nothing else in a face has."""
 MOUTH_HEIGHT = 0.27
 """Half height of a mouth that is wide open."""
@@ -43,15 +43,15 @@ class Character:
 
     width: float
     power: float
-    skin: Colour
+    skin: Color
     hair: str
-    hair_colour: Colour
+    hair_color: Color
     hat: str
-    hat_colour: Colour
+    hat_color: Color
     glasses: str
-    shirt: Colour
-    iris: Colour
-    lips: Colour
+    shirt: Color
+    iris: Color
+    lips: Color
     eye_apart: float
     eye_size: float
     nose: float
@@ -81,11 +81,11 @@ def draw_character(rng: np.random.Generator, split: str) -> Character:
         power=_within(rng, _POWERS[split]),
         skin=skin,
         hair=str(rng.choice(HAIR_STYLES)),
-        hair_colour=_jitter(rng, _HAIRS[split][rng.integers(len(_HAIRS[split]))]),
+        hair_color=_jitter(rng, _HAIRS[split][rng.integers(len(_HAIRS[split]))]),
         hat=str(rng.choice(HATS)),
-        hat_colour=draw_colour(rng, split, 0.8, 0.7),
+        hat_color=draw_color(rng, split, 0.8, 0.7),
         glasses=str(rng.choice(GLASSES)),
-        shirt=draw_colour(rng, split, 0.6, 0.75),
+        shirt=draw_color(rng, split, 0.6, 0.75),
         iris=_jitter(rng, [(60, 90, 150), (70, 110, 60), (80, 50, 30)][rng.integers(3)]),
         lips=_shade(skin, (0.86, 0.52, 0.52)),
         eye_apart=rng.uniform(0.32, 0.42),
@@ -97,13 +97,13 @@ def draw_character(rng: np.random.Generator, split: str) -> Character:
     )
 
 
-def draw_colour(rng: np.random.Generator, split: str, saturation: float, value: float) -> Colour:
+def draw_color(rng: np.random.Generator, split: str, saturation: float, value: float) -> Color:
     """A colour of one of the split's hues."""
     hue = _within(rng, _HUES[split])
     s, v = saturation * rng.uniform(0.5, 1.1), min(1.0, value * rng.uniform(0.75, 1.25))
     k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
     rgb = v * (1 - s * np.clip(np.minimum(k, 4 - k), 0, 1))
-    return _colour(rgb * 255)
+    return _color(rgb * 255)
 
 
 def paint(draw: ImageDraw.ImageDraw, person: Character, pose: Pose) -> None:
@@ -132,13 +132,13 @@ class _Brush:
         self.turn = np.array([[cos, sin], [-sin, cos]])
         self.origin = np.array([pose.x, pose.y])
 
-    def polygon(self, points: object, colour: Colour) -> None:
+    def polygon(self, points: object, color: Color) -> None:
         flat = (np.asarray(points, float) @ self.turn + self.origin).ravel().tolist()
-        self.draw.polygon(flat, fill=colour)
+        self.draw.polygon(flat, fill=color)
 
-    def blob(self, x: float, y: float, half_width: float, half_height: float, colour: Colour, power: float = 2) -> None:
+    def blob(self, x: float, y: float, half_width: float, half_height: float, color: Color, power: float = 2) -> None:
         """A superellipse."""
-        self.polygon(_superellipse(x, y, half_width, half_height, power), colour)
+        self.polygon(_superellipse(x, y, half_width, half_height, power), color)
 
 
 def _superellipse(x: float, y: float, half_width: float, half_height: float, power: float) -> Points:
@@ -155,15 +155,15 @@ def _body(brush: _Brush, person: Character) -> None:
 
 def _hair_behind(brush: _Brush, person: Character) -> None:
     if person.hair == "long":
-        brush.blob(0, 0.25, person.width + 0.24, 1.35, person.hair_colour, 2.8)
+        brush.blob(0, 0.25, person.width + 0.24, 1.35, person.hair_color, 2.8)
     elif person.hair == "bun":
-        brush.blob(0, -1.2, 0.36, 0.32, person.hair_colour)
-        brush.blob(0, -0.25, person.width + 0.1, 0.92, person.hair_colour)
+        brush.blob(0, -1.2, 0.36, 0.32, person.hair_color)
+        brush.blob(0, -0.25, person.width + 0.1, 0.92, person.hair_color)
     elif person.hair == "curly":
         for angle in np.linspace(np.pi * 0.9, np.pi * 2.1, 9):
-            brush.blob((person.width + 0.08) * np.cos(angle), 0.95 * np.sin(angle), 0.3, 0.3, person.hair_colour)
+            brush.blob((person.width + 0.08) * np.cos(angle), 0.95 * np.sin(angle), 0.3, 0.3, person.hair_color)
     elif person.hair in ("short", "spiky"):
-        brush.blob(0, -0.3, person.width + 0.08, 0.86, person.hair_colour, person.power)
+        brush.blob(0, -0.3, person.width + 0.08, 0.86, person.hair_color, person.power)
 
 
 def _hair_before(brush: _Brush, person: Character) -> None:
@@ -175,11 +175,11 @@ def _hair_before(brush: _Brush, person: Character) -> None:
     top = top[np.argsort(top[:, 0])]
     if person.hair == "spiky":
         zigzag = [(x, -0.5 - 0.16 * (i % 2)) for i, x in enumerate(np.linspace(top[-1, 0], top[0, 0], 7))]
-        brush.polygon(np.concatenate((top, zigzag)), person.hair_colour)
+        brush.polygon(np.concatenate((top, zigzag)), person.hair_color)
         for x in np.linspace(-0.5, 0.5, 4):
-            brush.polygon([(x - 0.2, -0.8), (x, -1.3), (x + 0.2, -0.8)], person.hair_colour)
+            brush.polygon([(x - 0.2, -0.8), (x, -1.3), (x + 0.2, -0.8)], person.hair_color)
         return
-    brush.polygon(np.concatenate((top, [(top[-1, 0], -0.5), (0.1, -0.66), (top[0, 0], -0.46)])), person.hair_colour)
+    brush.polygon(np.concatenate((top, [(top[-1, 0], -0.5), (0.1, -0.66), (top[0, 0], -0.46)])), person.hair_color)
 
 
 def _eyes(brush: _Brush, person: Character, pose: Pose) -> None:
@@ -193,7 +193,7 @@ def _eyes(brush: _Brush, person: Character, pose: Pose) -> None:
             brush.blob(x, y, person.eye_size * 1.15, height, (250, 250, 248))
             brush.blob(x, y, min(0.085, height), min(0.085, height), person.iris)
         brow = -0.43 - 0.13 * pose.brows
-        brush.blob(x, brow, person.eye_size * 1.2, 0.04, _shade(person.hair_colour, (0.85, 0.85, 0.85)))
+        brush.blob(x, brow, person.eye_size * 1.2, 0.04, _shade(person.hair_color, (0.85, 0.85, 0.85)))
 
 
 def _mouth(brush: _Brush, person: Character, pose: Pose) -> None:
@@ -205,15 +205,15 @@ def _mouth(brush: _Brush, person: Character, pose: Pose) -> None:
 
 
 def _hat(brush: _Brush, person: Character) -> None:
-    band = _shade(person.hat_colour, (0.75, 0.75, 0.75))
+    band = _shade(person.hat_color, (0.75, 0.75, 0.75))
     if person.hat == "cap":
-        brush.blob(0, -0.75, person.width + 0.06, 0.42, person.hat_colour, 2.6)
+        brush.blob(0, -0.75, person.width + 0.06, 0.42, person.hat_color, 2.6)
         brush.blob(0.25, -0.52, person.width + 0.1, 0.09, band)
     elif person.hat == "beanie":
-        brush.blob(0, -0.85, person.width + 0.05, 0.5, person.hat_colour, 2.2)
+        brush.blob(0, -0.85, person.width + 0.05, 0.5, person.hat_color, 2.2)
         brush.blob(0, -0.6, person.width + 0.08, 0.12, band, 4)
     elif person.hat == "top":
-        brush.polygon([(-0.6, -0.75), (-0.55, -1.55), (0.55, -1.55), (0.6, -0.75)], person.hat_colour)
+        brush.polygon([(-0.6, -0.75), (-0.55, -1.55), (0.55, -1.55), (0.6, -0.75)], person.hat_color)
         brush.blob(0, -0.72, person.width + 0.25, 0.1, band, 3)
 
 
@@ -236,14 +236,14 @@ def _within(rng: np.random.Generator, ranges: tuple[tuple[float, float], ...]) -
     return float(rng.uniform(low, high))
 
 
-def _jitter(rng: np.random.Generator, colour: Colour) -> Colour:
-    return _colour(np.array(colour) + rng.uniform(-8, 8, 3))
+def _jitter(rng: np.random.Generator, color: Color) -> Color:
+    return _color(np.array(color) + rng.uniform(-8, 8, 3))
 
 
-def _shade(colour: Colour, by: tuple[float, float, float]) -> Colour:
-    return _colour(np.array(colour) * by)
+def _shade(color: Color, by: tuple[float, float, float]) -> Color:
+    return _color(np.array(color) * by)
 
 
-def _colour(rgb: NDArray[np.float64]) -> Colour:
+def _color(rgb: NDArray[np.float64]) -> Color:
     r, g, b = np.clip(np.round(rgb), 0, 255).astype(int).tolist()
     return r, g, b

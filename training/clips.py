@@ -19,7 +19,7 @@ from training.scenes import Scene, draw_scene, face_boxes, render
 from training.voices import Sound, Voice, disturb
 from wan.conditioning import speakers
 from wan.conditioning.image import Crop
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import BoxRegion
 from wan.types import SPATIAL_STRIDE
 
 Known = Literal["picture", "motion", "source"]
@@ -131,10 +131,10 @@ def _masks(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, bool]:
     raise AssertionError(f"the faces fill the picture: {face_boxes(scene)}")
 
 
-def _around(rng: np.random.Generator, face: Box, size: tuple[int, int], slack: float) -> Box:
+def _around(rng: np.random.Generator, face: BoxRegion, size: tuple[int, int], slack: float) -> BoxRegion:
     """A box as somebody would draw it around a face, each side up to `slack` of its height away from it."""
     more = [int(rng.uniform(min(0, slack), max(0, slack)) * (face.bottom - face.top)) for _ in range(4)]
-    return Box(
+    return BoxRegion(
         top=max(0, face.top - more[0]),
         left=max(0, face.left - more[1]),
         bottom=min(size[0], face.bottom + more[2]),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, UMT5EncoderModel, Wav2Vec2Config
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from training.training_loop import DEVICE, average_of
+from training.training_loop import DEVICE, load_average
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
@@ -37,16 +37,18 @@ class Encoders:
 def load_vae(runs: Path) -> AutoencoderKLWan:
     """The video VAE, on the CPU; its decoder as `training.finetune_decoder` left it, where that has run."""
     run = runs / "decoder" if (runs / "decoder" / "state.pt").exists() else runs / "vae"
-    return filled(build_vae(CONFIG.vae), average_of(run))
+    return filled(build_vae(CONFIG.vae), load_average(run))
 
 
 def load_encoders(runs: Path) -> Encoders:
     """All that training the transformer needs, on `DEVICE`; the image encoder lacks its last block, as the pipeline's
     does."""
-    speech = filled(Wav2Vec2Model(speech_config(CONFIG)), average_of(runs / "speech", "encoder."))
-    text: UMT5EncoderModel = filled(build_text_encoder(CONFIG.text_encoder), average_of(runs / "text", "encoder."))
+    speech = filled(Wav2Vec2Model(speech_config(CONFIG)), load_average(runs / "speech", "encoder."))
+    text: UMT5EncoderModel = filled(build_text_encoder(CONFIG.text_encoder), load_average(runs / "text", "encoder."))
     image: CLIPVisionModel = build_image_encoder(CONFIG.image_encoder)
-    kept = {name: value for name, value in average_of(runs / "image", "encoder.").items() if name in image.state_dict()}
+    kept = {
+        name: value for name, value in load_average(runs / "image", "encoder.").items() if name in image.state_dict()
+    }
     return Encoders(
         vae=placed(load_vae(runs)),
         speech=placed(speech),

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from training.clips import MOTION_FRAMES, Clip, Known, draw_clip
 from training.components import CONFIG, Encoders, load_encoders
-from training.training_loop import DEVICE
 from training.scenes import LARGE, SMALL
+from training.training_loop import DEVICE
 from training.vae import SingleFrames, decode
 from training.voices import Voice, draw_voice
 from wan.chunks import Chunk

@@ -18,16 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from training.components import CONFIG, filled, load_encoders
 from training.dataset import embed_prompt
 from training.examples import Examples, context_of, prepare
 from training.muon import Muon
-from training.components import CONFIG, filled, load_encoders
-from training.training_loop import DEVICE, Run, average_of, descend, schedule, step_generator
 from training.shards import SHORT, Batch, Shards
+from training.training_loop import DEVICE, TrainingRun, descend, load_average, schedule, step_generator
 from training.transformer import weighted
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.sampling.guidance import PASSES, ClassifierFreeGuidance
-from wan.sampling.schedule import TRAINING_STEPS, timesteps
+from wan.sampling.schedule import NUM_TRAIN_TIMESTEPS, timesteps
 
 _RANK = 16
 _CHANGED = "parametrizations.weight.0."
@@ -82,7 +82,7 @@ class Distillation:
     ) -> None:
         self.teacher, self.student, self.negative = teacher, student, negative_1SC
         fast, quality = CONFIG.presets["fast"], CONFIG.presets["quality"]
-        self.times = (timesteps(fast.sampling_steps, fast.shift["480"]) / TRAINING_STEPS).to(DEVICE)
+        self.times = (timesteps(fast.sampling_steps, fast.shift["480"]) / NUM_TRAIN_TIMESTEPS).to(DEVICE)
         self.finer = finer
         self.guider = ClassifierFreeGuidance(*(guidance or (quality.text_guide_scale, quality.audio_guide_scale)))
 
@@ -123,9 +123,9 @@ class Distillation:
 def train(runs: Path, data: Path, file: Path, steps: int, batch: int, seed: int) -> None:
     """Train, or go on, until `steps`; write the LoRA."""
     torch.manual_seed(seed)
-    teacher = filled(MultiTalkTransformer(CONFIG.transformer), average_of(runs / "transformer"))
+    teacher = filled(MultiTalkTransformer(CONFIG.transformer), load_average(runs / "transformer"))
     student = student_of(teacher.to(DEVICE))
-    run = Run(runs / "distilled", student, Muon(student, apart=lambda _: True, other_peak=2e-3), decay=0.99)
+    run = TrainingRun(runs / "distilled", student, Muon(student, apart=lambda _: True, other_peak=2e-3), decay=0.99)
     shards = Shards(data)
     shards.refresh()
     loss_of = Distillation(teacher, student, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))

@@ -20,11 +20,11 @@ from transformers import CLIPVisionModel
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SAMPLES_PER_FRAME
 from training.characters import GLASSES, HAIR_STYLES, HATS
+from training.components import CONFIG, build_tokenizer, speech_config
 from training.mouths import opening_track, shape_track
 from training.muon import Muon
-from training.components import CONFIG, build_tokenizer, speech_config
-from training.training_loop import DEVICE, Run, descend, schedule
 from training.scenes import SMALL, describe, draw_scene, render
+from training.training_loop import DEVICE, TrainingRun, descend, schedule
 from training.voices import Voice, disturb, draw_voice
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import build_text_encoder, clean
@@ -106,7 +106,7 @@ def image_loss(trainee: Trainee, batch: int = 16) -> Loss:
     preprocess = ImageEncoder(cast(CLIPVisionModel, trainee.encoder)).preprocess
 
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        pixels, colours, classes = [], [], []
+        pixels, colors, classes = [], [], []
         for _ in range(batch):
             persons = int(rng.integers(1, 3))
             size = list(SMALL.values())[rng.integers(len(SMALL))]
@@ -114,19 +114,19 @@ def image_loss(trainee: Trainee, batch: int = 16) -> Loss:
             frame = render(scene, [rng.random(1) for _ in range(persons)], [np.zeros(1)] * persons)[0]
             frame_CHW = torch.from_numpy(frame).permute(2, 0, 1).float() / 127.5 - 1
             pixels.append(preprocess(frame_CHW)[0])
-            colours.append(functional.adaptive_avg_pool2d(frame_CHW, _SIDES).flatten())
+            colors.append(functional.adaptive_avg_pool2d(frame_CHW, _SIDES).flatten())
             who = scene.people[0]
             kinds = (HAIR_STYLES.index(who.hair), HATS.index(who.hat), GLASSES.index(who.glasses))
             classes.append([persons - 1, *kinds])
         hidden = trainee.encoder(pixel_values=torch.stack(pixels).to(DEVICE)).last_hidden_state
-        guess_colours, guess_classes = trainee.head(hidden.flatten(1)).split([3 * _SIDES**2, sum(_KINDS)], dim=1)
+        guess_colors, guess_classes = trainee.head(hidden.flatten(1)).split([3 * _SIDES**2, sum(_KINDS)], dim=1)
         wanted = torch.tensor(classes, device=DEVICE).unbind(1)
         entropies = [
             functional.cross_entropy(guess, truth)
             for guess, truth in zip(guess_classes.split(_KINDS, dim=1), wanted, strict=True)
         ]
-        colour = (guess_colours - torch.stack(colours).to(DEVICE)).square().mean()
-        return colour * 10 + sum(entropies), {"colour": colour.item(), "kinds": float(sum(entropies))}
+        color = (guess_colors - torch.stack(colors).to(DEVICE)).square().mean()
+        return color * 10 + sum(entropies), {"colour": color.item(), "kinds": float(sum(entropies))}
 
     return loss
 
@@ -150,7 +150,7 @@ def train(part: str, folder: Path, steps: int, seed: int) -> None:
     """Train, or go on, until `steps`."""
     trainee, loss_of = build(part, seed)
     trainee.to(DEVICE)
-    run = Run(folder, trainee, Muon(trainee, apart=lambda name: "embed" in name or "head" in name))
+    run = TrainingRun(folder, trainee, Muon(trainee, apart=lambda name: "embed" in name or "head" in name))
     while run.step < steps:
         loss, figures = loss_of(np.random.default_rng((seed, run.step)))
         norm = descend(loss, run, schedule(run.step, steps))

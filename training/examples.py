@@ -11,11 +11,11 @@ from einops import rearrange
 from torch import Tensor
 
 from training.components import CONFIG
-from training.training_loop import DEVICE
 from training.shards import Batch
+from training.training_loop import DEVICE
 from wan.conditioning.latent import known_mask
+from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
-from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.types import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoSize, latent_frames, whole_latents
 
@@ -54,7 +54,7 @@ class Examples:
             state_BCTHW,
             self.condition,
             model.embed_time(1000 * t_B),
-            video_rotation(self.size.grid, CONFIG.transformer.head_dim, state_BCTHW.device),
+            video_rope(self.size.grid, CONFIG.transformer.head_dim, state_BCTHW.device),
             context,
         )
 

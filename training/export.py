@@ -20,8 +20,8 @@ from transformers import CLIPVisionModel, UMT5EncoderModel, Wav2Vec2FeatureExtra
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from training.components import CONFIG, build_tokenizer, filled, load_vae, speech_config
-from training.training_loop import average_of
-from wan.checkpoint.components import keys as naming
+from training.training_loop import load_average
+from wan.checkpoint import keys as naming
 from wan.configs import ModelConfig
 from wan.modules.image import build_image_encoder
 from wan.modules.text import build_text_encoder
@@ -50,8 +50,8 @@ def write_bundle(config: ModelConfig, networks: Networks, folder: Path, dtype: t
     base = folder / config.files.base
     base.mkdir(parents=True, exist_ok=True)
     write_transformer(config, networks.transformer, folder, dtype)
-    write_pth(networks.vae, naming.vae_name(config.vae.num_res_blocks), base / config.files.vae, dtype)
-    write_pth(networks.text, naming.text_encoder_name, base / config.files.text_encoder, dtype)
+    write_pth(networks.vae, naming.vae_key(config.vae.num_res_blocks), base / config.files.vae, dtype)
+    write_pth(networks.text, naming.text_encoder_key, base / config.files.text_encoder, dtype)
     write_image_encoder(networks.image, base / config.files.image_encoder, dtype)
     build_tokenizer(config).save_pretrained(base / config.files.tokenizer)
     speech = {name: tensor.to(dtype) for name, tensor in networks.speech.state_dict().items()}
@@ -79,7 +79,7 @@ def write_transformer(config: ModelConfig, transformer: nn.Module, folder: Path,
     save_file(audio, audio_folder / config.files.audio_weights)
 
 
-def write_pth(module: nn.Module, name: naming.Naming, path: Path, dtype: torch.dtype) -> None:
+def write_pth(module: nn.Module, name: naming.KeyMap, path: Path, dtype: torch.dtype) -> None:
     """A module's parameters under their published names."""
     torch.save({name(ours): tensor.to(dtype) for ours, tensor in module.state_dict().items()}, path)
 
@@ -87,7 +87,7 @@ def write_pth(module: nn.Module, name: naming.Naming, path: Path, dtype: torch.d
 def write_image_encoder(tower: CLIPVisionModel, path: Path, dtype: torch.dtype) -> None:
     """The vision tower in the published naming; the last block and the head are there, as in the real file."""
     tensors: dict[str, Tensor] = {
-        naming.image_encoder_name(ours): tensor.to(dtype) for ours, tensor in tower.state_dict().items()
+        naming.image_encoder_key(ours): tensor.to(dtype) for ours, tensor in tower.state_dict().items()
     }
     tensors["visual.head"] = torch.eye(int(tower.config.hidden_size), dtype=dtype)
     torch.save(naming.merge_qkv(tensors), path)
@@ -97,11 +97,11 @@ def trained_networks(runs: Path) -> Networks:
     """What the training runs below a folder ended in; the vision tower's last block, which nobody uses, is random."""
     tower = build_image_encoder(CONFIG.image_encoder, drop_last=False)
     return Networks(
-        transformer=filled(MultiTalkTransformer(CONFIG.transformer), average_of(runs / "transformer")),
+        transformer=filled(MultiTalkTransformer(CONFIG.transformer), load_average(runs / "transformer")),
         vae=load_vae(runs),
-        text=filled(build_text_encoder(CONFIG.text_encoder), average_of(runs / "text", "encoder.")),
-        image=filled(tower, tower.state_dict() | average_of(runs / "image", "encoder.")),
-        speech=filled(Wav2Vec2Model(speech_config(CONFIG)), average_of(runs / "speech", "encoder.")),
+        text=filled(build_text_encoder(CONFIG.text_encoder), load_average(runs / "text", "encoder.")),
+        image=filled(tower, tower.state_dict() | load_average(runs / "image", "encoder.")),
+        speech=filled(Wav2Vec2Model(speech_config(CONFIG)), load_average(runs / "speech", "encoder.")),
     )
 
 

@@ -14,9 +14,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from training.muon import Muon
 from training.components import CONFIG
-from training.training_loop import DEVICE, Run, average_of, descend, schedule, step_generator
+from training.muon import Muon
+from training.training_loop import DEVICE, TrainingRun, descend, load_average, schedule, step_generator
 from training.vae import SingleFrames, decode, draw_crops, picture_loss
 from wan.modules.vae import build_vae
 
@@ -45,12 +45,14 @@ def loss_of(
 def train(runs: Path, steps: int, seed: int) -> None:
     """Train, or go on, until `steps`."""
     model = build_vae(CONFIG.vae)
-    model.load_state_dict(average_of(runs / "vae"))
+    model.load_state_dict(load_average(runs / "vae"))
     model.to(DEVICE)
     for part in (model.encoder, model.quant_conv):
         part.requires_grad_(False)
     apart = {"decoder.conv_in.weight", "decoder.conv_out.weight"}
-    run = Run(runs / "decoder", model, Muon(model, apart.__contains__, matrix_peak=0.01, other_peak=1e-3), decay=0.99)
+    run = TrainingRun(
+        runs / "decoder", model, Muon(model, apart.__contains__, matrix_peak=0.01, other_peak=1e-3), decay=0.99
+    )
     while run.step < steps:
         rng = np.random.default_rng((seed, 2, run.step))
         video = draw_crops(rng, 3, int(rng.choice([1, 5, 9]))).to(DEVICE)

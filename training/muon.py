@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         average = state.setdefault("momentum", torch.zeros_like(parameter))
         average.lerp_(gradient, 1 - group["momentum"])
         ahead = torch.lerp(gradient, average, group["momentum"])
-        update = orthogonalise(ahead.flatten(1))
+        update = orthogonalize(ahead.flatten(1))
         scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
         parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
 
@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         parameter.sub_(group["lr"] * first / (second.sqrt() + 1e-8))
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Singular values of a matrix to about 1 by Newton and Schulz's iteration of fifth order.
 
     Its steps commute with X X^T, so that they are taken on that small square instead of on X.

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from training.export import Networks, write_bundle
 from training.components import speech_config
+from training.export import Networks, write_bundle
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.image import build_image_encoder
 from wan.modules.text import build_text_encoder

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from src.media.rates import FPS
-from training.characters import Character, Colour, Pose, draw_character, draw_colour, paint
+from training.characters import Character, Color, Pose, draw_character, draw_color, paint
 from training.mouths import Track
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import BoxRegion
 
 _SUPERSAMPLING = 4
 _STAGING = 6
@@ -29,7 +29,7 @@ class Backdrop:
     """What is behind the people."""
 
     kind: str
-    colours: tuple[Colour, Colour]
+    colors: tuple[Color, Color]
     phase: float
 
 
@@ -68,7 +68,7 @@ def draw_scene(rng: np.random.Generator, persons: int, size: tuple[int, int], fr
         placements=tuple(_place(rng, i, persons, size, frames) for i in range(persons)),
         backdrop=Backdrop(
             kind=str(rng.choice(["plain", "gradient", "floor", "stripes", "window", "dots"])),
-            colours=(draw_colour(rng, split, 0.35, 0.8), draw_colour(rng, split, 0.4, 0.7)),
+            colors=(draw_color(rng, split, 0.35, 0.8), draw_color(rng, split, 0.4, 0.7)),
             phase=rng.random(),
         ),
         prompt=describe(rng, persons, eyes_closed, brows_raised),
@@ -164,11 +164,11 @@ def render_frame(scene: Scene, poses: list[Pose]) -> NDArray[np.uint8]:
     return np.asarray(canvas.reduce(_SUPERSAMPLING))
 
 
-def face_boxes(scene: Scene) -> list[Box]:
+def face_boxes(scene: Scene) -> list[BoxRegion]:
     """The box of every face, hair and sway included, within the picture."""
     height, width = scene.size
     return [
-        Box(
+        BoxRegion(
             top=max(0, int(place.y - 1.15 * place.unit)),
             left=max(0, int(place.x - 1.0 * place.unit)),
             bottom=min(height, int(np.ceil(place.y + 1.1 * place.unit))),
@@ -202,13 +202,13 @@ def _swing(motion: tuple[float, float, float], frame: float) -> float:
 
 
 def _paint_backdrop(draw: ImageDraw.ImageDraw, backdrop: Backdrop, height: int, width: int) -> None:
-    first, second = backdrop.colours
+    first, second = backdrop.colors
     draw.rectangle((0, 0, width, height), fill=first)
     if backdrop.kind == "gradient":
         for row in range(0, height, 4):
             share = row / height
-            colour = tuple(round(a * (1 - share) + b * share) for a, b in zip(first, second, strict=True))
-            draw.rectangle((0, row, width, row + 4), fill=colour)
+            color = tuple(round(a * (1 - share) + b * share) for a, b in zip(first, second, strict=True))
+            draw.rectangle((0, row, width, row + 4), fill=color)
     elif backdrop.kind == "floor":
         draw.rectangle((0, height * (0.55 + 0.25 * backdrop.phase), width, height), fill=second)
     elif backdrop.kind == "stripes":

@@ -34,15 +34,15 @@ class Average:
                 self.state[name].lerp_(value, 1 - decay)
 
 
-class Run:
+class TrainingRun:
     """One training run in a folder: `state.pt` (resumed from when it is there), `log.jsonl`, `curves.png`.
 
     The optimiser's groups keep the peak rates that they were built with, whatever rates an earlier part of the run had.
     """
 
-    def __init__(self, folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, decay: float = 0.999) -> None:
+    def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, decay: float = 0.999) -> None:
         self.folder = folder
-        self.module, self.optimiser = module, optimiser
+        self.module, self.optimizer = module, optimizer
         self.average = Average(module, decay)
         self.step, self.seconds = 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Run:
         """Write the state in one rename, and the plot."""
         state = {
             "module": self.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
             "average": self.average.state,
             "step": self.step,
             "seconds": time.perf_counter() - self._started,
@@ -80,17 +80,17 @@ class Run:
 
     def _resume(self) -> None:
         state: dict[str, Any] = torch.load(self.folder / "state.pt", weights_only=True, map_location=DEVICE)
-        peaks = [group["peak"] for group in self.optimiser.param_groups]
+        peaks = [group["peak"] for group in self.optimizer.param_groups]
         self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for group, peak in zip(self.optimiser.param_groups, peaks, strict=True):
+        self.optimizer.load_state_dict(state["optimiser"])
+        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
             group["peak"] = peak
         self.average.state, self.average.steps = state["average"], state["step"]
         self.step, self.seconds = state["step"], state["seconds"]
         logger.info("resumed at step %d", self.step)
 
 
-def average_of(run: Path, prefix: str = "") -> dict[str, Tensor]:
+def load_average(run: Path, prefix: str = "") -> dict[str, Tensor]:
     """The averaged weights of a run, those below `prefix` only."""
     state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")["average"]
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -109,17 +109,17 @@ def schedule(step: int, steps: int, warm_up: int = 100) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def descend(loss: Tensor, run: Run, share: float, clip: float = 1.0) -> float:
+def descend(loss: Tensor, run: TrainingRun, share: float, clip: float = 1.0) -> float:
     """One step of the optimiser, at `share` of its peak rates, and of the average.
 
     Returns the gradient's norm before clipping.
     """
-    run.optimiser.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.module.parameters(), clip)
-    for group in run.optimiser.param_groups:
+    for group in run.optimizer.param_groups:
         group["lr"] = group["peak"] * share
-    run.optimiser.step()
+    run.optimizer.step()
     run.average.update(run.module)
     return float(norm)
 

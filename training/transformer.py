@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.components import CONFIG, load_encoders
 from training.dataset import embed_prompt
 from training.examples import context_of, prepare
 from training.muon import Muon
-from training.components import CONFIG, load_encoders
-from training.training_loop import DEVICE, Run, descend, schedule, step_generator
 from training.shards import SHORT, Batch, Shards
-from wan.modules import speaker_labels as labels
+from training.training_loop import DEVICE, TrainingRun, descend, schedule, step_generator
+from wan.modules import speaker_labels
 from wan.modules.speaker_labels import SpeakerMasks
 from wan.modules.transformer import MultiTalkTransformer
 
@@ -80,17 +80,17 @@ def weighted(error_BCTHW: Tensor, mouths_BHW: Tensor, counts_BCTHW: Tensor) -> T
 def class_maps() -> Iterator[list[Tensor]]:
     """Collects every block's map of attention to the classes, B x L x 3; the labels made of it get no gradient."""
     maps: list[Tensor] = []
-    original = labels.attention_to_classes
+    original = speaker_labels.attention_to_classes
 
     def recorded(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tensor:
         maps.append(original(q_BLAE, k_BLAE, masks))
         return maps[-1].detach()
 
-    labels.attention_to_classes = recorded
+    speaker_labels.attention_to_classes = recorded
     try:
         yield maps
     finally:
-        labels.attention_to_classes = original
+        speaker_labels.attention_to_classes = original
 
 
 def binding_loss(maps: list[Tensor], masks: SpeakerMasks) -> tuple[Tensor, float]:
@@ -109,7 +109,7 @@ def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int
     torch.manual_seed(seed)
     model = MultiTalkTransformer(CONFIG.transformer).to(DEVICE)
     torch.nn.init.zeros_(model.head.head.weight)
-    run = Run(runs / "transformer", model, optimiser_of(model, peak), decay=0.9985)
+    run = TrainingRun(runs / "transformer", model, optimizer_of(model, peak), decay=0.9985)
     shards, objective = Shards(data), Objective(model, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))
     while run.step < steps:
         if run.step % 100 == 0 or not shards.shards:
@@ -125,7 +125,7 @@ def train(runs: Path, data: Path, steps: int, batch: int, peak: float, seed: int
     run.save()
 
 
-def optimiser_of(model: MultiTalkTransformer, peak: float) -> Muon:
+def optimizer_of(model: MultiTalkTransformer, peak: float) -> Muon:
     """Muon for the blocks' matrices, Adam at a tenth of its rate for all else."""
     return Muon(model, lambda name: not name.startswith("blocks."), matrix_peak=peak, other_peak=peak / 10)
 

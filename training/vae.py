@@ -18,10 +18,10 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
-from training.muon import Muon
 from training.components import CONFIG, filled, placed
-from training.training_loop import DEVICE, Run, average_of, descend, schedule, step_generator
+from training.muon import Muon
 from training.scenes import SMALL, draw_scene, render
+from training.training_loop import DEVICE, TrainingRun, descend, load_average, schedule, step_generator
 from wan.modules.vae import build_vae
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def train(folder: Path, pictures: int, clips: int, seed: int) -> None:
     torch.manual_seed(seed)
     model = build_vae(CONFIG.vae)
     start_from_pictures(model.to(DEVICE))
-    run = Run(folder, model, Muon(model, apart=lambda name: "conv_in" in name or "conv_out" in name))
+    run = TrainingRun(folder, model, Muon(model, apart=lambda name: "conv_in" in name or "conv_out" in name))
     while run.step < pictures + clips:
         rng = np.random.default_rng((seed, run.step))
         still = run.step < pictures
@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.statistics:
-        model = placed(filled(build_vae(CONFIG.vae), average_of(options.folder)))
+        model = placed(filled(build_vae(CONFIG.vae), load_average(options.folder)))
         logger.info(json.dumps(latent_statistics(model, 24, options.seed)))
         return
     train(options.folder, options.pictures, options.clips, options.seed)

@@ -63,11 +63,11 @@ def draw_voice(rng: np.random.Generator, seconds: float, split: str, kind: str |
     """Somebody speaks for about `seconds`; `kind` "synthetic" or "espeak", drawn when None (and espeak is there)."""
     if kind is None:
         kind = "espeak" if shutil.which("espeak-ng") and rng.random() < 0.5 else "synthetic"
-    clean = espeak(rng, seconds, split) if kind == "espeak" else synthesise(rng, seconds, split)
+    clean = espeak(rng, seconds, split) if kind == "espeak" else synthesize(rng, seconds, split)
     return Voice(clean=clean, mixed=disturb(rng, clean))
 
 
-def synthesise(rng: np.random.Generator, seconds: float, split: str) -> Sound:
+def synthesize(rng: np.random.Generator, seconds: float, split: str) -> Sound:
     """Syllables of one source-filter voice: a consonant, a vowel, now and then a pause (Fant 1960)."""
     low, high = PITCHES[split][rng.integers(len(PITCHES[split]))]
     pitch, tract = rng.uniform(low, high), rng.uniform(0.85, 1.2)

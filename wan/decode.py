@@ -14,7 +14,7 @@ from wan.modules.vae import VideoVAE
 from wan.types import TEMPORAL_STRIDE
 
 
-class Outlet:
+class FrameSink:
     """Hands on the fresh frames of a chunk, slice by slice, while the others are still being decoded.
 
     Each goes out once, also when decoding begins anew: the same frames are made then.
@@ -40,7 +40,7 @@ def decode_video(
     reference_CHW: Tensor,
     color_strength: float,
     rest: torch.device,
-    outlet: Outlet | None = None,
+    outlet: FrameSink | None = None,
 ) -> Tensor:
     """Float32 3 x F x H x W on `rest`, where features and finished slices wait.
 

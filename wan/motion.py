@@ -13,11 +13,11 @@ from torch import Tensor
 from wan.conditioning.latent import MASK_CHANNELS, condition_latent
 from wan.configs.schema import Mode
 from wan.modules.vae import VideoVAE
-from wan.sampling.denoise import CleanMotion, Motion, NoisyMotion
+from wan.sampling.denoise import CleanMotion, MotionLatents, NoisedMotion
 from wan.types import VideoSize, latent_frames
 
 
-class Memory:
+class LastValueCache:
     """What was last made of a frame, for the chunks that are shown the same one."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class ChunkInputs:
     """What is there before a chunk is made, all in [-1, 1].
 
     `frame_CHW` is the picture, or the source's frame at the chunk's start; `first_CHW` is the one its scene began with,
@@ -43,35 +43,35 @@ class Given:
     frame_CHW: Tensor
     first_CHW: Tensor
     last_CFHW: Tensor | None
-    memory: Memory = field(default_factory=Memory)
+    memory: LastValueCache = field(default_factory=LastValueCache)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beginning:
+class ChunkCondition:
     """`condition_CTHW` is mask and latent, 20 channels; `seen_CHW` is what the image encoder is to see."""
 
     condition_CTHW: Tensor
     seen_CHW: Tensor
-    motion: Motion
+    motion: MotionLatents
 
 
-Begin = Callable[[VideoVAE, Given, VideoSize, torch.Generator, torch.device], Beginning]
+Conditioner = Callable[[VideoVAE, ChunkInputs, VideoSize, torch.Generator, torch.device], ChunkCondition]
 """The last two: where the motion's noise is drawn from, and where the VAE's features wait between slices."""
 
 
-def begin_multitalk(
-    vae: VideoVAE, given: Given, size: VideoSize, generator: torch.Generator, rest: torch.device
-) -> Beginning:
+def condition_multitalk(
+    vae: VideoVAE, given: ChunkInputs, size: VideoSize, generator: torch.Generator, rest: torch.device
+) -> ChunkCondition:
     """The last frames, or where a scene begins the picture, are condition; the last frames come back in the noise."""
     known = given.frame_CHW[:, None].to(rest) if given.last_CFHW is None else given.last_CFHW
     condition = condition_latent(vae, known, size, rest)
     motion = None if given.last_CFHW is None else condition[MASK_CHANNELS:, : latent_frames(known.shape[1])]
-    return Beginning(condition_CTHW=condition, seen_CHW=known[:, -1], motion=NoisyMotion(motion, generator))
+    return ChunkCondition(condition_CTHW=condition, seen_CHW=known[:, -1], motion=NoisedMotion(motion, generator))
 
 
-def begin_infinitetalk(
-    vae: VideoVAE, given: Given, size: VideoSize, generator: torch.Generator, rest: torch.device
-) -> Beginning:
+def condition_infinitetalk(
+    vae: VideoVAE, given: ChunkInputs, size: VideoSize, generator: torch.Generator, rest: torch.device
+) -> ChunkCondition:
     """The source's frame is condition; it, or the last frames, stay in place without noise."""
 
     def encode(frame_CHW: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def begin_infinitetalk(
         motion = CleanMotion(condition[MASK_CHANNELS:, :1], None)
     else:
         motion = CleanMotion(vae.encode(given.last_CFHW, rest), generator)
-    return Beginning(condition_CTHW=condition, seen_CHW=given.frame_CHW, motion=motion)
+    return ChunkCondition(condition_CTHW=condition, seen_CHW=given.frame_CHW, motion=motion)
 
 
-BEGIN: dict[Mode, Begin] = {"multitalk": begin_multitalk, "infinitetalk": begin_infinitetalk}
+CONDITIONERS: dict[Mode, Conditioner] = {"multitalk": condition_multitalk, "infinitetalk": condition_infinitetalk}

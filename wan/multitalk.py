@@ -13,30 +13,30 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from wan.configs.capabilities import check_ability, choose_device
 from wan.checkpoint.components import Models, Precision, load_models
+from wan.checkpoint.lora import Lora, LoraManager
 from wan.chunks import Chunk, plan_chunks
-from wan.conditioning.layout import Framing, frame_picture
+from wan.conditioning.image import Crop, crop_image
 from wan.conditioning.latent import MASK_CHANNELS
-from wan.conditioning.image import Crop, crop_picture
+from wan.conditioning.layout import ImageLayout, layout_image
 from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
-from wan.conditioning.speech import check_tracks, speech_windows
+from wan.conditioning.speech import check_embeddings, speech_windows
+from wan.configs.capabilities import check_supported, choose_device
 from wan.configs.schema import ModelConfig
-from wan.motion import BEGIN, Given, Memory
-from wan.checkpoint.lora import Lora, Loras
-from wan.offload.estimate import HOST
+from wan.decode import FrameSink, decode_video
+from wan.modules.rope import RotaryEmbedding, video_rope
 from wan.modules.speaker_labels import SpeakerMasks, token_masks
-from wan.modules.rope import Rotation, video_rotation
-from wan.modules.transformer import BlockConstants, Context, TimeEmbedding
+from wan.modules.transformer import Context, KVCache, TimeEmbedding
+from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
+from wan.offload.estimate import HOST
+from wan.offload.manager import OffloadManager, initial_device
 from wan.progress import Progress, Report, reporter
-from wan.offload.manager import Residence, where_to_load
-from wan.sampling.denoise import TransformerVelocity, denoise, draw_noise
+from wan.sampling.denoise import Denoiser, denoise, draw_noise
 from wan.sampling.guidance import PASSES
-from wan.sampling.options import Cache, Options, resolve_options
+from wan.sampling.options import Cache, SamplingOptions, resolve_options
 from wan.sampling.plan import Step, plan_chunk
 from wan.sampling.schedule import timesteps
 from wan.types import Aspect, VideoSize
-from wan.decode import Outlet, decode_video
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class ClipState:
     """All that stays the same from chunk to chunk. `silence` is empty where every pass hears the speech."""
 
     size: VideoSize
@@ -52,11 +52,11 @@ class Scene:
     crop: Crop
     masks_3HW: Tensor
     speakers: SpeakerMasks | None
-    texts: Mapping[str, BlockConstants]
-    silence: BlockConstants
+    texts: Mapping[str, KVCache]
+    silence: KVCache
     times: list[float]
     time_embeddings: list[TimeEmbedding]
-    rotation: Rotation
+    rotation: RotaryEmbedding
     plan: tuple[Step, ...]
 
 
@@ -86,10 +86,10 @@ class MultiTalkPipeline:
         self.config = config
         self.device = choose_device(config, device_id)
         streams = num_persistent_param_in_dit is not None
-        place = HOST if streams else where_to_load(config, precision, self.device, memory_limit)
+        place = HOST if streams else initial_device(config, precision, self.device, memory_limit)
         self.models = load_models(config, Path(checkpoint_dir), place, precision)
-        self.residence = Residence(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
-        self.loras = Loras()
+        self.residence = OffloadManager(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
+        self.loras = LoraManager()
 
     @classmethod
     def from_models(
@@ -102,8 +102,8 @@ class MultiTalkPipeline:
         """A pipeline of networks that are there already; the limits as above."""
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
-        pipeline.residence = Residence(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
-        pipeline.loras = Loras()
+        pipeline.residence = OffloadManager(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
+        pipeline.loras = LoraManager()
         return pipeline
 
     def generate(
@@ -137,7 +137,7 @@ class MultiTalkPipeline:
         `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720"; "infinitetalk-480" and
         "infinitetalk-720" are the same sizes, for InfiniteTalk's weights only. None means the preset's value, which
         `turbo` and the size select. InfiniteTalk was trained with a `motion_frame` of 9. `seed` below 0 draws one (and
-        logs it). `cache`, its thresholds and `guidance_reuse` name what is approximated: see `Options`.
+        logs it). `cache`, its thresholds and `guidance_reuse` name what is approximated: see `SamplingOptions`.
         Raises ValueError for anything wrong in the arguments, before any network runs.
         """
         family, _, size_class = size_buckget.partition("-")
@@ -183,7 +183,7 @@ class MultiTalkPipeline:
     def stream(
         self,
         request: Request,
-        options: Options,
+        options: SamplingOptions,
         progress: Callable[[Progress], None] | None = None,
         hand_on: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Tensor]:
@@ -198,37 +198,37 @@ class MultiTalkPipeline:
         self.residence.prepare_for(size, persons)
         scene = self._within_memory(lambda: self.prepare(request, options), generator, size, persons)
         first = last = frame = None
-        memory = Memory()
+        memory = LastValueCache()
         for chunk in scene.chunks:
             report = reporter(progress, self.device, chunk.index + 1, len(scene.chunks))
             if chunk.index == 0:
                 report("prepare")
             if frame is None or request.source is not None:
-                frame = crop_picture(request.frame(chunk.start), scene.crop).to(self.device)
+                frame = crop_image(request.frame(chunk.start), scene.crop).to(self.device)
             if chunk.overlap == 0 or first is None:
                 first, last = frame, None
-            given = Given(frame_CHW=frame, first_CHW=first, last_CFHW=last, memory=memory)
-            outlet = Outlet(chunk, hand_on)
+            given = ChunkInputs(frame_CHW=frame, first_CHW=first, last_CFHW=last, memory=memory)
+            outlet = FrameSink(chunk, hand_on)
             make = functools.partial(self.make_chunk, request, options, scene, chunk, given, generator, report, outlet)
             video = self._within_memory(make, generator, size, persons)
             last = video[:, -options.motion_frame :].clone()
             yield video[:, chunk.overlap : chunk.overlap + chunk.fresh]
             del video  # the next chunk needs the room
 
-    def frame(self, request: Request, options: Options) -> tuple[VideoSize, Framing]:
+    def frame(self, request: Request, options: SamplingOptions) -> tuple[VideoSize, ImageLayout]:
         """Size of a chunk, and the picture on the model's grid. Raises ValueError for what does not fit there."""
         sizes = self.config.transformer
-        check_ability(self.config, len(request.tracks), request.source is not None)
-        check_tracks(request.tracks, sizes.audio_layers, sizes.audio_dim)
+        check_supported(self.config, len(request.tracks), request.source is not None)
+        check_embeddings(request.tracks, sizes.audio_layers, sizes.audio_dim)
         picture, buckets = request.picture, self.config.buckets[options.size_class]
-        framing = frame_picture(
+        framing = layout_image(
             picture.height, picture.width, buckets, len(request.tracks), request.regions, options.aspect
         )
         height, width = framing.crop.size
         return VideoSize(frames=options.frame_num, height=height, width=width), framing
 
     @torch.inference_mode()
-    def prepare(self, request: Request, options: Options) -> Scene:
+    def prepare(self, request: Request, options: SamplingOptions) -> ClipState:
         """Check the request against the model's grid, then compute what all chunks share."""
         size, framing = self.frame(request, options)
         length = min(max(map(len, request.tracks)), options.max_frames_num)
@@ -239,7 +239,7 @@ class MultiTalkPipeline:
         masks = framing.masks.to(self.device)
         speakers = token_masks(masks[None], *size.grid[1:]) if len(request.tracks) == 2 else None
         hears = all(PASSES[name].speech for step in plan for name in step.passes)
-        return Scene(
+        return ClipState(
             size=size,
             chunks=plan_chunks(length, options.frame_num, options.motion_frame, request.cuts),
             crop=framing.crop,
@@ -249,17 +249,17 @@ class MultiTalkPipeline:
             silence=() if hears else transformer.embed_speech(self._silence(size)),
             times=timesteps(options.sampling_steps, options.shift).tolist(),
             time_embeddings=embeddings,
-            rotation=video_rotation(size.grid, transformer.config.head_dim, self.device),
+            rotation=video_rope(size.grid, transformer.config.head_dim, self.device),
             plan=plan,
         )
 
     @torch.inference_mode()
-    def embed_times(self, options: Options) -> list[TimeEmbedding]:
+    def embed_times(self, options: SamplingOptions) -> list[TimeEmbedding]:
         """What the network is told of the time, for every step."""
         times = timesteps(options.sampling_steps, options.shift)[:-1].to(self.device)
         return [self.models.transformer.embed_time(t[None]) for t in times]
 
-    def plan(self, options: Options, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
+    def plan(self, options: SamplingOptions, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
         """What every step of a chunk runs."""
         return plan_chunk(self.config, options, [embedding.e0 for embedding in embeddings])
 
@@ -267,23 +267,23 @@ class MultiTalkPipeline:
     def make_chunk(
         self,
         request: Request,
-        options: Options,
-        scene: Scene,
+        options: SamplingOptions,
+        scene: ClipState,
         chunk: Chunk,
-        given: Given,
+        given: ChunkInputs,
         generator: torch.Generator,
         report: Report,
-        outlet: Outlet,
+        outlet: FrameSink,
     ) -> Tensor:
         """One chunk, float32 3 x F x H x W in [-1, 1]."""
         with self.residence.visit(self.models.vae) as vae:
-            begin = BEGIN[self.config.mode]
+            begin = CONDITIONERS[self.config.mode]
             beginning = begin(vae, given, scene.size, generator, self.residence.rest)
         contexts = self._contexts(request, scene, chunk, beginning.seen_CHW.to(self.device))
         report("condition")
 
         noise = draw_noise((len(beginning.condition_CTHW) - MASK_CHANNELS, *scene.size.latent), generator)
-        velocity = TransformerVelocity(
+        velocity = Denoiser(
             self.models.transformer,
             beginning.condition_CTHW,
             contexts,
@@ -307,7 +307,7 @@ class MultiTalkPipeline:
         report("decode")
         return video
 
-    def _contexts(self, request: Request, scene: Scene, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
+    def _contexts(self, request: Request, scene: ClipState, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
         """What each pass of a chunk is conditioned on."""
         transformer = self.models.transformer
         with self.residence.visit(self.models.image_encoder) as image_encoder:
@@ -324,7 +324,7 @@ class MultiTalkPipeline:
             for name, text in scene.texts.items()
         }
 
-    def _texts(self, request: Request, options: Options) -> dict[str, BlockConstants]:
+    def _texts(self, request: Request, options: SamplingOptions) -> dict[str, KVCache]:
         """What each pass of the guidance reads; the prompts are encoded once each, and only those that are read."""
         reads = {name: PASSES[name].prompt for name in options.guider().passes}
         prompts = {True: request.prompt, False: options.negative_prompt}

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from wan.sampling.plan import Step, share_done
+from wan.sampling.plan import Step, fraction_done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def reporter(progress: Callable[[Progress], None] | None, device: torch.device, 
             return
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        share = share_done(plan, step) if plan else 1.0
+        share = fraction_done(plan, step) if plan else 1.0
         steps = max(len(plan), 1)
         progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=steps, share=share))
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from benchmarks.speed.ablation import plain_guidance
 from benchmarks.baseline.eager_transformer import PlainTransformer
+from benchmarks.speed.ablation import plain_guidance
 from wan import MultiTalkPipeline
 from wan.modules.transformer import MultiTalkTransformer, TimeEmbedding
 from wan.modules.vae import VideoVAE
-from wan.sampling.denoise import TransformerVelocity
+from wan.sampling.denoise import Denoiser
 
 
 class PlainModel:
@@ -48,7 +48,7 @@ class PlainModel:
         return windows_BNFWYC[0]
 
 
-class PlainVelocity(TransformerVelocity):
+class PlainVelocity(Denoiser):
     """The plain form on each pass; the contexts hold what `PlainModel` left as it was."""
 
     def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
@@ -97,8 +97,8 @@ def in_plain_form(pipeline: MultiTalkPipeline) -> Iterator[None]:
     pipeline.models = replace(ours, transformer=plain, vae=PlainVAE(ours.vae.model))
     try:
         with (
-            mock.patch("wan.multitalk.TransformerVelocity", PlainVelocity),
-            mock.patch("wan.sampling.guidance.differences", plain_guidance),
+            mock.patch("wan.multitalk.Denoiser", PlainVelocity),
+            mock.patch("wan.sampling.guidance.guidance_terms", plain_guidance),
         ):
             yield
     finally:

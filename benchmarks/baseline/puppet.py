@@ -23,14 +23,14 @@ from src.media.rates import SPEECH_RATE
 from training import scenes
 from wan import MultiTalkPipeline
 from wan.checkpoint.components import Precision
+from wan.checkpoint.lora import Lora
 from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS
-from wan.checkpoint.lora import Lora
 from wan.modules.image import ImageEncoder
-from wan.sampling.options import Options, choose_preset, resolve_options
+from wan.sampling.options import SamplingOptions, choose_preset, resolve_options
 
 MODEL = "multitalk-puppet"
-WEIGHTS = Path(__file__).parents[1] / "models" / MODEL
+WEIGHTS = Path(__file__).parents[2] / "models" / MODEL
 """Where the repository keeps the trained weights."""
 SIZE_CLASS = "480"
 COLOR_CORRECTION = 0.3
@@ -55,17 +55,17 @@ class Puppet:
         self.speech = Wav2Vec2Model.from_pretrained(folder / config.files.speech, local_files_only=True)
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
 
-    def options(self, preset: str | None = "fast", **changes: Any) -> Options:
+    def options(self, preset: str | None = "fast", **changes: Any) -> SamplingOptions:
         """A preset's options (turbo's for None) with explicit values in their place."""
         given = {"color_correction_strength": COLOR_CORRECTION, "seed": 0, **changes}
         return resolve_options(self.pipeline.config, size_class=SIZE_CLASS, turbo=True, preset_name=preset, **given)
 
-    def evaluations(self, options: Options) -> int:
+    def evaluations(self, options: SamplingOptions) -> int:
         """How often a chunk runs the stack of blocks."""
         return sum(step.evaluations for step in self.pipeline.plan(options, self.pipeline.embed_times(options)))
 
     @torch.inference_mode()
-    def take(self, clip: Clip, options: Options) -> Taken:
+    def take(self, clip: Clip, options: SamplingOptions) -> Taken:
         """Make the clip."""
         start = time.perf_counter()
         parts = list(self.pipeline.stream(self.request(clip), replace(options, max_frames_num=clip.row.frames)))

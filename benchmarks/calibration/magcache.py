@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from benchmarks.quality.clips import ROWS, draw_clip
 from benchmarks.baseline.puppet import MODEL, Puppet
 from benchmarks.calibration.residual_recorder import recording
+from benchmarks.quality.clips import ROWS, draw_clip
 from wan.configs import WAN_CONFIGS
-from wan.sampling.options import Options, resolve_options
+from wan.sampling.options import SamplingOptions, resolve_options
 
 _ROWS = ("one", "two para")
 
@@ -29,7 +29,7 @@ def ratios(added_BLD: list[Tensor]) -> list[float]:
     return [(later / earlier).mean().item() for earlier, later in itertools.pairwise(norms)]
 
 
-def record(puppet: Puppet, options: Options, clips: int) -> list[list[float]]:
+def record(puppet: Puppet, options: SamplingOptions, clips: int) -> list[list[float]]:
     """The ratios of every clip; rows take turns."""
     rows = [row for row in ROWS if row.name in _ROWS]
     found = []

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from wan.modules.rope import Rotation
+from wan.modules.rope import RotaryEmbedding
 from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
 
 
@@ -23,7 +23,9 @@ def recording(model: MultiTalkTransformer) -> Iterator[list[Evaluation]]:
     recorded: list[Evaluation] = []
     run_passes = model.run_passes
 
-    def recorder(x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, contexts: Sequence[Context]) -> list[Tensor]:
+    def recorder(
+        x_BLD: Tensor, time: TimeEmbedding, rotation: RotaryEmbedding, contexts: Sequence[Context]
+    ) -> list[Tensor]:
         results = run_passes(x_BLD, time, rotation, contexts)
         recorded.append(Evaluation(time.e0, (results[0] - x_BLD).cpu()))  # the conditional pass is the first
         return results

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from benchmarks.quality.clips import ROWS, draw_clip
 from benchmarks.baseline.puppet import WEIGHTS, Puppet
 from benchmarks.calibration.residual_recorder import Evaluation, recording
+from benchmarks.quality.clips import ROWS, draw_clip
 
 _ORDER = 4
 _SAMPLINGS = ((25, 5.0), (40, 7.0))

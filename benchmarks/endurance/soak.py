@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report.environment import RESULTS, provenance
+from benchmarks.report.environment import RESULTS, environment
 from src.serving.cog.cli_inputs import data_uri
 from src.serving.cog.server import InputRefusedError, Server
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
 MODEL = "multitalk-puppet"
 LIMIT_MB = 1.0
@@ -183,7 +183,7 @@ def report(account: Account, requests: int, minutes: float) -> dict[str, Any]:
     """The figures."""
     hundredths = statistics.quantiles(account.seconds, n=100)
     return {
-        **provenance("benchmarks.endurance.soak"),
+        **environment("benchmarks.endurance.soak"),
         "requests": requests,
         "minutes": round(minutes, 1),
         "kinds": dict(account.endings),

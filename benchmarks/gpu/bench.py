@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed import roofline as floors
-from benchmarks.speed.peak_throughput import Ceilings, measure_ceilings
+from benchmarks.speed import roofline
+from benchmarks.speed.peak_throughput import PeakThroughput, measure_peak_throughput
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
 from wan.offload.estimate import bytes_of
@@ -25,7 +25,7 @@ class Bench:
     device: torch.device
     named: tuple[VideoSize, ...]
     repeats: int
-    ceilings: Ceilings
+    ceilings: PeakThroughput
     load_bytes: int
     folder: Path | None = None
 
@@ -34,7 +34,7 @@ class Bench:
         by_count: dict[int, VideoSize] = {}
         for height, width in self.config.buckets[size_class].values():
             size = VideoSize(frames=self.config.frame_num, height=height, width=width)
-            by_count.setdefault(floors.tokens(size), size)
+            by_count.setdefault(roofline.tokens(size), size)
         return [size for _, size in sorted(by_count.items())]
 
 
@@ -46,7 +46,7 @@ def large(device: torch.device, repeats: int, folder: Path | None) -> Bench:
         device=device,
         named=tuple(VideoSize(frames=config.frame_num, height=height, width=width) for height, width in NAMED),
         repeats=repeats,
-        ceilings=measure_ceilings(device, getattr(torch, config.dtype)),
+        ceilings=measure_peak_throughput(device, getattr(torch, config.dtype)),
         load_bytes=8 * 2**30,
         folder=folder,
     )
@@ -67,7 +67,7 @@ def tiny(device: torch.device) -> Bench:
         device=device,
         named=(VideoSize(frames=5, height=32, width=64),),
         repeats=2,
-        ceilings=measure_ceilings(device, getattr(torch, config.dtype), side=128),
+        ceilings=measure_peak_throughput(device, getattr(torch, config.dtype), side=128),
         load_bytes=2**20,
     )
 

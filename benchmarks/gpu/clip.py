@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import roofline as floors
+from app.settings import read_settings
+from benchmarks.endurance.memory import EXAMPLES, inputs, write_voice
 from benchmarks.gpu.bench import Bench, label, weight_bytes
 from benchmarks.gpu.memory import with_peak
 from benchmarks.gpu.networks import draw_models, draw_speech
 from benchmarks.gpu.vae import DECODE, PICTURE, vae_flops
-from benchmarks.endurance.memory import EXAMPLES, inputs, write_voice
+from benchmarks.speed import roofline
 from benchmarks.speed.timing import Spread
-from predict import Job, Predictor, probe
-from app.settings import read_settings
+from predict import Predictor, PreparedRequest, probe
 from src.serving.health import Health
-from src.serving.timing import Stages
+from src.serving.timing import StageTimer
 from wan.checkpoint.components import Models
 from wan.multitalk import MultiTalkPipeline
 from wan.types import FPS, VideoSize
@@ -36,7 +36,7 @@ class Timed(Predictor):
     height: int
     width: int
 
-    def record(self, job: Job, stages: Stages, seconds: float) -> None:
+    def record(self, job: PreparedRequest, stages: StageTimer, seconds: float) -> None:
         self.seconds = {**stages.seconds, "total": seconds}
         self.plan_name = str(self.pipeline.residence.plan)
         self.height, self.width = job.size
@@ -119,7 +119,7 @@ def floor(bench: Bench, size: VideoSize, models: Models, streamed: bool) -> floa
     """Seconds of the clip's forwards at best, its blocks' way from the host if that takes longer, and of the VAE."""
     passes = 1 if bench.config.presets["fast"].audio_guide_scale == 1 else 2
     held = weight_bytes([models.transformer])
-    forward = floors.forward_seconds(bench.config.transformer, size, 1, bench.ceilings, held)
+    forward = roofline.forward_seconds(bench.config.transformer, size, 1, bench.ceilings, held)
     if streamed and bench.ceilings.upload:
         forward = max(forward, weight_bytes(list(models.transformer.blocks.children())) / bench.ceilings.upload)
     flops = vae_flops(bench.config.vae, size)

@@ -13,10 +13,10 @@ import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.stages import STAGES
-from benchmarks.report.environment import describe, provenance, versions
+from benchmarks.report.environment import describe, environment, versions
 from benchmarks.speed.timing import seconds_of
 from wan.modules.attention import chosen_backends
-from wan.modules.kernels.dispatch import usable
+from wan.modules.kernels.dispatch import is_enabled
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def run(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
     A stage that fails is recorded with its message.
     """
     document = {
-        **provenance("benchmarks.gpu"),
+        **environment("benchmarks.gpu"),
         "model": bench.config.name,
         "device": describe(bench.device),
         "libraries": versions(),
@@ -49,7 +49,7 @@ def run(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
 def chosen(bench: Bench) -> dict[str, Any]:
     """What every figure depends on: the backend of each class of attention met so far, and the form of the kernels."""
     with torch.inference_mode():
-        triton = usable(bench.device, getattr(torch, bench.config.dtype))
+        triton = is_enabled(bench.device, getattr(torch, bench.config.dtype))
     backends = {f"{each.kind}, {each.width}, {each.dtype}": name for each, name in chosen_backends().items()}
     return {"attention": backends, "kernels": "triton" if triton else "plain"}
 

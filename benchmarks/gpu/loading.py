@@ -16,9 +16,9 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench
 from benchmarks.speed.load import drop, read_into_memory
 from benchmarks.speed.timing import Spread, seconds_of
-from wan.modules.transformer import Block
-from wan.checkpoint.loading import Cast, read_all
+from wan.checkpoint.loading import Cast, load_tensors
 from wan.checkpoint.tensor_files import open_tensors
+from wan.modules.transformer import Block
 
 
 def measure_loading(bench: Bench) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def measure_loading(bench: Bench) -> dict[str, Any]:
 
         def ours() -> Any:
             reads = {name: Cast(source, dtype) for name, source in open_tensors(path).items()}
-            return read_all(reads, bench.device)
+            return load_tensors(reads, bench.device)
 
         seconds: dict[str, list[float]] = {"plain": [], "ours": []}
         for _ in range(bench.repeats):

@@ -14,28 +14,28 @@ from torch import Tensor
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from training.components import build_tokenizer, speech_config
+from wan.checkpoint.component import Component, assign_weights, plan_loading
 from wan.checkpoint.components import (
     Models,
     Precision,
     image_encoder_part,
+    restore_position_ids,
     text_encoder_part,
     transformer_part,
     vae_part,
-    with_positions,
 )
+from wan.checkpoint.keys import KeyMap
+from wan.checkpoint.layout import CheckpointLayout, ComponentFiles
+from wan.checkpoint.loading import SCALE_SUFFIX, TensorSpec
 from wan.configs.schema import ModelConfig
-from wan.checkpoint.layout import Layout, Stored
 from wan.modules.image import ImageEncoder
 from wan.modules.quantized import LARGEST
 from wan.modules.text import TextEncoder
 from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import VideoVAE
-from wan.checkpoint.keys import Naming
-from wan.checkpoint.component import Part, assign, make_plan
-from wan.checkpoint.loading import SCALE, Form
 
-NOTHING = Stored(files=())
-NO_FILES = Layout(
+NOTHING = ComponentFiles(files=())
+NO_FILES = CheckpointLayout(
     transformer=NOTHING,
     text_encoder=NOTHING,
     image_encoder=NOTHING,
@@ -55,7 +55,7 @@ def draw_models(config: ModelConfig, device: torch.device, precision: Precision 
         transformer=draw_transformer(config, device, precision),
         vae=draw_vae(config, device),
         text_encoder=TextEncoder(text, build_tokenizer(config), config.transformer.text_len),
-        image_encoder=ImageEncoder(with_positions(image)),
+        image_encoder=ImageEncoder(restore_position_ids(image)),
     )
 
 
@@ -78,22 +78,22 @@ def draw_speech(config: ModelConfig, device: torch.device) -> Wav2Vec2Model:
 
 
 @torch.inference_mode(False)
-def drawn(part: Part, device: torch.device) -> Any:
+def drawn(part: Component, device: torch.device) -> Any:
     """A network whose published tensors are what its own parameters say they are."""
     with torch.device("meta"):
         published = named(part.build, part.name)
-    plan = make_plan(replace(part, tensors=published, unused=()))
+    plan = plan_loading(replace(part, tensors=published, unused=()))
     forms = {name + end: form for name, read in plan.reads.items() for end, form in read.forms.items()}
     results = {name: draw(name, form, device) for name, form in forms.items()}
-    return assign(plan.module, {ours: results[result] for ours, result in plan.results.items()})
+    return assign_weights(plan.module, {ours: results[result] for ours, result in plan.results.items()})
 
 
-def named(build: Callable[[], torch.nn.Module], name: Naming) -> dict[str, Tensor]:
+def named(build: Callable[[], torch.nn.Module], name: KeyMap) -> dict[str, Tensor]:
     """A module's parameters by their published names."""
     return {name(ours): parameter for ours, parameter in build().state_dict().items()}
 
 
-def draw(name: str, form: Form, device: torch.device) -> Tensor:
+def draw(name: str, form: TensorSpec, device: torch.device) -> Tensor:
     """Values that keep activations near 1: norms leave them as they are, products keep their size."""
     shape, dtype = form
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
@@ -102,7 +102,7 @@ def draw(name: str, form: Form, device: torch.device) -> Tensor:
     if dtype in LARGEST:
         return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=LARGEST[dtype] / 4).to(dtype)
     tensor = torch.empty(shape, dtype=dtype, device=device)
-    if name.endswith(SCALE):
+    if name.endswith(SCALE_SUFFIX):
         return tensor.fill_(1e-4)
     if name.endswith("bias"):
         return tensor.normal_(std=SMALL)

@@ -83,12 +83,12 @@ def draw_step(axes: Axes, document: dict[str, Any]) -> None:
     """All blocks of a forward by stages, and beside them their floors."""
     profiles = results(document, "profile")
     names = list(dict.fromkeys(name for profile in profiles.values() for name in profile["stages"]))
-    colours = plt.get_cmap("tab20")(np.linspace(0, 1, max(len(names), 1)))
+    colors = plt.get_cmap("tab20")(np.linspace(0, 1, max(len(names), 1)))
     bars = [(f"{size}\n{what}", profile, key) for size, profile in profiles.items() for what, key in KINDS]
     bottom = np.zeros(len(bars))
-    for name, colour in zip(names, colours, strict=True):
+    for name, color in zip(names, colors, strict=True):
         heights = np.array([each["blocks"] * each["stages"].get(name, {}).get(key, 0) for _, each, key in bars])
-        axes.bar([label for label, *_ in bars], heights, bottom=bottom, color=colour, label=name, width=0.6)
+        axes.bar([label for label, *_ in bars], heights, bottom=bottom, color=color, label=name, width=0.6)
         bottom += heights
     axes.set_ylabel("seconds in all blocks of a forward, two persons")
     handles, labels = axes.get_legend_handles_labels()

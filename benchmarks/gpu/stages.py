@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.speed import roofline as floors
-from benchmarks.speed.forward import forward_call
 from benchmarks.gpu.against_plain import measure_against_plain
 from benchmarks.gpu.bench import Bench, label, weight_bytes
 from benchmarks.gpu.clip import measure_clip
@@ -14,6 +12,8 @@ from benchmarks.gpu.memory import with_peak
 from benchmarks.gpu.networks import draw_transformer
 from benchmarks.gpu.timeline import Timeline, stages_of, watched
 from benchmarks.gpu.vae import measure_vae
+from benchmarks.speed import roofline
+from benchmarks.speed.forward import forward_call
 from benchmarks.speed.timing import measure, synchronize
 from wan.checkpoint.components import Precision
 from wan.modules.transformer import MultiTalkTransformer
@@ -32,13 +32,13 @@ def forward(bench: Bench, sizes: list[VideoSize], precision: Precision = "bf16")
             call = forward_call(model, size, persons)
             _, peak = with_peak(call, bench.device, held)
             spread = measure(call, bench.device, bench.repeats, warm_ups=0)
-            floor = floors.forward_seconds(
+            floor = roofline.forward_seconds(
                 model.config, size, persons, bench.ceilings, held, eight_bits=precision == "fp8"
             )
             rows[f"{label(size)}, {persons} person(s)"] = {
-                "tokens": floors.tokens(size),
+                "tokens": roofline.tokens(size),
                 **spread.over(floor),
-                "flops": floors.step_work(model.config, size, persons).flops,
+                "flops": roofline.step_work(model.config, size, persons).flops,
                 "peak_bytes": peak,
             }
     return rows
@@ -53,7 +53,7 @@ def block_profile(bench: Bench) -> Rows:
 
 def profile(bench: Bench, model: MultiTalkTransformer, size: VideoSize) -> Rows:
     """Seconds of one block by stages, means over the repeats, and of the undisturbed block of the same run."""
-    call, work = forward_call(model, size, 2), floors.block_work(model.config, size, 2, model.dtype.itemsize)
+    call, work = forward_call(model, size, 2), roofline.block_work(model.config, size, 2, model.dtype.itemsize)
     timeline, (block,) = Timeline(bench.device), list(model.blocks)
     call()
     with watched(block, timeline):
@@ -62,8 +62,8 @@ def profile(bench: Bench, model: MultiTalkTransformer, size: VideoSize) -> Rows:
     synchronize(bench.device)
     rows: Rows = {}
     for stage, seconds in sorted(stages_of(timeline).items(), key=lambda item: -item[1]):
-        each = work.get(stage, floors.Work())
-        floor = floors.seconds(each, bench.ceilings)
+        each = work.get(stage, roofline.Work())
+        floor = roofline.seconds(each, bench.ceilings)
         rows[stage] = {
             "seconds": seconds / bench.repeats,
             "floor_s": floor,

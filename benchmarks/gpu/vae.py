@@ -12,9 +12,9 @@ from benchmarks.gpu.networks import draw_vae
 from benchmarks.speed.timing import measure
 from wan.conditioning.latent import condition_latent
 from wan.configs.schema import VideoVAEConfig
+from wan.decode import decode_video
 from wan.modules.vae import VideoVAE, build_vae
 from wan.types import VideoSize
-from wan.decode import decode_video
 
 META = torch.device("meta")
 PICTURE, FRAMES, DECODE = "encode a picture", "encode every frame", "decode"

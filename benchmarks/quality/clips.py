@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from src.audio_analysis.timeline import Mode, arrange, fit
+from src.audio_analysis.timeline import Mode, mix, pad_to_frames
+from src.media.audio.audio import Audio
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
-from src.media.audio.audio import Sound
 from training.mouths import Track, opening_track, shape_track
 from training.scenes import SMALL, Scene, draw_scene, render
 from training.voices import Voice, draw_voice
@@ -154,8 +154,8 @@ def _laid_out(sounds: list[NDArray[np.float32]], row: Row) -> list[NDArray[np.fl
     """Sounds by face as the predictor lays them out, normalised and padded, by face again; silence stays silence."""
     if not any(sound.any() for sound in sounds):
         return [np.zeros(row.frames * SAMPLES_PER_FRAME, np.float32) for _ in sounds]
-    voices = [Sound(samples_CN=sounds[face][None], rate=SPEECH_RATE) for face in row.order]
-    tracks = fit(arrange(voices, row.mode), row.frames).tracks
+    voices = [Audio(samples_CN=sounds[face][None], rate=SPEECH_RATE) for face in row.order]
+    tracks = pad_to_frames(mix(voices, row.mode), row.frames).tracks
     return [tracks[row.order.index(face)] for face in range(row.persons)]
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.sync_metrics import own_correlation
+from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality.clips import Clip, Row, draw_clip, plain
 from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness
 from benchmarks.quality.metrics import finite, read
-from benchmarks.baseline.puppet import Puppet
+from benchmarks.quality.sync_metrics import own_correlation
 from training.mouths import Track
 from training.scenes import face_boxes
-from wan.conditioning.speakers import Box
-from wan.sampling.options import Options
+from wan.conditioning.speakers import BoxRegion
+from wan.sampling.options import SamplingOptions
 
 HEARD = Row(name="two para", persons=2)
 SEEN = Row(name="one", persons=1)
@@ -27,10 +27,10 @@ NO_PROMPT = "."
 _STAGED = 10
 """From this frame on a face has taken on what the prompt says."""
 
-Reader = Callable[[Video, Box], Track]
+Reader = Callable[[Video, BoxRegion], Track]
 
 
-def left_out(puppet: Puppet, options: Options, clips: int, seed: int) -> dict[str, Any]:
+def ablate(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
     """Relative change, and own correlation, without the prompt, CLIP's tokens, the sound; another seed beside."""
     drawn = [draw_clip(HEARD, seed, index) for index in range(clips)]
     whole = [puppet.take(clip, options).frames for clip in drawn]
@@ -46,7 +46,7 @@ def left_out(puppet: Puppet, options: Options, clips: int, seed: int) -> dict[st
     return found
 
 
-def prompts(puppet: Puppet, options: Options, clips: int, seed: int) -> dict[str, Any]:
+def prompts(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
     """How white the eyes are, how dark the place of the brows, with a prompt and a neutral one; the renderer beside."""
     drawn = [plain(draw_clip(SEEN, seed, index), NEUTRAL) for index in range(clips)]
     closed = [plain(clip, "A person talking, eyes closed.", eyes_closed=True) for clip in drawn]

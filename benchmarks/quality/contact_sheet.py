@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from benchmarks.report import cli_args as sampling
 from benchmarks.quality.clips import ROWS, Clip, draw_clip
 from benchmarks.quality.face_reader import Video
+from benchmarks.report import cli_args
 from src.media.rates import FPS
 from training.mouths import Track
 
@@ -58,8 +58,8 @@ def clip_videos(clip: Clip, given: argparse.Namespace) -> list[Video]:
     """The model's frames, then the renderer's; only those without weights."""
     if not given.weights.is_dir():
         return [clip.truth()]
-    puppet = sampling.load(given)
-    return [puppet.take(clip, sampling.options(puppet, given)).frames, clip.truth()]
+    puppet = cli_args.load(given)
+    return [puppet.take(clip, cli_args.options(puppet, given)).frames, clip.truth()]
 
 
 def read_video(path: Path) -> Video:
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=18)
     parser.add_argument("--columns", type=int, default=6)
     parser.add_argument("--scale", type=int, default=2)
-    sampling.add_arguments(parser)
+    cli_args.add_arguments(parser)
     given = parser.parse_args()
     tracks: list[Track] = []
     if given.video is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.characters import MOUTH_HEIGHT, MOUTH_INSIDE
 from training.mouths import Track
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import BoxRegion
 
 Video = NDArray[np.uint8]
 Pixels = NDArray[np.float64]
@@ -54,7 +54,7 @@ class Face:
     unit: float
 
     @classmethod
-    def within(cls, box: Box) -> "Face":
+    def within(cls, box: BoxRegion) -> "Face":
         """A box was rounded outwards, by half a pixel on each side on average."""
         unit = ((box.right - box.left - 1) / (2 * _BESIDE) + (box.bottom - box.top - 1) / (_ABOVE + _BELOW)) / 2
         middle = (box.top + box.bottom) / 2
@@ -69,7 +69,7 @@ class Face:
         return rows[:, None] * np.minimum(columns, 1)
 
 
-def mouth_opening(video: Video, box: Box) -> Track:
+def mouth_opening(video: Video, box: BoxRegion) -> Track:
     """How far the mouth is open, about 0..1 per frame: the height of what is darker than lips in the middle of it."""
     face = Face.within(box)
     red = video[..., _RED].astype(np.float64)
@@ -79,7 +79,7 @@ def mouth_opening(video: Video, box: Box) -> Track:
     return area / (2 * MOUTH_HEIGHT)
 
 
-def eye_whiteness(video: Video, box: Box) -> Track:
+def eye_whiteness(video: Video, box: BoxRegion) -> Track:
     """Which part of the eyes' region is white, per frame; about 0 where they are closed."""
     face = Face.within(box)
     blue = video[..., _BLUE].astype(np.float64)
@@ -87,16 +87,16 @@ def eye_whiteness(video: Video, box: Box) -> Track:
     return _mean(np.clip((blue - skin) / np.maximum(_EYE_WHITE - skin, 1), 0, 1), face, EYES)
 
 
-def brow_darkness(video: Video, box: Box) -> Track:
+def brow_darkness(video: Video, box: BoxRegion) -> Track:
     """How much the place where brows usually are differs from the skin, 0..1 per frame; less where they are raised."""
     face = Face.within(box)
     pixels = video.astype(np.float64)
-    skin = np.stack([_skin(pixels[..., colour], face)[:, 0, 0] for colour in range(3)], axis=-1)
+    skin = np.stack([_skin(pixels[..., color], face)[:, 0, 0] for color in range(3)], axis=-1)
     difference = np.abs(pixels - skin[:, None, None]).mean(-1) / 255
     return _mean(difference, face, BROWS)
 
 
-def mouth_free(boxes: list[Box], height: int, width: int) -> NDArray[np.bool_]:
+def mouth_free(boxes: list[BoxRegion], height: int, width: int) -> NDArray[np.bool_]:
     """The pixels, H x W, that belong to no mouth."""
     covered = [Face.within(box).weights(AROUND_MOUTH, height, width) for box in boxes]
     return np.max(covered, axis=0) == 0

@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.quality import conditioning_ablation as influences
-from benchmarks.report import cli_args as sampling
+from benchmarks.baseline.puppet import Puppet
+from benchmarks.quality import conditioning_ablation
 from benchmarks.quality.clips import KINDS, ROWS, Row, draw_clip
 from benchmarks.quality.metrics import Figures, measure
-from benchmarks.report.environment import provenance
-from benchmarks.baseline.puppet import Puppet
+from benchmarks.report import cli_args
+from benchmarks.report.environment import environment
 from benchmarks.report.tables import markdown
-from wan.sampling.options import Options
+from wan.sampling.options import SamplingOptions
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ _INFLUENCED = 8
 """Clips at most for what is left out, and for prompts."""
 
 
-def measure_row(puppet: Puppet, options: Options, row: Row, clips: int, seed: int, vae: bool = False) -> Figures:
+def measure_row(
+    puppet: Puppet, options: SamplingOptions, row: Row, clips: int, seed: int, vae: bool = False
+) -> Figures:
     """The model's figures, the renderer's (`truth`), on demand the renderer's through the VAE; seconds a clip."""
     drawn = [draw_clip(row, seed, index) for index in range(clips)]
     truths = [clip.truth() for clip in drawn]
@@ -126,9 +128,9 @@ def measured(wanted: Mapping[str, Row], given: argparse.Namespace) -> Iterator[t
 
 
 def _measure(row: Row, given: argparse.Namespace) -> Figures:
-    puppet = sampling.load(given)
+    puppet = cli_args.load(given)
     clips = given.clips if row.chunks == 1 or given.long_clips is None else given.long_clips
-    return measure_row(puppet, sampling.options(puppet, given), row, clips, given.seed, given.vae)
+    return measure_row(puppet, cli_args.options(puppet, given), row, clips, given.seed, given.vae)
 
 
 def main() -> None:
@@ -141,14 +143,18 @@ def main() -> None:
     parser.add_argument("--vae", action="store_true", help="measure the renderer's frames through the VAE as well")
     parser.add_argument("--no-influences", action="store_true", help="leave out what is left out, and prompts")
     parser.add_argument("--output", type=Path, help="a JSON file (default: none; `make bench-lips` writes results/)")
-    sampling.add_arguments(parser)
+    cli_args.add_arguments(parser)
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
-    puppet = sampling.load(given)
-    options = sampling.options(puppet, given)
+    puppet = cli_args.load(given)
+    options = cli_args.options(puppet, given)
     wanted = {row.name: row for row in ROWS if row.name in given.rows}
-    document: dict[str, Any] = {**provenance("benchmarks.quality.lipsync"), "voices": KINDS, "options": asdict(options)}
+    document: dict[str, Any] = {
+        **environment("benchmarks.quality.lipsync"),
+        "voices": KINDS,
+        "options": asdict(options),
+    }
     document["rows"] = {}
     logger.info("%s", markdown(COLUMNS, []))
     for name, figures in measured(wanted, given):
@@ -156,8 +162,8 @@ def main() -> None:
         logger.info("%s", markdown(line(name, figures), []).splitlines()[0])
     if not given.no_influences:
         count = min(given.clips, _INFLUENCED)
-        document["left_out"] = influences.left_out(puppet, options, count, given.seed)
-        document["prompts"] = influences.prompts(puppet, options, count, given.seed)
+        document["left_out"] = conditioning_ablation.ablate(puppet, options, count, given.seed)
+        document["prompts"] = conditioning_ablation.prompts(puppet, options, count, given.seed)
         logger.info("%s", json.dumps({key: document[key] for key in ("left_out", "prompts")}, indent=2))
     document["misses"] = misses(document["rows"])
     for miss in document["misses"]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.quality.clips import CHUNK, MOTION, Clip
+from benchmarks.quality.face_reader import Face, Region, Video, mouth_free, mouth_opening
 from benchmarks.quality.sync_metrics import (
     Reading,
     best_lag,
@@ -20,10 +22,8 @@ from benchmarks.quality.sync_metrics import (
     shuffled_correlation,
     still,
 )
-from benchmarks.quality.clips import CHUNK, MOTION, Clip
-from benchmarks.quality.face_reader import Face, Region, Video, mouth_free, mouth_opening
 from training.scenes import face_boxes
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import BoxRegion
 
 Figures = dict[str, Any]
 _LAST = 8
@@ -76,13 +76,13 @@ def finite(value: Any) -> Any:
     return None if value is None or not np.isfinite(value) else value
 
 
-def drift(video: Video, box: Box) -> float:
+def drift(video: Video, box: BoxRegion) -> float:
     """How far a face's colours above the mouth are from the first frame's at the end: rms of cell means, 0..255."""
     early, late = (cells(frames, box).mean(0) for frames in (video[:1], video[-_LAST:]))
     return float(np.sqrt(np.mean((late - early) ** 2)))
 
 
-def cells(video: Video, box: Box) -> NDArray[np.float64]:
+def cells(video: Video, box: BoxRegion) -> NDArray[np.float64]:
     """Mean colours of the cells of a grid over the upper face: F x cells x 3."""
     face = Face.within(box)
     columns, rows = np.linspace(-0.8, 0.8, _CELLS + 1), np.linspace(*_ABOVE_MOUTH, _CELLS)
@@ -95,7 +95,7 @@ def cells(video: Video, box: Box) -> NDArray[np.float64]:
     return np.stack(means, axis=1)
 
 
-def psnr(video: Video, boxes: list[Box]) -> float:
+def psnr(video: Video, boxes: list[BoxRegion]) -> float:
     """Of all pixels that belong to no mouth, against the first frame: the mean over the later frames, in dB."""
     free = mouth_free(boxes, *video.shape[1:3])
     pixels = video[:, free].astype(np.float64)

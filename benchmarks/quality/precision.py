@@ -22,16 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.report.environment import RESULTS, environment
 from benchmarks.speed.forward import context_of
-from benchmarks.report.environment import RESULTS, provenance
-from wan.checkpoint.components import EIGHT_BITS, stays_float32
+from wan.checkpoint.component import Component, load_component
+from wan.checkpoint.components import EIGHT_BITS, is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
-from wan.modules import quantized as quantised
-from wan.modules.quantized import dequantise, quantise_rows
-from wan.modules.rope import video_rotation
+from wan.modules import quantized
+from wan.modules.quantized import dequantize, quantize_rows
+from wan.modules.rope import video_rope
 from wan.modules.transformer import MultiTalkTransformer
-from wan.checkpoint.component import Part, load_part
 from wan.types import VideoSize
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ STEP = 500.0
 
 def rounded_product(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
     """What `fp8_linear` computes, on a processor."""
-    data_RI, scale_R1 = quantise_rows(x, data_OI.dtype)
-    y = F.linear(data_RI.float() * scale_R1, dequantise(data_OI, scale_O1, torch.float32)).to(x.dtype)
+    data_RI, scale_R1 = quantize_rows(x, data_OI.dtype)
+    y = F.linear(data_RI.float() * scale_R1, dequantize(data_OI, scale_O1, torch.float32)).to(x.dtype)
     return y if bias is None else y + bias
 
 
@@ -58,21 +58,21 @@ def products(emulated: bool) -> Iterator[None]:
         yield
         return
     with (
-        mock.patch.object(quantised, "multiplies_fp8", return_value=True),
-        mock.patch.object(quantised, "fp8_linear", rounded_product),
+        mock.patch.object(quantized, "supports_fp8_matmul", return_value=True),
+        mock.patch.object(quantized, "fp8_linear", rounded_product),
     ):
         yield
 
 
 def forward(state: dict[str, Tensor], config: TransformerConfig, size: VideoSize, precision: str) -> dict[str, Tensor]:
     """Velocity, and what the blocks add to the token stream, of one forward with two persons."""
-    model = load_part(
-        Part(
+    model = load_component(
+        Component(
             build=lambda: MultiTalkTransformer(config),
             name=str,
             tensors=state,
             dtype=torch.float32 if precision == "float32" else torch.bfloat16,
-            is_island=stays_float32,
+            is_island=is_fp32_param,
             eight_bits=EIGHT_BITS.get(precision.split(",")[0]),
             products=True,
         ),
@@ -82,7 +82,7 @@ def forward(state: dict[str, Tensor], config: TransformerConfig, size: VideoSize
     context = context_of(model, size, 2, generator)
     latent, condition = (torch.randn(1, channels, *size.latent, generator=generator) for channels in (16, 20))
     time = model.embed_time(torch.tensor([STEP]))
-    rotation = video_rotation(size.grid, config.head_dim, "cpu")
+    rotation = video_rope(size.grid, config.head_dim, "cpu")
     with products(precision == PRODUCTS):
         x = model.patchify(latent, condition)
         y = model.run_blocks(x, time, rotation, context)
@@ -129,7 +129,7 @@ def main() -> int:
         "the small model": compare(small, VideoSize(frames=33, height=64, width=128)),
         "one block of the 14B model": compare(replace(large, num_layers=1), VideoSize(frames=9, height=128, width=128)),
     }
-    document = {**provenance("benchmarks.quality.precision"), "limits": LIMITS, "relative errors": models}
+    document = {**environment("benchmarks.quality.precision"), "limits": LIMITS, "relative errors": models}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=2) + "\n")
     logger.info("%s", json.dumps(document, indent=2))

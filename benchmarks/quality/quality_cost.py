@@ -17,22 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.sync_metrics import best_lag, interval, other_correlation, own_correlation, still
-from benchmarks.quality.clips import KINDS, ROWS, Clip, draw_clip
-from benchmarks.quality.metrics import Figures, drift, finite, psnr, read
-from benchmarks.quality.lipsync import number
-from benchmarks.report.environment import RESULTS, provenance
 from benchmarks.baseline.puppet import COLOR_CORRECTION, MODEL, SIZE_CLASS, WEIGHTS, Puppet, Taken
+from benchmarks.quality.clips import KINDS, ROWS, Clip, draw_clip
+from benchmarks.quality.lipsync import number
+from benchmarks.quality.metrics import Figures, drift, finite, psnr, read
+from benchmarks.quality.sync_metrics import best_lag, interval, other_correlation, own_correlation, still
+from benchmarks.report.environment import RESULTS, environment
 from benchmarks.report.tables import markdown
 from training.scenes import face_boxes
 from wan.checkpoint.components import Precision
-from wan.configs import WAN_CONFIGS
 from wan.checkpoint.lora import Lora
-from wan.sampling.options import Options
+from wan.configs import WAN_CONFIGS
+from wan.sampling.options import SamplingOptions
 
 logger = logging.getLogger(__name__)
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 MEASURED = ("two add", "two para", "two para, 5 chunks")
 """Rows whose clips are pooled; the long one shows drift."""
 PLAIN: Mapping[str, Any] = {
@@ -146,7 +146,7 @@ def price(folder: Path, wanted: list[Variant], clips: int, long_clips: int, seed
     ]
 
 
-def options_of(puppet: Puppet, variant: Variant, seed: int = 0) -> Options:
+def options_of(puppet: Puppet, variant: Variant, seed: int = 0) -> SamplingOptions:
     """The sampling of a variant."""
     return puppet.options("fast", seed=seed, **{**PLAIN, **variant.changes})
 
@@ -241,7 +241,7 @@ def main() -> None:
     wanted = [each for each in wanted if given.groups is None or each.group.startswith(tuple(given.groups))]
     prices = price(given.weights, wanted, given.clips, given.long_clips, given.seed)
     document = {
-        **provenance("benchmarks.quality.quality_cost"),
+        **environment("benchmarks.quality.quality_cost"),
         "voices": KINDS,
         "rows": MEASURED,
         "clips_a_row": given.clips,

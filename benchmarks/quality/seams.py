@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import cli_args as sampling
-from benchmarks.quality.sync_metrics import correlation
+from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality.clips import CHUNK, MOTION, Clip, Row, draw_clip
 from benchmarks.quality.face_reader import Video, mouth_free
 from benchmarks.quality.metrics import read
-from benchmarks.report.environment import RESULTS, provenance
-from benchmarks.baseline.puppet import Puppet
+from benchmarks.quality.sync_metrics import correlation
+from benchmarks.report import cli_args
+from benchmarks.report.environment import RESULTS, environment
 from training.mouths import Track
 from training.scenes import face_boxes
-from wan.sampling.options import Options
+from wan.sampling.options import SamplingOptions
 from wan.types import TEMPORAL_STRIDE
 
 logger = logging.getLogger(__name__)
@@ -46,13 +46,13 @@ _DRAWS = 500
 class Watched:
     """Of one video, without its first frame, which is the picture.
 
-    By frame: `mouth` is its opening, `voice` what the voice wants, `colour` the mean colour's distance from the
+    By frame: `mouth` is its opening, `voice` what the voice wants, `color` the mean colour's distance from the
     picture's, 0..255. By latent frame: `step`, the mean colour's distance from that of the latent frame before.
     """
 
     mouth: Track
     voice: Track
-    colour: Track
+    color: Track
     step: Track
 
 
@@ -60,15 +60,15 @@ def watch(clip: Clip, video: Video) -> Watched:
     """What is compared, of a clip with one person."""
     (reading,) = read(clip, video)
     free_HW = mouth_free(face_boxes(clip.scene), *video.shape[1:3])
-    picture_C, *colours = video[:, free_HW].mean(axis=1)
-    colours_FC = np.stack(colours)
-    latents_TC = colours_FC.reshape(-1, TEMPORAL_STRIDE, 3).mean(axis=1)
+    picture_C, *colors = video[:, free_HW].mean(axis=1)
+    colors_FC = np.stack(colors)
+    latents_TC = colors_FC.reshape(-1, TEMPORAL_STRIDE, 3).mean(axis=1)
     steps = _length(np.diff(latents_TC, axis=0, prepend=latents_TC[:1]))
-    return Watched(mouth=reading.read, voice=reading.own, colour=_length(colours_FC - picture_C), step=steps)
+    return Watched(mouth=reading.read, voice=reading.own, color=_length(colors_FC - picture_C), step=steps)
 
 
-def _length(colours_FC: NDArray[np.float64]) -> Track:
-    return np.sqrt(np.square(colours_FC).mean(axis=1))
+def _length(colors_FC: NDArray[np.float64]) -> Track:
+    return np.sqrt(np.square(colors_FC).mean(axis=1))
 
 
 def seams(frames: int) -> NDArray[np.int64]:
@@ -108,7 +108,7 @@ def _near(places: NDArray[np.int64], length: int, around: int) -> NDArray[np.boo
 
 
 def compared(videos: list[Watched]) -> dict[str, dict[str, float]]:
-    """The comparisons: `correlation` and `distance` of mouth and voice, `colour` and its `step`."""
+    """The comparisons: `correlation` and `distance` of mouth and voice, `color` and its `step`."""
 
     def chosen(name: str, marks: list[NDArray[np.bool_]]) -> Track:
         return np.concatenate([getattr(video, name)[mark] for video, mark in zip(videos, marks, strict=True)])
@@ -124,7 +124,7 @@ def compared(videos: list[Watched]) -> dict[str, dict[str, float]]:
     }
 
 
-def measure(puppet: Puppet, options: Options, clips: int, seed: int) -> dict[str, dict[str, float]]:
+def measure(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, dict[str, float]]:
     """The comparisons over a number of videos."""
     drawn = (draw_clip(ROW, seed, index) for index in range(clips))
     return compared([watch(clip, puppet.take(clip, options).frames) for clip in drawn])
@@ -142,12 +142,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.seams", description=__doc__)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--output", type=Path, default=RESULTS / "seams.json")
-    sampling.add_arguments(parser)
+    cli_args.add_arguments(parser)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    puppet = sampling.load(given)
-    figures = measure(puppet, sampling.options(puppet, given), given.clips, given.seed)
-    document: dict[str, Any] = {**provenance("benchmarks.quality.seams"), "clips": given.clips, "figures": figures}
+    puppet = cli_args.load(given)
+    figures = measure(puppet, cli_args.options(puppet, given), given.clips, given.seed)
+    document: dict[str, Any] = {**environment("benchmarks.quality.seams"), "clips": given.clips, "figures": figures}
     given.output.write_text(json.dumps(document, indent=2) + "\n")
     for name, each in figures.items():
         logger.info("%s: %s", name, ", ".join(f"{key} {value:.4f}" for key, value in each.items()))

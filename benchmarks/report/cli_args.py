@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.baseline.puppet import COLOR_CORRECTION, MODEL, WEIGHTS, Puppet
-from wan.configs import WAN_CONFIGS
 from wan.checkpoint.lora import Lora
-from wan.sampling.options import Cache, Options
+from wan.configs import WAN_CONFIGS
+from wan.sampling.options import Cache, SamplingOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def load(given: argparse.Namespace) -> Puppet:
     return puppet
 
 
-def options(puppet: Puppet, given: argparse.Namespace) -> Options:
+def options(puppet: Puppet, given: argparse.Namespace) -> SamplingOptions:
     """The sampling that was asked for."""
     return puppet.options(
         _preset(given),

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 LIBRARIES = ("diffusers", "transformers", "triton", "flash-attn", "flash-attn-3", "flash-attn-4", "sageattention")
 
 
-def provenance(module: str) -> dict[str, Any]:
+def environment(module: str) -> dict[str, Any]:
     """Command, commit, date, machine and versions."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {

@@ -16,7 +16,7 @@ from benchmarks.gpu.plot import plot as plot_gpu
 from benchmarks.report.environment import RESULTS
 from benchmarks.report.tables import markdown
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PLOT = "performance.md", "performance.svg"
 Row = Mapping[str, Any]
 
@@ -146,8 +146,8 @@ def plot(bench: Mapping[str, Any], path: Path) -> None:
     for axis, (name, rows) in zip(panels, bench["steps"].items(), strict=True):
         names = [row["what"] for row in rows]
         milliseconds = [row["median_s"] * 1e3 for row in rows]
-        colours = ["tab:gray", *["tab:blue"] * (len(rows) - 2), "tab:green"]
-        axis.barh(names, milliseconds, color=colours, height=0.7)
+        colors = ["tab:gray", *["tab:blue"] * (len(rows) - 2), "tab:green"]
+        axis.barh(names, milliseconds, color=colors, height=0.7)
         axis.axvline(rows[0]["floor_s"] * 1e3, color="tab:red", linestyle="--", linewidth=1, label="floor")
         axis.invert_yaxis()
         axis.set_title(f"a step, {name}: milliseconds", fontsize=9)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from benchmarks.baseline.eager_transformer import PlainTransformer
 from wan.configs.schema import TransformerConfig
+from wan.modules.rope import RotaryEmbedding, apply_rope, video_rope
 from wan.modules.speaker_labels import SpeakerMasks, speaker_labels, token_masks
-from wan.modules.rope import Rotation, rotate, video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
-from wan.sampling.denoise import TransformerVelocity
-from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, Difference, passes_of
+from wan.sampling.denoise import Denoiser
+from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, GuidanceTerm, passes_of
 from wan.sampling.plan import plan_steps
 from wan.types import VideoSize
 
@@ -76,7 +76,7 @@ class Climber(PlainTransformer):
     def __init__(self, weights: Mapping[str, Tensor], config: TransformerConfig, rungs: Sequence[str]) -> None:
         super().__init__(weights, config)
         self.rungs = frozenset(rungs)
-        self.rotations: dict[tuple[int, int, int], Rotation] = {}
+        self.rotations: dict[tuple[int, int, int], RotaryEmbedding] = {}
         self.kept: dict[tuple[str, str], Tensor] = {}
         self.name = ""
         self.persons = 1
@@ -91,8 +91,8 @@ class Climber(PlainTransformer):
         if "rotations" not in self.rungs:
             return super().rope(x_BLAE, grid)
         if grid not in self.rotations:
-            self.rotations[grid] = video_rotation(grid, self.config.head_dim, x_BLAE.device)
-        return rotate(x_BLAE, self.rotations[grid])
+            self.rotations[grid] = video_rope(grid, self.config.head_dim, x_BLAE.device)
+        return apply_rope(x_BLAE, self.rotations[grid])
 
     def labels(self, q: Tensor, k: Tensor, masks_3S: Tensor) -> Tensor:
         """Ours, none, or the plain ones."""
@@ -122,7 +122,7 @@ class Climber(PlainTransformer):
 Step = Callable[[], Tensor]
 
 
-def plain_guidance(text_scale: float, audio_scale: float) -> tuple[Difference, ...]:
+def plain_guidance(text_scale: float, audio_scale: float) -> tuple[GuidanceTerm, ...]:
     """The differences as the papers' code takes them: a text scale of 1 saves a pass, a speech scale of 1 none."""
     if text_scale == 1:
         return ((audio_scale, "cond", "no_audio"),)
@@ -185,12 +185,12 @@ def our_step(model: MultiTalkTransformer, clip: Clip, guider: ClassifierFreeGuid
         )
         for name in guider.passes
     }
-    velocity = TransformerVelocity(
+    velocity = Denoiser(
         model,
         clip.condition_CTHW,
         contexts,
         [model.embed_time(torch.tensor([clip.time], device=device))],
-        video_rotation(clip.size.grid, model.config.head_dim, device),
+        video_rope(clip.size.grid, model.config.head_dim, device),
         clip.size.grid,
         plan_steps(guider.passes, computed=(True,), reuses_guidance=False),
     )

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality import clips
-from benchmarks.speed import ablation as ladder
-from benchmarks.report import performance
-from benchmarks.speed.peak_throughput import Ceilings, measure_ceilings
-from benchmarks.speed.roofline import seconds, step_work, tokens, total
 from benchmarks.baseline.eager_clip import in_plain_form
-from benchmarks.report.environment import RESULTS, provenance
 from benchmarks.baseline.puppet import Puppet, Taken
+from benchmarks.quality import clips
+from benchmarks.report import performance
+from benchmarks.report.environment import RESULTS, environment
+from benchmarks.speed import ablation
+from benchmarks.speed.peak_throughput import PeakThroughput, measure_peak_throughput
+from benchmarks.speed.roofline import seconds, step_work, tokens, total
 from benchmarks.speed.timing import measure_in_turn
-from wan.checkpoint.components import stays_float32
+from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
 from wan.modules.transformer import MultiTalkTransformer
@@ -56,7 +56,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     document = run(given.repeats, given.tiny)
     given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps({**provenance("benchmarks.speed.bench"), **document}, indent=2) + "\n")
+    given.output.write_text(json.dumps({**environment("benchmarks.speed.bench"), **document}, indent=2) + "\n")
     if given.output == RESULTS / "bench.json":
         performance.write()
     for line in lines(document):
@@ -68,7 +68,7 @@ def main() -> int:
 @torch.inference_mode()
 def run(repeats: int, tiny: bool) -> dict[str, Any]:
     """The whole document."""
-    ceilings = measure_ceilings(CPU, torch.float32)
+    ceilings = measure_peak_throughput(CPU, torch.float32)
     config = WAN_CONFIGS["multitalk-puppet"].transformer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,27 +88,29 @@ def steps(
     model: MultiTalkTransformer,
     size: VideoSize,
     scales: tuple[float, float],
-    ceilings: Ceilings,
+    ceilings: PeakThroughput,
     repeats: int,
     ends: bool = False,
 ) -> list[dict[str, Any]]:
     """A row for every rung of the ladder, or its ends: seconds, and how far the result is from the plain form's."""
-    rungs = ladder.rungs(model, ladder.draw_clip(model.config, size, persons=2), scales)
+    rungs = ablation.rungs(model, ablation.draw_clip(model.config, size, persons=2), scales)
     if ends:
-        rungs = {name: rungs[name] for name in (next(iter(rungs)), ladder.OURS)}
+        rungs = {name: rungs[name] for name in (next(iter(rungs)), ablation.OURS)}
     plain = next(iter(rungs.values()))()
     found = measure_in_turn(rungs, CPU, repeats)
     floor = floor_of(model.config, size, scales, ceilings)
     return [
-        {"what": name, **found[name].over(floor), "difference": ladder.difference(step(), plain)}
+        {"what": name, **found[name].over(floor), "difference": ablation.difference(step(), plain)}
         for name, step in rungs.items()
     ]
 
 
-def floor_of(config: TransformerConfig, size: VideoSize, scales: tuple[float, float], ceilings: Ceilings) -> float:
+def floor_of(
+    config: TransformerConfig, size: VideoSize, scales: tuple[float, float], ceilings: PeakThroughput
+) -> float:
     """Of the passes that a step needs, without what is constant in a clip."""
-    passes = ladder.guider_of(*scales, plain=False).passes
-    work = [step_work(config, size, 2 if ladder.PASSES[name].speech else 1) for name in passes]
+    passes = ablation.guider_of(*scales, plain=False).passes
+    work = [step_work(config, size, 2 if ablation.PASSES[name].speech else 1) for name in passes]
     return seconds(replace(total(work), bytes=0.0), ceilings)
 
 
@@ -116,13 +118,13 @@ def choices(model: MultiTalkTransformer, repeats: int) -> list[dict[str, Any]]:
     """Our step of quality by threads and dtype."""
     half = copy.deepcopy(model)
     for name, parameter in half.named_parameters():
-        if not stays_float32(name):
+        if not is_fp32_param(name):
             parameter.data = parameter.data.bfloat16()
-    clip = ladder.draw_clip(model.config, SMALL, persons=2)
-    guider = ladder.guider_of(*SCALES["quality"], plain=False)
+    clip = ablation.draw_clip(model.config, SMALL, persons=2)
+    guider = ablation.guider_of(*SCALES["quality"], plain=False)
     networks = {"float32": model, "bfloat16": half}
     calls = {
-        (dtype, threads): _threaded(ladder.our_step(network, clip, guider), threads)
+        (dtype, threads): _threaded(ablation.our_step(network, clip, guider), threads)
         for dtype, network in networks.items()
         for threads in sorted({1, torch.get_num_threads()})
     }
@@ -133,13 +135,13 @@ def choices(model: MultiTalkTransformer, repeats: int) -> list[dict[str, Any]]:
             "dtype": dtype,
             "threads": threads,
             "median_s": spread.median_s,
-            "difference": ladder.difference(calls[dtype, threads](), exact),
+            "difference": ablation.difference(calls[dtype, threads](), exact),
         }
         for (dtype, threads), spread in found.items()
     ]
 
 
-def _threaded(step: ladder.Step, threads: int) -> ladder.Step:
+def _threaded(step: ablation.Step, threads: int) -> ablation.Step:
     def call() -> torch.Tensor:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -158,9 +160,9 @@ def large_block(repeats: int) -> list[dict[str, Any]]:
         torch.manual_seed(0)
         model = MultiTalkTransformer(config).eval()
     for name, parameter in model.named_parameters():
-        if not stays_float32(name):
+        if not is_fp32_param(name):
             parameter.data = parameter.data.bfloat16()
-    ceilings = measure_ceilings(CPU, torch.bfloat16)
+    ceilings = measure_peak_throughput(CPU, torch.bfloat16)
     return [
         {"tokens": tokens(size), **row}
         for size, which in LARGE_SIZES.items()

@@ -24,7 +24,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.report.environment import RESULTS, describe, provenance
+from benchmarks.report.environment import RESULTS, describe, environment
 
 KERNEL_FOLDERS = (
     "TRITON_CACHE_DIR",
@@ -120,7 +120,7 @@ def main() -> None:
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     document = {
-        **provenance("benchmarks.speed.cold_start"),
+        **environment("benchmarks.speed.cold_start"),
         "model": os.environ.get("MULTITALK_MODEL", "multitalk-14B"),
         "device": describe(device),
         "fresh_kernels": given.fresh_kernels,

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.report.environment import RESULTS, describe, provenance, versions
+from benchmarks.report.environment import RESULTS, describe, environment, versions
 from benchmarks.speed.timing import measure_in_turn
-from wan.checkpoint.components import stays_float32
+from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig, TransformerConfig
 from wan.modules import attention as attention_module
 from wan.modules.attention import KeyValue
-from wan.modules.kernels.dispatch import forced
+from wan.modules.kernels.dispatch import force_backend
+from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
-from wan.modules.rope import video_rotation
 from wan.modules.transformer import Block
 from wan.types import VideoSize
 
@@ -38,7 +38,7 @@ def build_block(config: TransformerConfig, device: torch.device, dtype: torch.dt
     """A block with random weights, made where it runs, in the dtypes that loading gives."""
     with device:
         block = Block(config).eval().requires_grad_(False)
-    state = {n: t if stays_float32(n) else t.to(dtype) for n, t in block.state_dict().items()}
+    state = {n: t if is_fp32_param(n) else t.to(dtype) for n, t in block.state_dict().items()}
     block.load_state_dict(state, assign=True)
     return block
 
@@ -64,7 +64,7 @@ def block_inputs(config: TransformerConfig, size: VideoSize, persons: int, like:
     return (
         draw(1, frames * rows * columns, config.dim),
         draw(1, 6, config.dim, dtype=torch.float32),
-        video_rotation(size.grid, config.head_dim, like.device),
+        video_rope(size.grid, config.head_dim, like.device),
         constants,
         token_masks(halves, rows, columns) if persons == 2 else None,
     )
@@ -84,9 +84,9 @@ def block_forms(block: Block, backend: str, device: torch.device) -> dict[str, F
 
         return run
 
-    found = {"plain": within(lambda: forced("plain"), block), "compiled": within(nullcontext, compiled)}
+    found = {"plain": within(lambda: force_backend("plain"), block), "compiled": within(nullcontext, compiled)}
     if device.type == "cuda":
-        found["triton"] = within(lambda: forced("triton"), block)
+        found["triton"] = within(lambda: force_backend("triton"), block)
     return found
 
 
@@ -146,7 +146,7 @@ def main() -> None:
         for height, width in list(buckets.values())[: options.sizes or None]
     ]
     result = compare(config, sizes, options.persons, options.repeats, options.backend)
-    document = {**provenance("benchmarks.speed.compiled"), **result}
+    document = {**environment("benchmarks.speed.compiled"), **result}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=2) + "\n")
     logger.info("%s", json.dumps(document, indent=2))

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.report.environment import RESULTS, provenance
+from benchmarks.report.environment import RESULTS, environment
 from benchmarks.speed.timing import measure_in_turn
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
+from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
-from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.types import VideoSize
 
@@ -34,7 +34,7 @@ def forward_call(model: MultiTalkTransformer, size: VideoSize, persons: int) -> 
     context = context_of(model, size, persons, generator)
     latent, condition = (torch.randn(1, channels, t, h, w, generator=generator, device=device) for channels in (16, 20))
     time_embedding = model.embed_time(torch.tensor([500.0], device=device))
-    rotation = video_rotation(size.grid, model.config.head_dim, device)
+    rotation = video_rope(size.grid, model.config.head_dim, device)
     return lambda: model(latent, condition, time_embedding, rotation, context)
 
 
@@ -75,7 +75,7 @@ def main() -> None:
         result = {name: asdict(spread) for name, spread in found.items()}
     rows, columns = size.grid[1:]
     document = {
-        **provenance("benchmarks.speed.forward"),
+        **environment("benchmarks.speed.forward"),
         "model": config.name,
         "frames": size.frames,
         "tokens": size.grid[0] * rows * columns,

@@ -34,14 +34,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.report.environment import RESULTS, provenance
+from benchmarks.report.environment import RESULTS, environment
 from training.random_weights import write_model
+from wan.checkpoint.component import load_component, plan_loading
 from wan.checkpoint.components import transformer_part
-from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.checkpoint.convert import convert
 from wan.checkpoint.layout import find_layout
-from wan.checkpoint.component import load_part, make_plan
-from wan.checkpoint.loading import read_all
+from wan.checkpoint.loading import load_tensors
+from wan.configs import WAN_CONFIGS, ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ def ways_of(config: ModelConfig, folder: Path) -> tuple[dict[str, Way], tuple[Pa
         PLAIN[0]: lambda: read_into_memory(files),
         PLAIN[1]: lambda: read_into_huge_pages(files),
         "plain read into one buffer": lambda: plain_read(files),
-        "ours: tensors": lambda: read_all(make_plan(transformer_part(config, layout)).reads, CPU),
-        OURS: lambda: load_part(transformer_part(config, layout), CPU),
+        "ours: tensors": lambda: load_tensors(plan_loading(transformer_part(config, layout)).reads, CPU),
+        OURS: lambda: load_component(transformer_part(config, layout), CPU),
         "safetensors load_file": lambda: with_load_file(files),
         "safetensors get_tensor": lambda: with_safe_open(files),
     }
@@ -194,7 +194,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = scaled(options.layers)
-    document = {**provenance("benchmarks.speed.load"), "limit": LIMIT, "goal": GOAL, "forms": {}}
+    document = {**environment("benchmarks.speed.load"), "limit": LIMIT, "goal": GOAL, "forms": {}}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         published, converted = Path(name) / "published", Path(name) / "converted"
         write_model(config, published, seed=0)

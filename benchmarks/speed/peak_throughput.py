@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.speed.timing import measure
-from wan.modules.quantized import multiplies_fp8, quantise_rows
+from wan.modules.quantized import quantize_rows, supports_fp8_matmul
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ REPEATS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
+class PeakThroughput:
     """Operations a second of a large product in the network's dtype, and in fp8 where the device has it.
 
     Bytes a second, read and written, of a copy on the device; and from page-locked host memory, if that is another one.
@@ -31,12 +31,12 @@ class Ceilings:
     upload: float | None
 
 
-def measure_ceilings(device: torch.device, dtype: torch.dtype, side: int | None = None) -> Ceilings:
+def measure_peak_throughput(device: torch.device, dtype: torch.dtype, side: int | None = None) -> PeakThroughput:
     """The fastest of several; `side` of the square matrices."""
     side = side or (SIDE_ON_CPU if device.type == "cpu" else SIDE)
-    ceilings = Ceilings(
+    ceilings = PeakThroughput(
         product=product_rate(device, dtype, side),
-        product_fp8=fp8_rate(device, side) if multiplies_fp8(device) else None,
+        product_fp8=fp8_rate(device, side) if supports_fp8_matmul(device) else None,
         copy=copy_rate(device),
         upload=upload_rate(device) if device.type == "cuda" else None,
     )
@@ -54,7 +54,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
 def fp8_rate(device: torch.device, side: int) -> float:
     """The same with e4m3 matrices and a scale per row; rounding them is not counted."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    (a8, scale_a), (b8, scale_b) = (quantise_rows(each, torch.float8_e4m3fn) for each in (a, b))
+    (a8, scale_a), (b8, scale_b) = (quantize_rows(each, torch.float8_e4m3fn) for each in (a, b))
 
     def product() -> torch.Tensor:
         return torch._scaled_mm(

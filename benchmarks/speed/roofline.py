@@ -9,7 +9,7 @@ Letters: L tokens, S tokens of a latent frame, T latent frames, D width, F width
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from benchmarks.speed.peak_throughput import Ceilings
+from benchmarks.speed.peak_throughput import PeakThroughput
 from wan.configs.schema import TransformerConfig
 from wan.types import PATCH, TEMPORAL_STRIDE, VideoSize
 
@@ -118,7 +118,7 @@ def total(work: Iterable[Work]) -> Work:
     return sum(work, Work())
 
 
-def seconds(work: Work, ceilings: Ceilings, eight_bits: bool = False) -> float:
+def seconds(work: Work, ceilings: PeakThroughput, eight_bits: bool = False) -> float:
     """The floor of some work: its products at the rate of a large product, or its bytes at that of a copy."""
     rate = (ceilings.product_fp8 or ceilings.product) if eight_bits else ceilings.product
     return max(work.linear / rate + work.attention / ceilings.product, work.bytes / ceilings.copy)
@@ -128,7 +128,7 @@ def forward_seconds(
     config: TransformerConfig,
     size: VideoSize,
     persons: int,
-    ceilings: Ceilings,
+    ceilings: PeakThroughput,
     weight_bytes: float,
     eight_bits: bool = False,
 ) -> float:

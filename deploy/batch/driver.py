@@ -7,7 +7,6 @@ that dies is started again with the same command, and goes on where it was.
 import argparse
 import logging
 import os
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +16,15 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from deploy.batch.files import Journal, Record, Task, check_apart, journal, read_tasks
-from deploy.batch.worker import Worker
+from deploy.batch.files import BatchTask, Journal, Record, journal, read_tasks, require_distinct
+from deploy.batch.worker import BatchWorker
 from src.media.errors import InputError
 from src.serving import logs
 
 logger = logging.getLogger("deploy.batch.driver")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-ATTEMPTS = 3
+REPOSITORY = Path(__file__).resolve().parents[2]
+MAX_ATTEMPTS = 3
 LOCAL_STORE = 80 * 2**20
 """Ray's shared memory on a machine of its own: records are small, videos never pass through it."""
 
@@ -35,33 +34,33 @@ class BatchError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BatchOptions:
     """How many workers, what each takes of a machine, and how often a request is tried."""
 
     workers: int
     gpus: float = 0.0
-    attempts: int = ATTEMPTS
+    attempts: int = MAX_ATTEMPTS
 
 
-class Crew:
+class WorkerPool:
     """The workers of a batch, and what each of them is at."""
 
-    def __init__(self, make: Callable[[], Any], plan: Plan) -> None:
+    def __init__(self, make: Callable[[], Any], plan: BatchOptions) -> None:
         self.make = make
         self.plan = plan
         self.idle: list[Any] = [make() for _ in range(plan.workers)]
-        self.busy: dict[Any, tuple[Any, Task]] = {}
+        self.busy: dict[Any, tuple[Any, BatchTask]] = {}
         try:
             ray.get([worker.ready.remote() for worker in self.idle])
         except RayError as error:
-            raise BatchError(f"no worker can be made: {brief(error)}") from error
+            raise BatchError(f"no worker can be made: {short_error(error)}") from error
 
-    def assign(self, task: Task) -> None:
+    def assign(self, task: BatchTask) -> None:
         """Give a request to an idle worker."""
         worker = self.idle.pop()
         self.busy[worker.work.remote(task)] = (worker, task)
 
-    def next(self) -> tuple[Task, Record | Exception]:
+    def next(self) -> tuple[BatchTask, Record | Exception]:
         """Wait for a request to end: its record, or what went wrong. A worker that died is replaced."""
         (done,), _ = ray.wait(list(self.busy), num_returns=1)
         worker, task = self.busy.pop(done)
@@ -83,7 +82,7 @@ class Crew:
         try:
             ray.get(worker.ready.remote())
         except RayError as error:
-            raise BatchError(f"a worker died and no other can be made: {brief(error)}") from error
+            raise BatchError(f"a worker died and no other can be made: {short_error(error)}") from error
         return worker
 
     def dismiss(self) -> None:
@@ -92,18 +91,18 @@ class Crew:
             ray.kill(worker)
 
 
-def run(tasks: Sequence[Task], results: Journal, make: Callable[[], Any], plan: Plan) -> None:
+def run(tasks: Sequence[BatchTask], results: Journal, make: Callable[[], Any], plan: BatchOptions) -> None:
     """Work through the requests, and write a line for each that has ended."""
     if not tasks:
         return
-    crew = Crew(make, replace(plan, workers=min(plan.workers, len(tasks))))
+    crew = WorkerPool(make, replace(plan, workers=min(plan.workers, len(tasks))))
     try:
-        work_through(tasks, results, crew)
+        run_all(tasks, results, crew)
     finally:
         crew.dismiss()
 
 
-def work_through(tasks: Sequence[Task], results: Journal, crew: Crew) -> None:
+def run_all(tasks: Sequence[BatchTask], results: Journal, crew: WorkerPool) -> None:
     """Every request to its end."""
     waiting, tried = deque(tasks), Counter[str]()
     while waiting or crew.busy:
@@ -117,19 +116,19 @@ def work_through(tasks: Sequence[Task], results: Journal, crew: Crew) -> None:
         elif tried[task.id] < crew.plan.attempts:
             waiting.append(task)
         else:
-            failed = {"id": task.id, "digest": task.digest, "status": "failed", "error": brief(outcome)}
+            failed = {"id": task.id, "digest": task.digest, "status": "failed", "error": short_error(outcome)}
             results.write({**failed, "attempts": tried[task.id]})
         logger.info("%d requests have ended, %d are open", len(results.records), len(waiting) + len(crew.busy))
 
 
-def brief(error: Exception) -> str:
+def short_error(error: Exception) -> str:
     """What happened, without Ray's account of where."""
     cause = getattr(error, "cause", None) or error
     last = [line for line in str(cause).strip().splitlines() if line.strip()][-1:]
     return f"{type(cause).__name__}: {last[0].strip() if last else ''}"
 
 
-def worker_maker(kind: type[Worker], output: str, gpus: float) -> Callable[[], Any]:
+def worker_maker(kind: type[BatchWorker], output: str, gpus: float) -> Callable[[], Any]:
     """Makes workers of a kind, each a process of its own with its share of the GPUs."""
     remote: Any = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")(kind)
     return lambda: remote.remote(output)
@@ -149,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(os.environ)
     try:
         tasks = read_tasks(options.requests)
-        check_apart(options.requests, options.results)
+        require_distinct(options.requests, options.results)
         with journal(options.results) as results:
             pending = results.open_tasks(tasks, again=options.again)
             logger.info("%d requests, %d of them have no result yet", len(tasks), len(pending))
@@ -168,11 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if statuses["failed"] else 0
 
 
-def make_plan(options: argparse.Namespace, gpus: float) -> Plan:
+def make_plan(options: argparse.Namespace, gpus: float) -> BatchOptions:
     """One worker for each of the GPUs that are there, or as asked. BatchError for more than this machine has: they
     would wait for ever, while a cluster may grow."""
     share = min(1.0, gpus) if options.gpus_per_worker is None else options.gpus_per_worker
-    plan = Plan(workers=options.workers or max(1, int(gpus)), gpus=share, attempts=options.attempts)
+    plan = BatchOptions(workers=options.workers or max(1, int(gpus)), gpus=share, attempts=options.attempts)
     if options.address is None and plan.workers * plan.gpus > gpus:
         raise BatchError(
             f"{plan.workers} workers need {plan.workers * plan.gpus:g} GPUs, {gpus:g} are there; fewer --workers or a "
@@ -197,11 +196,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, help="where videos go: a folder, or s3://bucket/prefix")
     command.add_argument("--workers", type=positive, help="how many (default: one for each GPU)")
     command.add_argument("--gpus-per-worker", type=float, help="default: 1, and 0 where there is none")
-    command.add_argument("--attempts", type=positive, default=ATTEMPTS, help=f"for each request (default: {ATTEMPTS})")
+    command.add_argument(
+        "--attempts", type=positive, default=MAX_ATTEMPTS, help=f"for each request (default: {MAX_ATTEMPTS})"
+    )
     command.add_argument("--again", action="store_true", help="try again what has failed before")
     command.add_argument("--address", help="of a Ray cluster; without it this machine alone")
     return command
 
-
-if __name__ == "__main__":
-    sys.exit(main())

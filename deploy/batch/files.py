@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from src.media.errors import InputError, quoted
+from src.media.errors import InputError, truncated_repr
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Record = Mapping[str, Any]
-BEGINNING = '{"id": "'
+LINE_PREFIX = '{"id": "'
 """Of every line of results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class BatchTask:
     """A request: its id (the line's number where it has none), the predictor's inputs, and their digest."""
 
     id: str
@@ -28,9 +28,9 @@ class Task:
     digest: str
 
 
-def read_tasks(path: Path) -> list[Task]:
+def read_tasks(path: Path) -> list[BatchTask]:
     """Every request of the file. InputError, which names the line, for one that is no request or whose id is taken."""
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, BatchTask] = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):  # text within a line may hold other ends of lines
         if not line.strip():
             continue
@@ -49,22 +49,22 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start:,})") from error
 
 
-def read_task(line: str, number: int) -> Task:
+def read_task(line: str, number: int) -> BatchTask:
     """One line."""
     try:
         inputs = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"line {number} is no JSON ({error})") from error
     if not isinstance(inputs, dict):
-        raise InputError(f"line {number} is {quoted(line)}; an object is needed")
+        raise InputError(f"line {number} is {truncated_repr(line)}; an object is needed")
     name = inputs.pop("id", str(number))
     if not isinstance(name, str) or not ID.fullmatch(name):
         raise InputError(
-            f"line {number}: the id is {quoted(str(name))}; a text of 1 to 100 letters, digits, dots, dashes and "
+            f"line {number}: the id is {truncated_repr(str(name))}; a text of 1 to 100 letters, digits, dots, dashes and "
             "underscores is needed"
         )
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-    return Task(id=name, inputs=inputs, digest=digest)
+    return BatchTask(id=name, inputs=inputs, digest=digest)
 
 
 class Journal:
@@ -81,7 +81,7 @@ class Journal:
         os.fsync(self.file.fileno())
         self.records[record["id"]] = record
 
-    def open_tasks(self, tasks: list[Task], *, again: bool) -> list[Task]:
+    def open_tasks(self, tasks: list[BatchTask], *, again: bool) -> list[BatchTask]:
         """Those without a result; with `again` failed ones too. InputError for a request that has changed since."""
         for task in tasks:
             record = self.records.get(task.id)
@@ -99,7 +99,7 @@ def read_records(file: IO[str]) -> dict[str, Record]:
     file.seek(0)
     whole, records = 0, {}
     for number, line in enumerate(iter(file.readline, ""), 1):
-        if not line.endswith("\n") and line.startswith(BEGINNING[: len(line)]):
+        if not line.endswith("\n") and line.startswith(LINE_PREFIX[: len(line)]):
             break
         record = read_record(line, number, file.name)
         records[record["id"]] = record
@@ -117,10 +117,12 @@ def read_record(line: str, number: int, name: str) -> Record:
             return record
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise InputError(f"{name}, line {number} is {quoted(line.strip())}, which is no result; another file is needed")
+    raise InputError(
+        f"{name}, line {number} is {truncated_repr(line.strip())}, which is no result; another file is needed"
+    )
 
 
-def check_apart(requests: Path, results: Path) -> None:
+def require_distinct(requests: Path, results: Path) -> None:
     """InputError when both are one file."""
     if results.exists() and results.samefile(requests):
         raise InputError(f"{results} is the file of requests; another one is needed for results")

@@ -4,39 +4,39 @@ import os
 import time
 from typing import Any
 
-from deploy.batch.files import Task
-from deploy.batch.worker import Worker
-from deploy.runner import Engine
-from deploy.service import Service, measured, workplace
+from deploy.batch.files import BatchTask
+from deploy.batch.worker import BatchWorker
+from deploy.runner import PredictorRunner
+from deploy.service import Service, job_dir, log_metrics
 from src.serving import logs
-from src.serving.cancellation import Follower
-from src.storage.fetcher import make_inputs
+from src.serving.cancellation import RequestContext
+from src.storage.fetcher import make_fetcher
+from src.storage.output_store import open_output_store
 from src.storage.settings import read_settings
-from src.storage.output_store import find_shelf
 
 
-class ModelWorker(Worker):
+class ModelWorker(BatchWorker):
     """Makes videos."""
 
     def __init__(self, output: str) -> None:
         os.environ.setdefault("MULTITALK_LOG", "json")
         logs.configure(os.environ)
-        self.service = Service(engine=Engine(), inputs=make_inputs(read_settings(os.environ)))
-        super().__init__(find_shelf(output, self.service.inputs.bucket))
+        self.service = Service(engine=PredictorRunner(), inputs=make_fetcher(read_settings(os.environ)))
+        super().__init__(open_output_store(output, self.service.inputs.bucket))
 
     def ready(self) -> None:
         """Load the model."""
         self.service.engine.load()
 
-    def make(self, task: Task) -> dict[str, Any]:
+    def make(self, task: BatchTask) -> dict[str, Any]:
         """The video on the shelf, and what was measured."""
         start = time.monotonic()
         files = self.service.engine.files
         media = {name: task.inputs[name] for name in files if task.inputs.get(name) is not None}
         values = {name: value for name, value in task.inputs.items() if name not in files}
-        follower = Follower(request=task.id)
-        with workplace(follower) as folder:
+        follower = RequestContext(request=task.id)
+        with job_dir(follower) as folder:
             output = self.service.make(media, values, folder, follower)
-            measured(output)
+            log_metrics(output)
             address = self.shelf.put(output.path, f"{task.id}.mp4")
         return {"output": address, "metrics": dict(output.metrics), "seconds": round(time.monotonic() - start, 3)}

@@ -3,26 +3,26 @@
 import json
 from typing import Any
 
-from deploy.batch.files import Record, Task
-from deploy.errors import INPUT_FAULTS
-from src.storage.output_store import Shelf
+from deploy.batch.files import BatchTask, Record
+from deploy.errors import CLIENT_ERRORS
+from src.storage.output_store import OutputStore
 
 
-class Worker:
+class BatchWorker:
     """Puts on the shelf what `make` makes, and then its record: `ID.mp4`, `ID.json`."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: OutputStore) -> None:
         self.shelf = shelf
 
     def ready(self) -> None:
         """Return once requests can be served; raise when they never can."""
         raise NotImplementedError
 
-    def make(self, task: Task) -> dict[str, Any]:
-        """Put the video on the shelf; what to say of it. Raises INPUT_FAULTS for what no other try mends."""
+    def make(self, task: BatchTask) -> dict[str, Any]:
+        """Put the video on the shelf; what to say of it. Raises CLIENT_ERRORS for what no other try mends."""
         raise NotImplementedError
 
-    def work(self, task: Task) -> Record:
+    def work(self, task: BatchTask) -> Record:
         """The record of a request that has ended, perhaps in a batch that crashed before it wrote it down.
 
         Raises what may pass.
@@ -34,7 +34,7 @@ class Worker:
                 return record
         try:
             record = {"id": task.id, "digest": task.digest, "status": "succeeded", **self.make(task)}
-        except INPUT_FAULTS as error:
+        except CLIENT_ERRORS as error:
             return {"id": task.id, "digest": task.digest, "status": "failed", "error": str(error)}
         self.shelf.put_text(json.dumps(record), name)
         return record

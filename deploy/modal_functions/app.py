@@ -13,9 +13,20 @@ from uuid import uuid4
 import modal
 from fastapi import FastAPI
 
-from deploy.errors import INPUT_FAULTS
-from deploy.fields import in_terms
-from deploy.modal_functions.settings import AWS, GPU, HUGGING_FACE, IDLE_S, NAME, TIMEOUT_S, VOLUME, WEB, WEIGHTS, make_image
+from deploy.errors import CLIENT_ERRORS
+from deploy.fields import translate_names
+from deploy.modal_functions.settings import (
+    AWS,
+    GPU,
+    HUGGING_FACE,
+    IDLE_S,
+    NAME,
+    TIMEOUT_S,
+    VOLUME,
+    WEB,
+    WEIGHTS,
+    make_image,
+)
 from src.media.errors import InputError
 
 if TYPE_CHECKING:  # what brings torch is imported where the work is done: the machine that deploys may lack it
@@ -46,12 +57,12 @@ on_gpu: dict[str, Any] = {
 @cache
 def service() -> "Service":
     """One warm model for each container."""
-    from deploy.runner import Engine
+    from deploy.runner import PredictorRunner
     from deploy.service import Service
-    from src.storage.fetcher import make_inputs
+    from src.storage.fetcher import make_fetcher
     from src.storage.settings import read_settings
 
-    return Service(engine=Engine(), inputs=make_inputs(read_settings(os.environ)))
+    return Service(engine=PredictorRunner(), inputs=make_fetcher(read_settings(os.environ)))
 
 
 @app.function(**on_gpu)
@@ -91,32 +102,32 @@ def generate_multi_person_video(
 
 def to_bucket(media: dict[str, str], values: dict[str, object], names: dict[str, str]) -> str:
     """Make the video, store it under outputs/; its `s3://` address. InputError in the function's own terms."""
-    from deploy.service import measured, workplace
-    from src.serving.cancellation import Follower
-    from src.storage.outputs import choose_place
+    from deploy.service import job_dir, log_metrics
+    from src.serving.cancellation import RequestContext
+    from src.storage.outputs import resolve_destination
 
-    place = choose_place(service().inputs.bucket, None, folder=OUTPUTS, name="s3_output")
-    follower = Follower(request=uuid4().hex)
+    place = resolve_destination(service().inputs.bucket, None, folder=OUTPUTS, name="s3_output")
+    follower = RequestContext(request=uuid4().hex)
     try:
-        with workplace(follower) as folder:
+        with job_dir(follower) as folder:
             output = service().make(media, values, folder, follower)
-            measured(output)
+            log_metrics(output)
             place.deliver(output.path)
-    except INPUT_FAULTS as error:
-        raise InputError(in_terms(str(error), names)) from error
+    except CLIENT_ERRORS as error:
+        raise InputError(translate_names(str(error), names)) from error
     return place.address
 
 
 @app.function(**on_gpu)
 def generate_video(media: dict[str, str], prompt: str | None = None) -> bytes:
     """A video itself, from files in any form that a request may name: for the web form and the command line."""
-    from deploy.service import measured, workplace
-    from src.serving.cancellation import Follower
+    from deploy.service import job_dir, log_metrics
+    from src.serving.cancellation import RequestContext
 
-    follower = Follower(request=modal.current_function_call_id() or uuid4().hex)
-    with workplace(follower) as folder:
+    follower = RequestContext(request=modal.current_function_call_id() or uuid4().hex)
+    with job_dir(follower) as folder:
         output = service().make(media, {"prompt": prompt}, folder, follower)
-        measured(output)
+        log_metrics(output)
         return output.path.read_bytes()
 
 
@@ -140,9 +151,9 @@ def download(names: str = "") -> list[str]:
 def web() -> FastAPI:
     """The web form before `generate_video`."""
     from deploy.modal_functions.backend import ModalBackend
-    from deploy.web.app import make_app, read_keys
+    from deploy.web.app import make_app, read_credentials
 
-    return make_app(ModalBackend(generate_video), read_keys(os.environ))
+    return make_app(ModalBackend(generate_video), read_credentials(os.environ))
 
 
 @app.local_entrypoint()

@@ -5,7 +5,7 @@ from typing import Any
 import modal
 from modal import exception
 
-from deploy.web.app import ExpiredError, Failed, Finished, Talk, UnknownCallError, Working
+from deploy.web.app import ExpiredError, Failed, Finished, SubmitRequest, UnknownCallError, Working
 
 NO_CALL = (exception.NotFoundError, exception.InvalidError)
 
@@ -16,7 +16,7 @@ class ModalBackend:
     def __init__(self, function: Any) -> None:
         self.function = function
 
-    def submit(self, talk: Talk) -> str:
+    def submit(self, talk: SubmitRequest) -> str:
         """Spawn a call."""
         call_id: str = self.function.spawn(dict(talk.media), talk.prompt).object_id
         return call_id

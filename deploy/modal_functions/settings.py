@@ -6,9 +6,9 @@ from pathlib import Path
 
 import modal
 
-from src.serving.cog.server import ONE_ARENA
+from src.serving.cog.server import MALLOC_ENV
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 HOME = "/root"
 WEIGHTS = "/weights"
 GPU = os.environ.get("MODAL_GPU", "A100-80GB")
@@ -44,7 +44,7 @@ def make_image() -> modal.Image:
 def environment() -> dict[str, str]:
     """The containers' variables, those of ours among them that are set where the app is deployed."""
     chosen = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-    return {"MODEL_PATH": WEIGHTS, "MULTITALK_LOG": "json", **ONE_ARENA, **chosen}
+    return {"MODEL_PATH": WEIGHTS, "MULTITALK_LOG": "json", **MALLOC_ENV, **chosen}
 
 
 VOLUME = modal.Volume.from_name("multitalk-weights", create_if_missing=True)

@@ -13,31 +13,31 @@ from typing import Any
 
 import runpod
 
-from deploy.runner import Engine, Output
-from deploy.errors import INPUT_FAULTS
-from deploy.fields import Form, in_terms
-from deploy.runpod_worker.schemas import Wish, read_wish
-from deploy.runpod_worker.health import health
-from deploy.service import Service, measured, reason, workplace
 from app.settings import read_settings
+from deploy.errors import CLIENT_ERRORS
+from deploy.fields import FieldReader, translate_names
+from deploy.runner import Output, PredictorRunner
+from deploy.runpod_worker.health import health
+from deploy.runpod_worker.schemas import ParsedRequest, parse_request
+from deploy.service import Service, error_message, job_dir, log_metrics
 from src.media.errors import InputError
 from src.serving import logs
-from src.serving.cancellation import Follower, StoppedError
-from src.storage.fetcher import make_inputs
-from src.storage.outputs import Place, choose_place, in_base64
+from src.serving.cancellation import CancelledError, RequestContext
+from src.storage.fetcher import make_fetcher
+from src.storage.outputs import S3Destination, resolve_destination, to_base64
 from src.storage.settings import number
 from src.storage.settings import read_settings as read_storage
 
 logger = logging.getLogger("deploy.runpod")
 
-MOST_RESULT_MB = 10.0
+MAX_RESULT_MB = 10.0
 """What RunPod takes as an answer to /run."""
 OUTPUTS = "outputs"
 Tell = Callable[[Mapping[str, Any], str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class RunPodWorker:
     """Answers jobs; several may come at once, and the model works on one after another."""
 
     service: Service
@@ -46,7 +46,7 @@ class Worker:
 
     async def handle(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one job. Cancelling this stops the work at its next step."""
-        follower = Follower(request=str(job["id"]), tell=lambda text: self.tell(job, text))
+        follower = RequestContext(request=str(job["id"]), tell=lambda text: self.tell(job, text))
         work = asyncio.get_running_loop().run_in_executor(None, self.answer, job, follower)
         try:
             return await asyncio.shield(work)
@@ -54,7 +54,7 @@ class Worker:
             follower.stop.set()
             raise
 
-    def answer(self, job: Mapping[str, Any], follower: Follower) -> dict[str, Any]:
+    def answer(self, job: Mapping[str, Any], follower: RequestContext) -> dict[str, Any]:
         """As `handle`, in a thread of its own."""
         try:
             fields = job.get("input")
@@ -63,48 +63,48 @@ class Worker:
             if "health_check" in fields:
                 return self.healthy(fields)
             return self.generate(fields, follower)
-        except StoppedError as stopped:
+        except CancelledError as stopped:
             return {"error": str(stopped)}
         except Exception as error:  # noqa: BLE001 - a raise would show its traceback to the caller
-            return {"error": reason(error)} | self.refresh()
+            return {"error": error_message(error)} | self.refresh()
 
     def healthy(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to `health_check: true`."""
-        if not Form(fields, ("health_check",)).switch("health_check", False):
+        if not FieldReader(fields, ("health_check",)).switch("health_check", False):
             raise InputError("health_check is false; leave it out, or make it true")
         return health(self.service.engine, read_settings(self.environ))
 
-    def generate(self, fields: Mapping[str, Any], follower: Follower) -> dict[str, Any]:
+    def generate(self, fields: Mapping[str, Any], follower: RequestContext) -> dict[str, Any]:
         """Make a video in whichever form it was asked for."""
-        wish = read_wish(fields, read_settings(self.environ).limits.max_seconds)
+        wish = parse_request(fields, read_settings(self.environ).limits.max_seconds)
         place = self.place(wish)
-        with workplace(follower) as folder:
+        with job_dir(follower) as folder:
             output = self.make(wish, folder, follower)
-            measured(output)
+            log_metrics(output)
             video = place.deliver(output.path) if place else self.inline(output.path)
         if not wish.detailed:
             return {"video_url" if place else "video_base64": video}
         return {"video": video, "video_info": describe(output, wish, place)}
 
-    def make(self, wish: Wish, folder: Path, follower: Follower) -> Output:
+    def make(self, wish: ParsedRequest, folder: Path, follower: RequestContext) -> Output:
         """The video; InputError in the form's own terms."""
         try:
             return self.service.make(wish.media, wish.values, folder, follower, wish.size)
-        except INPUT_FAULTS as error:
-            raise InputError(in_terms(str(error), wish.names)) from error
+        except CLIENT_ERRORS as error:
+            raise InputError(translate_names(str(error), wish.names)) from error
 
-    def place(self, wish: Wish) -> Place | None:
+    def place(self, wish: ParsedRequest) -> S3Destination | None:
         """Where the video goes, known before any work; None for the answer itself."""
         bucket = self.service.inputs.bucket
         if wish.output == "base64" or (wish.output is None and bucket is None):
             return None
         name = "s3_output_key" if wish.key else "output_format"
-        return choose_place(bucket, wish.key, folder=OUTPUTS, name=name)
+        return resolve_destination(bucket, wish.key, folder=OUTPUTS, name=name)
 
     def inline(self, path: Path) -> str:
         """The video in base64, if RunPod takes an answer of that length."""
-        most = number(self.environ, "RUNPOD_RESULT_MB", MOST_RESULT_MB) * 1e6
-        text = in_base64(path)
+        most = number(self.environ, "RUNPOD_RESULT_MB", MAX_RESULT_MB) * 1e6
+        text = to_base64(path)
         if len(text) > most:
             raise InputError(
                 f"the video has {len(text):,} characters in base64; RunPod takes {most:,.0f} in an answer, "
@@ -119,7 +119,7 @@ class Worker:
         return {"refresh_worker": True} if dead else {}
 
 
-def describe(output: Output, wish: Wish, place: Place | None) -> dict[str, Any]:
+def describe(output: Output, wish: ParsedRequest, place: S3Destination | None) -> dict[str, Any]:
     """The second form's `video_info`: what was made, and what was done to it afterwards."""
     metrics, fps = output.metrics, wish.values["fps"]
     size = (metrics["width"], metrics["height"])
@@ -142,9 +142,11 @@ def describe(output: Output, wish: Wish, place: Place | None) -> dict[str, Any]:
     return info | ({"s3_uri": place.address, "s3_key": place.key} if place else {})
 
 
-def make_worker(environ: Mapping[str, str]) -> Worker:
+def make_worker(environ: Mapping[str, str]) -> RunPodWorker:
     """A worker with the operator's settings; its model is not loaded yet."""
-    return Worker(service=Service(engine=Engine(), inputs=make_inputs(read_storage(environ))), environ=environ)
+    return RunPodWorker(
+        service=Service(engine=PredictorRunner(), inputs=make_fetcher(read_storage(environ))), environ=environ
+    )
 
 
 def main() -> None:
@@ -159,6 +161,3 @@ def main() -> None:
     concurrency = int(number(os.environ, "RUNPOD_CONCURRENCY", 1))
     runpod.serverless.start({"handler": worker.handle, "concurrency_modifier": lambda _: concurrency})
 
-
-if __name__ == "__main__":
-    main()

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from deploy.runner import Engine
 from app.settings import Settings
+from deploy.runner import PredictorRunner
 from wan.checkpoint.components import CheckpointError
 from wan.checkpoint.layout import find_layout
 
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "transformers", "diffusers", "cog", "runpod")
 ENGINE = "MultiTalkPipeline"
 
 
-def health(engine: Engine, settings: Settings) -> dict[str, Any]:
+def health(engine: PredictorRunner, settings: Settings) -> dict[str, Any]:
     """Whether requests can be served, and by what."""
     missing = missing_weights(settings)
     answer: dict[str, Any] = {
@@ -40,7 +40,7 @@ def health(engine: Engine, settings: Settings) -> dict[str, Any]:
     return answer
 
 
-def well(engine: Engine) -> bool:
+def well(engine: PredictorRunner) -> bool:
     """No model yet is no fault."""
     return engine.predictor is None or engine.predictor.healthcheck()
 

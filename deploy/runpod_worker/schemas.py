@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.fields import Form
+from deploy.fields import FieldReader
 from src.media.errors import InputError
 from src.media.rates import FPS
 
-MOST_FRAMES = 201
+MAX_FRAMES = 201
 LEAST_FPS, MOST_FPS = 8, 60
-SEED = 42
+DEFAULT_SEED = 42
 LEAST_SIDE, MOST_SIDE = 64, 1280
 PIXELS_480 = 480 * 832
 """Beyond this a request in pixels is made in the larger size class."""
@@ -38,7 +38,7 @@ OF_SECOND_ONLY = frozenset(SECOND) - frozenset(FIRST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class ParsedRequest:
     """A request in the predictor's terms. `media` still has to be fetched; `output` is s3, base64 or None for
     whichever can be; `detailed` asks for the second form's answer. `names` are the form's for the predictor's."""
 
@@ -51,7 +51,7 @@ class Wish:
     detailed: bool = False
 
 
-def read_wish(fields: Mapping[str, Any], most_seconds: float) -> Wish:
+def parse_request(fields: Mapping[str, Any], most_seconds: float) -> ParsedRequest:
     """The request, in whichever form it is, for at most so many seconds of video.
 
     InputError names the field, its value and what is allowed.
@@ -63,12 +63,12 @@ def read_wish(fields: Mapping[str, Any], most_seconds: float) -> Wish:
             f"{first[0]} and {second[0]} contradict each other: they belong to two forms of request; "
             f"allowed are either {', '.join(FIRST)}, or {', '.join(SECOND)}"
         )
-    return read_second(fields, most_seconds) if second else read_first(fields)
+    return parse_detailed(fields, most_seconds) if second else parse_basic(fields)
 
 
-def read_first(fields: Mapping[str, Any]) -> Wish:
+def parse_basic(fields: Mapping[str, Any]) -> ParsedRequest:
     """`reference_image`, `audio_1`, … with the defaults of its older deployments."""
-    form = Form(fields, FIRST)
+    form = FieldReader(fields, FIRST)
     media = {
         "image": form.needed("reference_image", MEDIA),
         "first_audio": form.needed("audio_1", MEDIA),
@@ -77,19 +77,19 @@ def read_first(fields: Mapping[str, Any]) -> Wish:
         media["second_audio"] = second
     values = {
         "prompt": form.text("prompt"),
-        "num_frames": form.whole("num_frames", 100, 1, MOST_FRAMES),
-        "seed": form.whole("seed", SEED, 0, 2**31 - 1),
+        "num_frames": form.whole("num_frames", 100, 1, MAX_FRAMES),
+        "seed": form.whole("seed", DEFAULT_SEED, 0, 2**31 - 1),
         "turbo": form.switch("turbo", False),
         "sampling_steps": form.whole("sampling_steps", 20, 2, 100),
         "text_guidance": form.number("guidance_scale", 7.5, 1, 20),
         "fps": form.whole("fps", 8, LEAST_FPS, MOST_FPS),
     }
-    return Wish(media=media, values=values, names=NAMES_OF_FIRST)
+    return ParsedRequest(media=media, values=values, names=NAMES_OF_FIRST)
 
 
-def read_second(fields: Mapping[str, Any], most_seconds: float) -> Wish:
+def parse_detailed(fields: Mapping[str, Any], most_seconds: float) -> ParsedRequest:
     """`action: generate`, with `duration` in seconds and a size in pixels."""
-    form = Form(fields, SECOND)
+    form = FieldReader(fields, SECOND)
     form.text("action", allowed=("generate",))
     size = read_size(form)
     duration = form.number("duration", None, 1 / FPS, most_seconds)
@@ -97,7 +97,7 @@ def read_second(fields: Mapping[str, Any], most_seconds: float) -> Wish:
     if output == "base64" and form.has("s3_output_key"):
         raise InputError("output_format base64 and s3_output_key contradict each other; give one of them")
     key = form.text("s3_output_key")
-    return Wish(
+    return ParsedRequest(
         media={"image": form.needed("reference_image", MEDIA), "first_audio": form.needed("audio", MEDIA)},
         values={
             "prompt": form.text("prompt"),
@@ -114,7 +114,7 @@ def read_second(fields: Mapping[str, Any], most_seconds: float) -> Wish:
     )
 
 
-def read_size(form: Form) -> tuple[int, int] | None:
+def read_size(form: FieldReader) -> tuple[int, int] | None:
     """Width and height in pixels, both or neither."""
     width, height = (form.whole(name, None, LEAST_SIDE, MOST_SIDE) for name in ("width", "height"))
     if width is None and height is None:

@@ -17,12 +17,22 @@ from uuid import uuid4
 
 import uvicorn
 
-from deploy.runner import Engine
-from deploy.service import Service, measured, reason, workplace
-from deploy.web.app import ExpiredError, Failed, Finished, FullError, Talk, UnknownCallError, Working, make_app, read_keys
+from deploy.runner import PredictorRunner
+from deploy.service import Service, error_message, job_dir, log_metrics
+from deploy.web.app import (
+    ExpiredError,
+    Failed,
+    Finished,
+    QueueFullError,
+    SubmitRequest,
+    UnknownCallError,
+    Working,
+    make_app,
+    read_credentials,
+)
 from src.serving import logs
-from src.serving.cancellation import Follower, StoppedError
-from src.storage.fetcher import make_inputs
+from src.serving.cancellation import CancelledError, RequestContext
+from src.storage.fetcher import make_fetcher
 from src.storage.settings import number, read_settings
 
 logger = logging.getLogger("deploy.web.app")
@@ -30,10 +40,10 @@ logger = logging.getLogger("deploy.web.app")
 RESULT_SECONDS = 3600.0
 SWEEP_S = 60.0
 """How often expired results are looked for, whether anybody asks or not."""
-AT_ONCE = 4
+MAX_PARALLEL_DOWNLOADS = 4
 """Calls whose files may come at the same time while one works, so that a slow host holds up its own call only."""
-MOST_WAITING = 100
-MOST_REMEMBERED = 100_000
+MAX_QUEUED = 100
+MAX_EXPIRED_IDS = 100_000
 """Ids of expired calls that are still told from unknown ones."""
 CANCELED = "canceled"
 
@@ -42,7 +52,7 @@ CANCELED = "canceled"
 class Call:
     """A request, what is known of it, and when that was settled."""
 
-    follower: Follower = field(default_factory=lambda: Follower(request="new"))
+    follower: RequestContext = field(default_factory=lambda: RequestContext(request="new"))
     state: Working | Finished | Failed = field(default_factory=Working)
     settled: float | None = None
 
@@ -51,7 +61,7 @@ class LocalBackend:
     """One warm model; calls wait for their turn. Results lie in a folder until they expire, `keep_s` after the end."""
 
     def __init__(
-        self, service: Service, folder: Path, *, keep_s: float = RESULT_SECONDS, most_waiting: int = MOST_WAITING
+        self, service: Service, folder: Path, *, keep_s: float = RESULT_SECONDS, most_waiting: int = MAX_QUEUED
     ) -> None:
         self.service = service
         self.folder = folder
@@ -60,20 +70,20 @@ class LocalBackend:
         self.calls: dict[str, Call] = {}
         self.expired: OrderedDict[str, None] = OrderedDict()
         self.lock = threading.Lock()
-        self.pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="web")
+        self.pool = ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS, thread_name_prefix="web")
         self.closed = threading.Event()
         threading.Thread(target=self.keep_sweeping, name="sweep", daemon=True).start()
 
-    def submit(self, talk: Talk) -> str:
+    def submit(self, talk: SubmitRequest) -> str:
         """Put a call in the queue."""
         call_id = uuid4().hex
         with self.lock:
             self.expire()
             waiting = sum(call.settled is None for call in self.calls.values())
             if waiting >= self.most_waiting:
-                raise FullError(f"{waiting} calls are waiting; at most {self.most_waiting} may")
+                raise QueueFullError(f"{waiting} calls are waiting; at most {self.most_waiting} may")
             call = Call()
-            call.follower = Follower(request=call_id, tell=lambda text: self.tell(call, text))
+            call.follower = RequestContext(request=call_id, tell=lambda text: self.tell(call, text))
             self.calls[call_id] = call
         self.pool.submit(self.work, call_id, call, talk)
         return call_id
@@ -84,21 +94,21 @@ class LocalBackend:
             if call.settled is None:
                 call.state = Working(progress=progress)
 
-    def work(self, call_id: str, call: Call, talk: Talk) -> None:
+    def work(self, call_id: str, call: Call, talk: SubmitRequest) -> None:
         """Make the video."""
         try:
             if call.follower.stop.is_set():
                 return
-            with workplace(call.follower) as folder:
+            with job_dir(call.follower) as folder:
                 output = self.service.make(talk.media, {"prompt": talk.prompt}, folder, call.follower)
-                measured(output)
+                log_metrics(output)
                 video = self.folder / f"{call_id}.mp4"
                 shutil.move(output.path, video)
             self.settle(call, Finished(video=video))
-        except StoppedError:
+        except CancelledError:
             self.settle(call, Failed(message=CANCELED))
         except Exception as error:  # noqa: BLE001 - the caller is told
-            self.settle(call, Failed(message=reason(error)))
+            self.settle(call, Failed(message=error_message(error)))
 
     def settle(self, call: Call, state: Finished | Failed) -> None:
         """The end of a call, whichever comes first."""
@@ -142,7 +152,7 @@ class LocalBackend:
                 del self.calls[call_id]
                 self.expired[call_id] = None
                 (self.folder / f"{call_id}.mp4").unlink(missing_ok=True)
-        while len(self.expired) > MOST_REMEMBERED:
+        while len(self.expired) > MAX_EXPIRED_IDS:
             self.expired.popitem(last=False)
 
     def close(self) -> None:
@@ -159,7 +169,7 @@ def main() -> None:
     """Load the model and serve the form."""
     os.environ.setdefault("MULTITALK_LOG", "json")
     logs.configure(os.environ)
-    service = Service(engine=Engine(), inputs=make_inputs(read_settings(os.environ)))
+    service = Service(engine=PredictorRunner(), inputs=make_fetcher(read_settings(os.environ)))
     keep_s = number(os.environ, "WEB_RESULT_SECONDS", RESULT_SECONDS)
     service.engine.load()
     with (
@@ -173,7 +183,9 @@ def main() -> None:
 def serve(backend: LocalBackend) -> None:
     """Until a signal ends it. Lines go through our log; uvicorn would also write from which address somebody asked."""
     host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000"))
-    uvicorn.run(make_app(backend, read_keys(os.environ)), host=host, port=port, log_config=None, access_log=False)
+    uvicorn.run(
+        make_app(backend, read_credentials(os.environ)), host=host, port=port, log_config=None, access_log=False
+    )
 
 
 @contextmanager
@@ -186,6 +198,3 @@ def harmless_signals() -> Iterator[None]:
         for name, handler in before.items():
             signal.signal(name, handler)
 
-
-if __name__ == "__main__":
-    main()

@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from src.media.audio.spool import release_pages
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
-from src.media.audio.spool import let_go
 
-WHOLE_SECONDS = 600
+MAX_WHOLE_SECONDS = 600
 """Up to here a track is encoded whole, as the reference does: of the published encoder 15,000 frames of 12 x 768 states
 take 553 MB, and what its first convolution makes of them, for a moment, 3.9 GB and as much again for each copy. It is
 also what MAX_SECONDS allows unless the operator raises it."""
-KEPT_WINDOWS = 2
+CACHED_SEGMENTS = 2
 """A chunk is shorter than a window, and the next chunk goes back by less."""
-SILENT = 1e-4
+SILENCE_PEAK = 1e-4
 """A second with no sample above it says nothing about a voice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
+class SegmentSize:
     """Frames that a window answers for, and frames that it hears before and after them.
 
     Together 16 seconds, about as much as wav2vec 2.0 was trained on at once (250,000 samples).
@@ -38,14 +38,14 @@ class Windows:
     context: int = 4 * FPS
 
 
-def encode(model: Wav2Vec2Model, track_N: np.ndarray) -> "Tensor | SpeechTrack":
+def embed_speech(model: Wav2Vec2Model, track_N: np.ndarray) -> "Tensor | LazySpeechEmbeddings":
     """Speech states of a 16 kHz track, F x Y x D on the CPU, or of a long one what makes them."""
-    if len(track_N) > WHOLE_SECONDS * SPEECH_RATE:
-        return SpeechTrack(model, track_N)
+    if len(track_N) > MAX_WHOLE_SECONDS * SPEECH_RATE:
+        return LazySpeechEmbeddings(model, track_N)
     return model.get_embeddings(model.extract_features(track_N, SPEECH_RATE)).cpu()
 
 
-class SpeechTrack:
+class LazySpeechEmbeddings:
     """States of a track by frame, as a tensor F x Y x D gives them to a tensor of indices.
 
     `measured` is over how many seconds the measures are taken.
@@ -55,14 +55,18 @@ class SpeechTrack:
         self,
         model: Wav2Vec2Model,
         track_N: np.ndarray,
-        windows: Windows | None = None,
-        measured: int = WHOLE_SECONDS,
+        windows: SegmentSize | None = None,
+        measured: int = MAX_WHOLE_SECONDS,
     ) -> None:
         self.model = model
         self.track_N = track_N
-        self.windows = windows or Windows()
-        self.scale = Scale.of(sounding(track_N, measured)) if model.preprocessor.do_normalize else Scale()
-        self.norm = model.channel_norm(self.scale(part_N) for part_N in sounding(track_N, measured))
+        self.windows = windows or SegmentSize()
+        self.scale = (
+            Normalization.of(non_silent_seconds(track_N, measured))
+            if model.preprocessor.do_normalize
+            else Normalization()
+        )
+        self.norm = model.channel_norm(self.scale(part_N) for part_N in non_silent_seconds(track_N, measured))
         self.kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -86,7 +90,7 @@ class SpeechTrack:
     def _window(self, number: int) -> Tensor:
         """The states that a window answers for; the last few are kept."""
         if number not in self.kept:
-            while len(self.kept) >= KEPT_WINDOWS:
+            while len(self.kept) >= CACHED_SEGMENTS:
                 del self.kept[next(iter(self.kept))]
             self.kept[number] = self._encoded(number * self.windows.core)
         return self.kept[number]
@@ -97,21 +101,21 @@ class SpeechTrack:
         last = min(first + self.windows.core, len(self))
         begin, end = max(0, first - self.windows.context), min(last + self.windows.context, len(self))
         heard_N = self.scale(self.track_N[begin * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME])
-        let_go(self.track_N)
+        release_pages(self.track_N)
         weight = self.model.encoder.layer_norm.weight
         states = self.model.layer_states(torch.from_numpy(heard_N)[None].to(weight.device, weight.dtype), self.norm)
         return states[0, first - begin : last - begin].float().cpu()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class Normalization:
     """Zero mean and unit variance for the samples that were measured."""
 
     mean: float = 0.0
     deviation: float = 1.0
 
     @classmethod
-    def of(cls, parts: Iterator[np.ndarray]) -> "Scale":
+    def of(cls, parts: Iterator[np.ndarray]) -> "Normalization":
         """Measured over parts of a track; as transformers' feature extractor does, 1e-7 is added to the variance."""
         count, total, squares = 0, 0.0, 0.0
         for part_N in parts:
@@ -125,12 +129,12 @@ class Scale:
         return ((samples_N - self.mean) / self.deviation).astype(np.float32)
 
 
-def sounding(track_N: np.ndarray, seconds: int) -> Iterator[np.ndarray]:
+def non_silent_seconds(track_N: np.ndarray, seconds: int) -> Iterator[np.ndarray]:
     """The first seconds of a track that are not silent, at most so many, one by one."""
     left = seconds
     for first in range(0, len(track_N) - SPEECH_RATE + 1, SPEECH_RATE):
         second_N = track_N[first : first + SPEECH_RATE]
-        if left and np.abs(second_N).max() > SILENT:
+        if left and np.abs(second_N).max() > SILENCE_PEAK:
             left -= 1
             yield second_N
-        let_go(track_N)
+        release_pages(track_N)

@@ -12,11 +12,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from src.audio_analysis.loudness import normalise
+from src.audio_analysis.loudness import normalize
+from src.media.audio.audio import MAX_VALUES, Audio, convert, pad_or_trim, to_mono
+from src.media.audio.spool import iter_chunks, peak, spool, zeros
 from src.media.errors import InputError
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
-from src.media.audio.spool import peak, pieces, shelved, silence
-from src.media.audio.audio import MAX_VALUES, Sound, conform, lasting, mono
 
 # -80 dBFS, three steps of 16 bits: above the dither of a silent recording, below any voice.
 SILENT_PEAK = 1e-4
@@ -32,7 +32,7 @@ class Timeline:
     one a person and all equally long.
     """
 
-    soundtrack: Sound
+    soundtrack: Audio
     tracks: tuple[np.ndarray, ...]
 
     @property
@@ -42,7 +42,7 @@ class Timeline:
         return max(1, round(Fraction(FPS * sound.samples_CN.shape[1], sound.rate)))
 
 
-def arrange(voices: Sequence[Sound], mode: Mode, heard: Sequence[Sound] | None = None) -> Timeline:
+def mix(voices: Sequence[Audio], mode: Mode, heard: Sequence[Audio] | None = None) -> Timeline:
     """Lay out one or two voices, the first person's first.
 
     The soundtrack is made from the voices, and so are the tracks unless `heard` is given: one sound for each voice,
@@ -60,14 +60,14 @@ def arrange(voices: Sequence[Sound], mode: Mode, heard: Sequence[Sound] | None =
     if len(voices) not in (1, 2):
         raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
     _check_audible(heard or voices, voices)
-    tracks = [_track(*pair) for pair in zip(heard or voices, voices, strict=True)]
+    tracks = [_waveform(*pair) for pair in zip(heard or voices, voices, strict=True)]
     if len(voices) == 1:
         return Timeline(soundtrack=voices[0], tracks=tuple(tracks))
-    place = _in_turn if mode == "add" else _together
+    place = _sequential if mode == "add" else _parallel
     return Timeline(soundtrack=_mixed(voices, place), tracks=tuple(place(tracks)))
 
 
-def fit(timeline: Timeline, frames: int) -> Timeline:
+def pad_to_frames(timeline: Timeline, frames: int) -> Timeline:
     """A timeline for exactly `frames` frames of video.
 
     The soundtrack is cut or padded with silence to their length; tracks are padded to it but never cut,
@@ -77,19 +77,19 @@ def fit(timeline: Timeline, frames: int) -> Timeline:
     samples = round(Fraction(frames * sound.rate, FPS))
     least = frames * SAMPLES_PER_FRAME
     tracks = tuple(_padded(track_N, after=max(0, least - len(track_N))) for track_N in timeline.tracks)
-    return replace(timeline, soundtrack=lasting(sound, samples), tracks=tracks)
+    return replace(timeline, soundtrack=pad_or_trim(sound, samples), tracks=tracks)
 
 
-def _track(heard: Sound, voice: Sound) -> np.ndarray:
+def _waveform(heard: Audio, voice: Audio) -> np.ndarray:
     """What the speech encoder hears in place of a voice: (N,) float32 of its length."""
-    track_N = mono(heard, SPEECH_RATE)
+    track_N = to_mono(heard, SPEECH_RATE)
     if heard is not voice:
         samples = math.ceil(Fraction(voice.samples_CN.shape[1] * SPEECH_RATE, voice.rate))
         track_N = _padded(track_N[:samples], after=max(0, samples - len(track_N)))
-    return normalise(track_N, SPEECH_RATE)
+    return normalize(track_N, SPEECH_RATE)
 
 
-def _check_audible(heard: Sequence[Sound], voices: Sequence[Sound]) -> None:
+def _check_audible(heard: Sequence[Audio], voices: Sequence[Audio]) -> None:
     loudest = max(peak(sound.samples_CN) for sound in heard)
     if loudest < SILENT_PEAK:
         named = zip(("first_audio", "second_audio"), heard, voices, strict=False)
@@ -101,13 +101,13 @@ def _check_audible(heard: Sequence[Sound], voices: Sequence[Sound]) -> None:
 Placement = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
-def _in_turn(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _sequential(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Two signals, samples on the last axis, so that the second begins where the first ends."""
     first, second = parts
     return [_padded(first, after=second.shape[-1]), _padded(second, before=first.shape[-1])]
 
 
-def _together(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _parallel(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Signals, samples on the last axis, that begin together, with silence up to the end of the longest."""
     longest = max(part.shape[-1] for part in parts)
     return [_padded(part, after=longest - part.shape[-1]) for part in parts]
@@ -118,11 +118,11 @@ def _padded(signal: np.ndarray, *, before: int = 0, after: int = 0) -> np.ndarra
         return signal
     rows_CN = np.atleast_2d(signal)
     count = len(rows_CN)
-    padded_CN = shelved(chain(silence(count, before), pieces(rows_CN), silence(count, after)))
+    padded_CN = spool(chain(zeros(count, before), iter_chunks(rows_CN), zeros(count, after)))
     return padded_CN if signal.ndim == 2 else padded_CN[0]
 
 
-def _check_mix(voices: Sequence[Sound], rate: int, channels: int) -> None:
+def _check_mix(voices: Sequence[Audio], rate: int, channels: int) -> None:
     """InputError when a long sound of low quality beside a short one of high quality would fill the memory."""
     values = round(sum(voice.seconds for voice in voices) * rate) * channels
     if values > MAX_VALUES:
@@ -132,15 +132,15 @@ def _check_mix(voices: Sequence[Sound], rate: int, channels: int) -> None:
         )
 
 
-def _mixed(voices: Sequence[Sound], place: Placement) -> Sound:
+def _mixed(voices: Sequence[Audio], place: Placement) -> Audio:
     """The sum of the voices where `place` puts them, scaled down to full scale where it exceeds it."""
     rate = max(voice.rate for voice in voices)
     channels = max(voice.channels for voice in voices)
     _check_mix(voices, rate, channels)
-    parts = [conform(voice, rate=rate, channels=channels).samples_CN for voice in voices]
+    parts = [convert(voice, rate=rate, channels=channels).samples_CN for voice in voices]
     placed = place(parts)
-    sum_CN = shelved(np.sum(both, axis=0) for both in zip(*map(pieces, placed), strict=True))
+    sum_CN = spool(np.sum(both, axis=0) for both in zip(*map(iter_chunks, placed), strict=True))
     loudest = peak(sum_CN)
     if loudest > 1:
-        sum_CN = shelved(piece_CN / loudest for piece_CN in pieces(sum_CN))
-    return Sound(samples_CN=sum_CN, rate=rate)
+        sum_CN = spool(piece_CN / loudest for piece_CN in iter_chunks(sum_CN))
+    return Audio(samples_CN=sum_CN, rate=rate)

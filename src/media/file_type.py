@@ -54,7 +54,7 @@ def require_file(path: Path, *, name: str) -> None:
     if not path.is_file():
         raise InputError(f"{name}: the file {path.name!r} does not exist; a file is needed")
     if path.stat().st_size == 0:
-        raise InputError(f"{name}: {describe(path)} is empty; at least one byte is needed")
+        raise InputError(f"{name}: {describe_file(path)} is empty; at least one byte is needed")
 
 
 def read_head(path: Path, count: int = HEAD_BYTES) -> bytes:
@@ -63,13 +63,13 @@ def read_head(path: Path, count: int = HEAD_BYTES) -> bytes:
         return file.read(count)
 
 
-def describe(path: Path) -> str:
+def describe_file(path: Path) -> str:
     """What a file is called, how large it is and what it looks like, for an error message."""
     called = f"the file {path.name!r}" if path.suffix else "the file"
-    return f"{called} ({path.stat().st_size:,} bytes{_looks(read_head(path))})"
+    return f"{called} ({path.stat().st_size:,} bytes{_sniff(read_head(path))})"
 
 
-def _looks(head: bytes) -> str:
+def _sniff(head: bytes) -> str:
     """The kind of file that begins with `head`, else an excerpt, as text where it is text, else in hex."""
     for offset, mark, kind in SIGNATURES:
         if head[offset:].startswith(mark):

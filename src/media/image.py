@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from src.media.errors import InputError
-from src.media.file_type import describe, require_file
+from src.media.file_type import describe_file, require_file
 
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 32
@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture"
 
 # What Pillow raises on damaged files, depending on the format and the place of the damage.
-DAMAGE = (
+DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, RuntimeError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
@@ -37,12 +37,12 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # Of 256; what a mask counts as white.
-HALF_BRIGHT = 128
+MASK_THRESHOLD = 128
 # The range of samples deeper than 8 bits is the smallest of these that holds the brightest one.
-DEEP_RANGES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
+HIGH_BIT_RANGES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 
 
-def read_picture(path: Path, *, name: str = "image", ground: str = "white", kinds: str = KINDS) -> Image.Image:
+def read_image(path: Path, *, name: str = "image", ground: str = "white", kinds: str = KINDS) -> Image.Image:
     """Read a picture as 8-bit RGB: upright by its EXIF, transparency on the ground, the first frame of several.
 
     Raises InputError, which says that one of the `kinds` is needed, for what is no picture and for a damaged one;
@@ -57,24 +57,24 @@ def read_picture(path: Path, *, name: str = "image", ground: str = "white", kind
             return _upright(_opaque(_eight_bit(image, name=name), ground), _orientation(image))
         except InputError:
             raise
-        except DAMAGE as error:
+        except DECODE_ERRORS as error:
             reason = f"is damaged or cut off ({error})"
-            raise InputError(f"{name}: {describe(path)} {reason}; {kinds} is needed") from error
+            raise InputError(f"{name}: {describe_file(path)} {reason}; {kinds} is needed") from error
 
 
 def read_mask(path: Path, *, name: str, height: int, width: int) -> np.ndarray:
     """Where a picture is white (at least half bright, and not transparent), as bool H x W of the given size.
 
-    Raises InputError as `read_picture` does, for another shape than height x width, and for one without any white.
+    Raises InputError as `read_image` does, for another shape than height x width, and for one without any white.
     """
-    mask = read_picture(path, name=name, ground="black")
+    mask = read_image(path, name=name, ground="black")
     if abs(mask.width * height - mask.height * width) > max(height, width):  # one pixel of the mask
         raise InputError(
             f"{name} has {mask.width} x {mask.height} pixels; the picture's {width} x {height} are needed, or the same "
             "shape at another size"
         )
     scaled = mask.convert("L").resize((width, height), Image.Resampling.NEAREST)
-    mask_HW = np.asarray(scaled) >= HALF_BRIGHT
+    mask_HW = np.asarray(scaled) >= MASK_THRESHOLD
     if not mask_HW.any():
         raise InputError(f"{name} has no white pixel; white is needed where the person is")
     return mask_HW
@@ -90,9 +90,9 @@ def _open(path: Path, *, name: str, kinds: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])  # all that Pillow tells of a picture it refuses
         raise InputError(f"{name} has {pixels:,} pixels; at most {MAX_PIXELS:,} are allowed") from error
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise InputError(
-            f"{name}: {describe(path)} is not a picture, or its beginning is damaged; {kinds} is needed"
+            f"{name}: {describe_file(path)} is not a picture, or its beginning is damaged; {kinds} is needed"
         ) from error
 
 
@@ -111,7 +111,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; a damaged EXIF block is ignored, as browsers do."""
     try:
         return image.getexif().get(ORIENTATION_TAG, 1)
-    except DAMAGE:
+    except DECODE_ERRORS:
         return 1
 
 
@@ -123,13 +123,13 @@ def _eight_bit(image: Image.Image, *, name: str) -> Image.Image:
     """Bring grey values of more than 8 bits to 0..255; other modes pass."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
-    grey_HW = np.asarray(image).astype(np.float64)
-    if not np.isfinite(grey_HW).all():
+    gray_HW = np.asarray(image).astype(np.float64)
+    if not np.isfinite(gray_HW).all():
         raise InputError(f"{name} holds NaN or infinite grey values; finite ones are needed")
-    brightest = float(grey_HW.max())
-    ranges = DEEP_RANGES.get(image.mode, (65535.0,))
+    brightest = float(gray_HW.max())
+    ranges = HIGH_BIT_RANGES.get(image.mode, (65535.0,))
     white = next((white for white in ranges if brightest <= white), brightest)
-    return Image.fromarray(np.rint(grey_HW.clip(0, white) * (255 / white)).astype(np.uint8))
+    return Image.fromarray(np.rint(gray_HW.clip(0, white) * (255 / white)).astype(np.uint8))
 
 
 def _opaque(image: Image.Image, ground: str) -> Image.Image:

@@ -7,28 +7,28 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 
-class StoppedError(BaseException):
+class CancelledError(BaseException):
     """The request was stopped by whoever waits for it; like Cog's own cancelling no Exception, so that it passes."""
 
 
-def nobody(_: str) -> None:
+def ignore_progress(_: str) -> None:
     """For requests whose progress nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Follower:
+class RequestContext:
     """The request's id for the log, who is told of its progress, and whether it is to end."""
 
     request: str
-    tell: Callable[[str], None] = nobody
+    tell: Callable[[str], None] = ignore_progress
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-_current: ContextVar[Follower | None] = ContextVar("follower", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("follower", default=None)
 
 
 @contextmanager
-def followed(follower: Follower) -> Iterator[None]:
+def request_context(follower: RequestContext) -> Iterator[None]:
     """Everything within belongs to the follower's request."""
     token = _current.set(follower)
     try:
@@ -43,16 +43,16 @@ def request_id() -> str | None:
     return None if follower is None else follower.request
 
 
-def check_wanted() -> None:
-    """StoppedError when the work is to end here."""
+def raise_if_cancelled() -> None:
+    """CancelledError when the work is to end here."""
     follower = _current.get()
     if follower is not None and follower.stop.is_set():
-        raise StoppedError(f"{follower.request} was stopped")
+        raise CancelledError(f"{follower.request} was stopped")
 
 
-def passed(progress: str) -> None:
-    """The work has come this far. StoppedError when it is to end here."""
-    check_wanted()
+def report_progress(progress: str) -> None:
+    """The work has come this far. CancelledError when it is to end here."""
+    raise_if_cancelled()
     follower = _current.get()
     if follower is not None:
         follower.tell(progress)

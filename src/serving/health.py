@@ -9,10 +9,10 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 10.0
-PATIENCE_S = 60.0
+INTERVAL_S = 10.0
+STALE_AFTER_S = 60.0
 """A device that has not answered for so long is as good as dead."""
-LEAST_FREE = 500 * 10**6
+MIN_FREE_BYTES = 500 * 10**6
 
 
 class Health:
@@ -22,7 +22,7 @@ class Health:
     """
 
     def __init__(
-        self, probe: Callable[[], None], folder: Path, *, every_s: float = EVERY_S, patience_s: float = PATIENCE_S
+        self, probe: Callable[[], None], folder: Path, *, every_s: float = INTERVAL_S, patience_s: float = STALE_AFTER_S
     ) -> None:
         self.probe = probe
         self.folder = folder
@@ -59,8 +59,8 @@ class Health:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             return f"{self.folder} cannot be used ({error.strerror})"
-        short = f"{self.folder} has {free / 1e6:,.0f} MB left; {LEAST_FREE / 1e6:,.0f} MB are needed"
-        return short if free < LEAST_FREE else None
+        short = f"{self.folder} has {free / 1e6:,.0f} MB left; {MIN_FREE_BYTES / 1e6:,.0f} MB are needed"
+        return short if free < MIN_FREE_BYTES else None
 
     def note(self, what: str, fault: str | None) -> None:
         """Remember a fault, or that it is gone; the log tells when that changes."""

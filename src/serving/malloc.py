@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def heap_trimmed() -> Iterator[None]:
+def trim_malloc_on_exit() -> Iterator[None]:
     """Trims the heap at the end, however the work ends; a C library that cannot (glibc can) is left alone."""
     try:
         yield

@@ -4,12 +4,12 @@ import logging
 import time
 from collections import Counter
 
-from src.serving.cancellation import passed
+from src.serving.cancellation import report_progress
 
 logger = logging.getLogger(__name__)
 
 
-class Stages:
+class StageTimer:
     """Seconds and number of reports by stage; each report is a line in the log."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Stages:
         self._last = now
         told = f"{stage}: {details}" if details else stage
         logger.info("%s", told)
-        passed(told)
+        report_progress(told)
 
     def mean(self, stage: str) -> float:
         """Seconds per report of a stage; 0 without any."""

@@ -11,51 +11,53 @@ from src.serving.cog.cli_inputs import Schema, resolve
 SHOWN = 80
 
 
-class ValuesError(ValueError):
+class ValidationError(ValueError):
     """A request's inputs are not what the schema allows: which one, what it is, what is allowed."""
 
 
-def complete(inputs: Mapping[str, Any], document: Schema) -> dict[str, Any]:
+def validate(inputs: Mapping[str, Any], document: Schema) -> dict[str, Any]:
     """Every input of the predictor, in its type. None stands for an optional one that is not given.
 
-    Raises ValuesError for an unknown name, a missing required input, a wrong type, a value out of bounds.
+    Raises ValidationError for an unknown name, a missing required input, a wrong type, a value out of bounds.
     """
     schemas = document["components"]["schemas"]
     properties = schemas["Input"]["properties"]
     if unknown := [name for name in inputs if name not in properties]:
-        raise ValuesError(f"{shown(unknown[0])} is no input; allowed are {', '.join(properties)}")
+        raise ValidationError(f"{shown(unknown[0])} is no input; allowed are {', '.join(properties)}")
     required = schemas["Input"].get("required", [])
     if missing := [name for name in required if inputs.get(name) is None]:
-        raise ValuesError(f"{missing[0]} is missing; it is required")
-    return {name: value_of(name, inputs.get(name), field, schemas) for name, field in properties.items()}
+        raise ValidationError(f"{missing[0]} is missing; it is required")
+    return {name: value_or_default(name, inputs.get(name), field, schemas) for name, field in properties.items()}
 
 
-def value_of(name: str, value: Any, field: Schema, schemas: Schema) -> Any:
+def value_or_default(name: str, value: Any, field: Schema, schemas: Schema) -> Any:
     """One value, or its default."""
     if value is None:
         return field.get("default")
-    return checked(name, value, {**resolve(field, schemas), **{key: field[key] for key in field if key != "allOf"}})
+    return validate_value(
+        name, value, {**resolve(field, schemas), **{key: field[key] for key in field if key != "allOf"}}
+    )
 
 
-def checked(name: str, value: Any, field: Schema) -> Any:
+def validate_value(name: str, value: Any, field: Schema) -> Any:
     """A value that the field of the schema allows; for a file also a path, which is no value of JSON."""
     kind = field["type"]
     if kind == "array" and isinstance(value, list):
-        return [checked(name, item, field["items"]) for item in value]
+        return [validate_value(name, item, field["items"]) for item in value]
     if field.get("format") == "uri" and isinstance(value, Path):
         return value
     if kind == "boolean" and isinstance(value, bool):
         return value
     if kind == "string" and isinstance(value, str):
         if value not in field.get("enum", [value]):
-            raise ValuesError(f"{name} is {shown(value)}; allowed are {', '.join(field['enum'])}")
+            raise ValidationError(f"{name} is {shown(value)}; allowed are {', '.join(field['enum'])}")
         return value
     if kind in {"integer", "number"} and is_number(value) and (kind == "number" or float(value).is_integer()):
         low, high = field.get("minimum", -math.inf), field.get("maximum", math.inf)
         if not low <= value <= high:
-            raise ValuesError(f"{name} is {value:.12g}; allowed is {bounds(low, high)}")
+            raise ValidationError(f"{name} is {value:.12g}; allowed is {bounds(low, high)}")
         return int(value) if kind == "integer" else float(value)
-    raise ValuesError(f"{name} is {shown(value)}; {KINDS[kind]} is needed")
+    raise ValidationError(f"{name} is {shown(value)}; {KINDS[kind]} is needed")
 
 
 KINDS = {

@@ -4,24 +4,24 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.media.errors import InputError, quoted
-from src.storage.s3 import Bucket
-from src.storage.outputs import to_file
+from src.media.errors import InputError, truncated_repr
+from src.storage.outputs import copy_atomic
+from src.storage.s3 import S3Bucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class OutputStore:
     """Files by name; without a bucket `place` is a folder, else a prefix of keys."""
 
     place: str
-    bucket: Bucket | None = None
+    bucket: S3Bucket | None = None
 
     def put(self, path: Path, name: str) -> str:
         """Store a file; where it is."""
         if self.bucket is not None:
             return self.bucket.put(path, self.place + name)
         target = Path(self.place) / name
-        to_file(path, target)
+        copy_atomic(path, target)
         return str(target.absolute())
 
     def put_text(self, text: str, name: str) -> None:
@@ -40,12 +40,12 @@ class Shelf:
         return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def find_shelf(place: str, bucket: Bucket | None) -> Shelf:
+def open_output_store(place: str, bucket: S3Bucket | None) -> OutputStore:
     """`s3://bucket/prefix`, or a folder. InputError for a bucket that is not the configured one."""
     if not place.startswith("s3://"):
-        return Shelf(place=place)
+        return OutputStore(place=place)
     name, _, prefix = place[len("s3://") :].partition("/")
     if bucket is None or name != bucket.store.bucket:
         known = "none is configured (S3_BUCKET)" if bucket is None else f"{bucket.store.bucket!r} is needed"
-        raise InputError(f"--output is in the bucket {quoted(name)}; {known}")
-    return Shelf(place=f"{prefix.rstrip('/')}/" if prefix.strip("/") else "", bucket=bucket)
+        raise InputError(f"--output is in the bucket {truncated_repr(name)}; {known}")
+    return OutputStore(place=f"{prefix.rstrip('/')}/" if prefix.strip("/") else "", bucket=bucket)

@@ -14,26 +14,26 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from src.media.errors import InputError, quoted
-from src.storage.http.connection import left
-from src.storage.http.download import check_size, too_late
+from src.media.errors import InputError, truncated_repr
 from src.storage.errors import DownloadTooLongError, StorageError
-from src.storage.settings import Limits, Store
+from src.storage.http.connection import time_left
+from src.storage.http.download import check_size, too_late
+from src.storage.settings import DownloadLimits, S3Config
 
 logger = logging.getLogger(__name__)
 
-PART = 8 << 20
+PART_BYTES = 8 << 20
 ATTEMPTS = 5
 CONNECT_S, READ_S = 10, 60
-TRANSFER = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=4)
-ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 FORBIDDEN = {"403", "AccessDenied", "Forbidden"}
 
 
-class Bucket:
+class S3Bucket:
     """Files in and out. Credentials and region come from the usual variables and places, which boto3 knows."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: S3Config) -> None:
         self.store = store
 
     @cached_property
@@ -50,26 +50,26 @@ class Bucket:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         return boto3.client("s3", endpoint_url=self.store.endpoint, region_name=region, config=config)
 
-    def get(self, bucket: str, key: str, path: Path, *, limits: Limits, name: str) -> None:
+    def get(self, bucket: str, key: str, path: Path, *, limits: DownloadLimits, name: str) -> None:
         """Write an object to `path`, which exists afterwards only if it is whole.
 
         InputError for one that is not there, not ours to read, too large, or not here in time.
         """
         if not self.store.may_read(bucket):
             raise InputError(
-                f"{name} is in the bucket {quoted(bucket)}; allowed is {self.store.bucket!r} "
+                f"{name} is in the bucket {truncated_repr(bucket)}; allowed is {self.store.bucket!r} "
                 "(the operator adds others to S3_READABLE_BUCKETS)"
             )
         draft = path.with_name(f"{path.name}.part")
         deadline = time.monotonic() + limits.max_seconds
-        more = {"Config": TRANSFER, "Callback": lambda _: left(deadline)}
+        more = {"Config": TRANSFER, "Callback": lambda _: time_left(deadline)}
         try:
             head = self.call(lambda: self.client.head_object(Bucket=bucket, Key=key), bucket, key, name)
             check_size(head["ContentLength"], limits, name)
             self.call(lambda: self.client.download_file(bucket, key, str(draft), **more), bucket, key, name)
             draft.replace(path)
         except DownloadTooLongError as error:
-            raise too_late(quoted(key), limits, name) from error
+            raise too_late(truncated_repr(key), limits, name) from error
         finally:
             draft.unlink(missing_ok=True)
 
@@ -79,13 +79,13 @@ class Bucket:
             return request()
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            if code in ABSENT:
+            if code in NOT_FOUND:
                 raise InputError(
-                    f"{name}: there is no {quoted(key)} in the bucket {bucket!r}; a key of it is needed"
+                    f"{name}: there is no {truncated_repr(key)} in the bucket {bucket!r}; a key of it is needed"
                 ) from error
             if code in FORBIDDEN:
                 raise InputError(
-                    f"{name}: {quoted(key)} in the bucket {bucket!r} may not be read with this server's credentials; "
+                    f"{name}: {truncated_repr(key)} in the bucket {bucket!r} may not be read with this server's credentials; "
                     "one that it may read is needed"
                 ) from error
             raise failure("give", key, error) from error
@@ -106,7 +106,7 @@ class Bucket:
         try:
             body: bytes = self.client.get_object(Bucket=self.store.bucket, Key=key)["Body"].read()
         except ClientError as error:
-            if error.response["Error"]["Code"] in ABSENT:
+            if error.response["Error"]["Code"] in NOT_FOUND:
                 return None
             raise failure("give", key, error) from error
         except (BotoCoreError, OSError) as error:
@@ -115,7 +115,7 @@ class Bucket:
 
     def link(self, key: str) -> str:
         """A URL for one object, which works for as long as the operator chose."""
-        parameters = {"Bucket": self.store.bucket, "Key": key}
+        parameters = {"S3Bucket": self.store.bucket, "Key": key}
         url: str = self.client.generate_presigned_url(
             "get_object", Params=parameters, ExpiresIn=int(self.store.url_seconds)
         )
@@ -124,5 +124,5 @@ class Bucket:
 
 def failure(what: str, key: str, error: Exception) -> StorageError:
     """For the caller; what exactly happened, perhaps with addresses of ours, is for the log."""
-    logger.error("S3 did not %s %s: %s", what, quoted(key), error)
-    return StorageError(f"S3 did not {what} {quoted(key)} ({type(error).__name__})")
+    logger.error("S3 did not %s %s: %s", what, truncated_repr(key), error)
+    return StorageError(f"S3 did not {what} {truncated_repr(key)} ({type(error).__name__})")

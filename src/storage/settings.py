@@ -10,12 +10,12 @@ Network = IPv4Network | IPv6Network
 MAX_INPUT_MB = 200.0
 MAX_DOWNLOAD_SECONDS = 120.0
 URL_SECONDS = 24 * 3600.0
-LONGEST_URL_SECONDS = 7 * 24 * 3600.0
+MAX_URL_SECONDS = 7 * 24 * 3600.0
 """S3 signs for a week at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class DownloadLimits:
     """For files that a request names. `networks` may be reached although they are not public."""
 
     max_bytes: int = int(MAX_INPUT_MB * 1e6)
@@ -26,7 +26,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
+class S3Config:
     """The bucket for results and for inputs that are keys; `readable` are others that requests may read, `*` all."""
 
     bucket: str
@@ -41,16 +41,16 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class StorageSettings:
     """Both; without a store there is no S3."""
 
-    limits: Limits
-    store: Store | None
+    limits: DownloadLimits
+    store: S3Config | None
 
 
-def read_settings(environ: Mapping[str, str]) -> Settings:
+def read_settings(environ: Mapping[str, str]) -> StorageSettings:
     """The variables that docs/deploy.md lists; ValueError for a value they cannot have."""
-    limits = Limits(
+    limits = DownloadLimits(
         max_bytes=int(number(environ, "MAX_INPUT_MB", MAX_INPUT_MB) * 1e6),
         max_seconds=number(environ, "MAX_DOWNLOAD_SECONDS", MAX_DOWNLOAD_SECONDS),
         http=environ.get("MULTITALK_HTTP") == "1",
@@ -59,15 +59,15 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     )
     bucket = environ.get("AWS_BUCKET_NAME") or environ.get("S3_BUCKET")
     if not bucket:
-        return Settings(limits=limits, store=None)
-    store = Store(
+        return StorageSettings(limits=limits, store=None)
+    store = S3Config(
         bucket=bucket,
         readable=frozenset(environ.get("S3_READABLE_BUCKETS", "").replace(",", " ").split()),
         endpoint=first(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URL", "BUCKET_ENDPOINT_URL"),
-        url_seconds=number(environ, "S3_URL_SECONDS", URL_SECONDS, most=LONGEST_URL_SECONDS),
+        url_seconds=number(environ, "S3_URL_SECONDS", URL_SECONDS, most=MAX_URL_SECONDS),
         output_prefix=environ.get("S3_OUTPUT_PREFIX", ""),
     )
-    return Settings(limits=limits, store=store)
+    return StorageSettings(limits=limits, store=store)
 
 
 def first(environ: Mapping[str, str], *names: str) -> str | None:

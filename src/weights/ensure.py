@@ -11,18 +11,18 @@ from pathlib import Path
 from src.weights import lock
 from src.weights.disk import remove, require_space, tree_bytes
 from src.weights.errors import SpaceError, WeightsError
-from src.weights.fetch.methods import Task, fetch
+from src.weights.fetch.methods import FetchTask, fetch
+from src.weights.install import link_legacy_files, write_marker
 from src.weights.manifest import Bundle
-from src.weights.retry import Patience
-from src.weights.install import adopt, mark
-from src.weights.progress import LoggedProgress, Progress, partials, reported
+from src.weights.progress import LoggedProgress, ProgressCallback, partial_dirs, report_progress
+from src.weights.retry import RetryPolicy
 from src.weights.sources import Sources
-from src.weights.verify import Finding, examine, home, is_complete
+from src.weights.verify import FileStatus, bundle_dir, inspect_bundle, is_complete
 
 PARALLEL_BUNDLES = 4
-MOST_NAMED = 5
-FULL = {errno.ENOSPC, errno.EDQUOT}
-READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+MAX_NAMED = 5
+DISK_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
+READ_ONLY_ERRNO = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ def ensure(
     bundles: Iterable[Bundle],
     *,
     sources: Sources,
-    patience: Patience | None = None,
-    progress: Progress | None = None,
+    patience: RetryPolicy | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Leave every bundle complete below `folder`; fetch what is not there.
 
@@ -43,10 +43,10 @@ def ensure(
     try:
         if all(is_settled(folder, bundle) for bundle in bundles):
             return
-        patience = replace(patience or Patience(), stop=threading.Event())  # which ends this run, not the next
+        patience = replace(patience or RetryPolicy(), stop=threading.Event())  # which ends this run, not the next
         fetch_missing(folder, bundles, sources, patience, progress or LoggedProgress())
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRNO:
             raise SpaceError(
                 f"the volume of {folder} is full; make room and start again, what is there is kept"
             ) from error
@@ -54,7 +54,7 @@ def ensure(
 
 
 def fetch_missing(
-    folder: Path, bundles: list[Bundle], sources: Sources, patience: Patience, progress: Progress
+    folder: Path, bundles: list[Bundle], sources: Sources, patience: RetryPolicy, progress: ProgressCallback
 ) -> None:
     """Fetch under the folder's lock; another process may have done it while we waited."""
     if not prepared(folder, bundles):
@@ -62,11 +62,11 @@ def fetch_missing(
     with lock.exclusive(folder):
         for bundle in bundles:
             clean(folder, bundle)
-            adopt(folder, bundle, examine(folder, bundle))
-        tasks = [task for bundle in bundles if (task := plan(folder, bundle, sources, patience)).lacking]
-        there = sum(tree_bytes(left) for task in tasks for left in partials(folder, task.bundle.name))
+            link_legacy_files(folder, bundle, inspect_bundle(folder, bundle))
+        tasks = [task for bundle in bundles if (task := make_task(folder, bundle, sources, patience)).lacking]
+        there = sum(tree_bytes(left) for task in tasks for left in partial_dirs(folder, task.bundle.name))
         require_space(folder, sum(task.bytes for task in tasks) - there, ", ".join(t.bundle.name for t in tasks))
-        with reported(folder, {task.bundle.name: task.bytes for task in tasks}, progress):
+        with report_progress(folder, {task.bundle.name: task.bytes for task in tasks}, progress):
             fetch_all(tasks, patience)
 
 
@@ -79,12 +79,12 @@ def prepared(folder: Path, bundles: Iterable[Bundle]) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / lock.NAME).touch()
     except OSError as error:
-        if error.errno not in FULL | READ_ONLY:
+        if error.errno not in DISK_FULL_ERRNO | READ_ONLY_ERRNO:
             raise
-        lacking = [found for bundle in bundles for found in examine(folder, bundle) if found.lacking]
+        lacking = [found for bundle in bundles for found in inspect_bundle(folder, bundle) if found.lacking]
         if not lacking:
             return False
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRNO:
             raise
         raise WeightsError(
             f"{folder} cannot be written to ({error.strerror}) and lacks {listing(lacking)}: "
@@ -93,41 +93,41 @@ def prepared(folder: Path, bundles: Iterable[Bundle]) -> bool:
     return True
 
 
-def listing(findings: list[Finding]) -> str:
+def listing(findings: list[FileStatus]) -> str:
     """The first few of them, and how many more there are."""
-    more = len(findings) - MOST_NAMED
-    return ", ".join(str(found.path) for found in findings[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(findings) - MAX_NAMED
+    return ", ".join(str(found.path) for found in findings[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_settled(folder: Path, bundle: Bundle) -> bool:
     """Whether a bundle is complete, all of it in its own folder, and nothing of a killed run is left."""
-    place = home(folder, bundle)
-    findings = examine(folder, bundle)
+    place = bundle_dir(folder, bundle)
+    findings = inspect_bundle(folder, bundle)
     away = any(found.lacking or not found.path.is_relative_to(place) for found in findings)
-    return not away and not partials(folder, bundle.name)
+    return not away and not partial_dirs(folder, bundle.name)
 
 
 def clean(folder: Path, bundle: Bundle) -> None:
     """Remove what killed runs left, but for what can be resumed and is still needed."""
     complete = is_complete(folder, bundle)
     resumable = () if complete else (f".{bundle.name}.http.partial", f".{bundle.name}.hub.partial")
-    left = [path for path in partials(folder, bundle.name) if path.name not in resumable]
-    place = home(folder, bundle)
+    left = [path for path in partial_dirs(folder, bundle.name) if path.name not in resumable]
+    place = bundle_dir(folder, bundle)
     if complete and left and place.is_dir() and not (place / bundle.marker).exists():
-        mark(place, bundle, "a run that was killed at its very end", examine(folder, bundle))
+        write_marker(place, bundle, "a run that was killed at its very end", inspect_bundle(folder, bundle))
     for path in left:
         remove(path)
 
 
-def plan(folder: Path, bundle: Bundle, sources: Sources, patience: Patience) -> Task:
+def make_task(folder: Path, bundle: Bundle, sources: Sources, patience: RetryPolicy) -> FetchTask:
     """What is to be done for a bundle."""
-    findings = examine(folder, bundle)
+    findings = inspect_bundle(folder, bundle)
     lacking = tuple(found for found in findings if found.lacking)
     absent = tuple(found for found in findings if found.state == "missing" and not found.lacking)
-    return Task(bundle=bundle, folder=folder, lacking=lacking, absent=absent, sources=sources, patience=patience)
+    return FetchTask(bundle=bundle, folder=folder, lacking=lacking, absent=absent, sources=sources, patience=patience)
 
 
-def fetch_all(tasks: list[Task], patience: Patience) -> None:
+def fetch_all(tasks: list[FetchTask], patience: RetryPolicy) -> None:
     """Run the tasks at the same time; when one fails, or the user interrupts, the others are stopped."""
     if not tasks:
         return

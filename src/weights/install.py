@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.weights.disk import flush, flush_tree
 from src.weights.manifest import Bundle
-from src.weights.verify import Finding, home
+from src.weights.verify import FileStatus, bundle_dir
 
 # What the system says of a rename onto something that is there: a folder with files, a link.
 OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
@@ -18,12 +18,12 @@ OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 logger = logging.getLogger(__name__)
 
 
-def adopt(folder: Path, bundle: Bundle, findings: Iterable[Finding]) -> None:
+def link_legacy_files(folder: Path, bundle: Bundle, findings: Iterable[FileStatus]) -> None:
     """Give files that older packages kept elsewhere a name in the bundle's folder as well, without copying.
 
     Where the volume allows no links they stay where they are.
     """
-    place = home(folder, bundle)
+    place = bundle_dir(folder, bundle)
     for found in findings:
         names = (name for name in found.file.paths if Path(name).name == found.path.name)
         target = place / next(names, found.file.path)
@@ -31,7 +31,7 @@ def adopt(folder: Path, bundle: Bundle, findings: Iterable[Finding]) -> None:
             continue
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            set_aside(target)
+            quarantine(target)
             link(found.path, target)
         except OSError as error:
             logger.warning("%s stays where it is: %s", found.path, error.strerror)
@@ -46,7 +46,7 @@ def link(path: Path, target: Path) -> None:
         target.symlink_to(os.path.relpath(source, target.parent.resolve()))
 
 
-def put(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
+def install(tree: Path, place: Path, fetched: Iterable[FileStatus]) -> None:
     """Put a whole new bundle in place in one rename; complete one that is there in part file by file.
 
     It is the rename that finds out, for bundles that share a folder may come at the same time.
@@ -62,12 +62,12 @@ def put(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
     flush(place.parent)
 
 
-def is_new(place: Path) -> bool:
+def is_empty(place: Path) -> bool:
     """Whether nothing is there that one rename could not replace."""
     return not place.is_symlink() and not (place.is_dir() and any(place.iterdir()))
 
 
-def merge(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
+def merge(tree: Path, place: Path, fetched: Iterable[FileStatus]) -> None:
     """Move single files, each in one rename; a broken file of another name than the new one is set aside."""
     for found in fetched:
         if found.state != "ok":
@@ -76,18 +76,18 @@ def merge(tree: Path, place: Path, fetched: Iterable[Finding]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         for path in found.file.paths:
             if place / path != target:
-                set_aside(place / path)
+                quarantine(place / path)
         found.path.replace(target)
         flush(target.parent)
 
 
-def set_aside(path: Path) -> None:
+def quarantine(path: Path) -> None:
     """Rename a file that must not be read any more; it is somebody else's, so it is kept."""
     with suppress(FileNotFoundError):
         path.rename(path.with_name(f"{path.name}.broken"))
 
 
-def mark(place: Path, bundle: Bundle, source: str, findings: Iterable[Finding]) -> None:
+def write_marker(place: Path, bundle: Bundle, source: str, findings: Iterable[FileStatus]) -> None:
     """Say in the bundle's folder what was fetched from where, and what was checked. It is a record, not a proof."""
     lines = [f"{bundle.name} from {source}, complete {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"]
     for found in findings:

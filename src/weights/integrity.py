@@ -10,20 +10,20 @@ import zipfile
 import zlib
 from pathlib import Path
 
-BLOCK = 1 << 22
-LONGEST_HEADER = 100_000_000
+CHUNK_BYTES = 1 << 22
+MAX_HEADER_BYTES = 100_000_000
 LARGE_JSON = 1 << 20
 PICKLE_MAGIC = b"\x80\x02"
 
 
-class BrokenError(ValueError):
+class CorruptFileError(ValueError):
     """A file is not whole; the message says how that shows."""
 
 
 def check_format(path: Path, *, deep: bool = False) -> str:
-    """What was checked of a file, in words; BrokenError if it is not whole. `deep` reads all of it where that helps."""
+    """What was checked of a file, in words; CorruptFileError if it is not whole. `deep` reads all of it where that helps."""
     if not path.stat().st_size:
-        raise BrokenError("is empty")
+        raise CorruptFileError("is empty")
     match path.suffix:
         case ".safetensors":
             return check_safetensors(path)
@@ -40,17 +40,17 @@ def check_safetensors(path: Path) -> str:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, LONGEST_HEADER):
-            raise BrokenError(f"has no safetensors header ({size:,} bytes)")
+        if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise CorruptFileError(f"has no safetensors header ({size:,} bytes)")
         text = file.read(length)
     try:
         header = json.loads(text)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         declared = 8 + length + max(ends, default=0)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise BrokenError("has no readable safetensors header") from error
+        raise CorruptFileError("has no readable safetensors header") from error
     if declared != size:
-        raise BrokenError(f"has {size:,} bytes and declares {declared:,}")
+        raise CorruptFileError(f"has {size:,} bytes and declares {declared:,}")
     return f"header of {len(ends)} tensors"
 
 
@@ -64,9 +64,9 @@ def check_torch(path: Path, *, deep: bool) -> str:
             entries = archive.infolist()
             bad = archive.testzip() if deep else None
     except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, OSError, EOFError) as error:
-        raise BrokenError(f"has no whole zip directory ({error})") from error
+        raise CorruptFileError(f"has no whole zip directory ({error})") from error
     if bad is not None:
-        raise BrokenError(f"has another checksum than declared in {bad}")
+        raise CorruptFileError(f"has another checksum than declared in {bad}")
     return f"checksums of {len(entries)} entries" if deep else f"directory of {len(entries)} entries"
 
 
@@ -76,12 +76,12 @@ def check_json(path: Path, *, deep: bool) -> str:
         with path.open("rb") as file:
             file.seek(-64, 2)
             if not file.read().rstrip().endswith((b"}", b"]")):
-                raise BrokenError("is no JSON (it does not end like one)")
+                raise CorruptFileError("is no JSON (it does not end like one)")
         return "end of JSON"
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise BrokenError(f"is no JSON ({error})") from error
+        raise CorruptFileError(f"is no JSON ({error})") from error
     return "JSON"
 
 
@@ -89,6 +89,6 @@ def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
+        while block := file.read(CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()

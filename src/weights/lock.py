@@ -39,7 +39,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 def wait(file: IO[str], folder: Path) -> None:
     """Take the lock; say every minute who has it."""
     said = -REMIND_S
-    while not taken(file, folder):
+    while not try_lock(file, folder):
         if time.monotonic() - said >= REMIND_S:
             said = time.monotonic()
             file.seek(0)
@@ -47,7 +47,7 @@ def wait(file: IO[str], folder: Path) -> None:
         time.sleep(POLL_S)
 
 
-def taken(file: IO[str], folder: Path) -> bool:
+def try_lock(file: IO[str], folder: Path) -> bool:
     """Try to take the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

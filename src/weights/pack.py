@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.weights.errors import WeightsError
 from src.weights.manifest import BUNDLES, CONVERTED
-from src.weights.verify import Finding, examine, examine_converted, home
+from src.weights.verify import FileStatus, bundle_dir, inspect_bundle, inspect_converted
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +30,22 @@ def pack(source: Path, target: Path) -> list[Path]:
     return written
 
 
-def contents(source: Path) -> Iterator[tuple[str, Path, list[Finding]]]:
+def contents(source: Path) -> Iterator[tuple[str, Path, list[FileStatus]]]:
     """Name, folder and files of everything that can be packed."""
     if (source / CONVERTED).is_file():
-        findings = examine_converted(source)
+        findings = inspect_converted(source)
         if wrong := [found for found in findings if found.lacking]:
             raise WeightsError(f"{source} is not whole: {'; '.join(map(str, wrong))}")
-        description = Finding(file=findings[0].file, path=source / CONVERTED, state="ok")
+        description = FileStatus(file=findings[0].file, path=source / CONVERTED, state="ok")
         yield source.resolve().name, source, [*findings, description]
         return
     for bundle in BUNDLES.values():
-        findings = examine(source, bundle)
+        findings = inspect_bundle(source, bundle)
         if bundle.tar and not any(found.lacking for found in findings):
-            yield bundle.tar.removesuffix(".tar"), home(source, bundle), [f for f in findings if f.state == "ok"]
+            yield bundle.tar.removesuffix(".tar"), bundle_dir(source, bundle), [f for f in findings if f.state == "ok"]
 
 
-def relative(found: Finding, folder: Path) -> str:
+def relative(found: FileStatus, folder: Path) -> str:
     """A file's name below its bundle's folder, also where it lies elsewhere."""
     if found.path.is_relative_to(folder):
         return found.path.relative_to(folder).as_posix()

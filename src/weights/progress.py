@@ -12,7 +12,7 @@ from src.weights.disk import tree_bytes
 POLL_S = 0.25
 LOG_S = 20.0
 # Called with a bundle's name, the bytes on the disk, and about how many there will be.
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ class LoggedProgress:
 
 
 @contextmanager
-def reported(folder: Path, totals: Mapping[str, int], progress: Progress) -> Iterator[None]:
+def report_progress(folder: Path, totals: Mapping[str, int], progress: ProgressCallback) -> Iterator[None]:
     """Report on the bundles named in `totals` (bytes), while the body runs."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(POLL_S):
             for name, total in totals.items():
-                if done := sum(tree_bytes(partial) for partial in partials(folder, name)):
+                if done := sum(tree_bytes(partial) for partial in partial_dirs(folder, name)):
                     progress(name, done, total)
 
     watcher = threading.Thread(target=watch, name="weights-progress", daemon=True)
@@ -51,6 +51,6 @@ def reported(folder: Path, totals: Mapping[str, int], progress: Progress) -> Ite
         watcher.join()
 
 
-def partials(folder: Path, name: str) -> list[Path]:
+def partial_dirs(folder: Path, name: str) -> list[Path]:
     """The temporary folders of a bundle, beside its place."""
     return [path for path in folder.glob(f".{name}.*partial") if path.is_dir()]

@@ -24,7 +24,7 @@ class TransientError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """Limits of one download; all times in seconds.
 
     `timeout_s` is for pget, which cannot resume and may loop for ever; the others end when nothing new

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.weights.integrity import BrokenError, check_format, sha256
+from src.weights.integrity import CorruptFileError, check_format, sha256
 from src.weights.manifest import BUNDLES, CONVERTED, Bundle, File
 
 State = Literal["ok", "missing", "broken"]
@@ -15,7 +15,7 @@ Depth = Literal["format", "hash", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class FileStatus:
     """A file of a bundle: where it is, what was checked, and what could not be or is odd (`remark`)."""
 
     file: File
@@ -36,14 +36,14 @@ class Finding:
         return self.state == "broken" or (self.state == "missing" and not self.file.optional)
 
 
-def home(folder: Path, bundle: Bundle) -> Path:
+def bundle_dir(folder: Path, bundle: Bundle) -> Path:
     """Where a bundle lies: its own folder, or `folder` itself when that is the bundle, or a neighbour of that."""
     own, beside = folder / bundle.folder, folder.absolute().parent / bundle.folder
     if own.is_dir():
         return own
     if is_itself(folder, bundle):
         return folder
-    if is_one_bundle(folder) and not any(examine_file(beside, file).lacking for file in bundle.files):
+    if is_one_bundle(folder) and not any(inspect_file(beside, file).lacking for file in bundle.files):
         return beside
     return own
 
@@ -58,70 +58,70 @@ def is_one_bundle(folder: Path) -> bool:
     return any(is_itself(folder, bundle) for bundle in BUNDLES.values())
 
 
-def examine(folder: Path, bundle: Bundle, depth: Depth = "format") -> list[Finding]:
+def inspect_bundle(folder: Path, bundle: Bundle, depth: Depth = "format") -> list[FileStatus]:
     """Look at every file of the bundle in the folder of all weights, also where older packages kept it."""
-    place = home(folder, bundle)
+    place = bundle_dir(folder, bundle)
     roots = (folder, folder.absolute().parent) if is_one_bundle(folder) else (folder,)
 
     def elsewhere(file: File) -> list[Path]:
         return [root / path for root in roots for path in file.elsewhere]
 
-    return [examine_file(place, file, elsewhere(file), depth) for file in bundle.files]
+    return [inspect_file(place, file, elsewhere(file), depth) for file in bundle.files]
 
 
-def examine_converted(folder: Path, depth: Depth = "format") -> list[Finding]:
+def inspect_converted(folder: Path, depth: Depth = "format") -> list[FileStatus]:
     """Look at every file that the description in a converted folder names; it has the hashes of all of them."""
     try:
         hashes = json.loads((folder / CONVERTED).read_text(encoding="utf-8"))["sha256"]
         files = [File(path=path, sha256=str(digest)) for path, digest in hashes.items()]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        broken = Finding(file=File(path=CONVERTED), path=folder / CONVERTED, state="broken", remark=f"({error})")
+        broken = FileStatus(file=File(path=CONVERTED), path=folder / CONVERTED, state="broken", remark=f"({error})")
         return [broken]
-    return [examine_file(folder, file, depth=depth) for file in files]
+    return [inspect_file(folder, file, depth=depth) for file in files]
 
 
-def examine_file(place: Path, file: File, elsewhere: Iterable[Path] = (), depth: Depth = "format") -> Finding:
+def inspect_file(place: Path, file: File, elsewhere: Iterable[Path] = (), depth: Depth = "format") -> FileStatus:
     """Look at one file of a bundle below `place`.
 
     A broken file counts even where an alternative is sound, for a reader may prefer it; a sound one elsewhere
     makes up for it.
     """
     own = next((place / path for path in file.paths if (place / path).is_file()), place / file.path)
-    found = look(own, file, depth)
+    found = inspect_path(own, file, depth)
     if found.state == "ok":
         return found
-    others = (look(path, file, depth) for path in elsewhere)
+    others = (inspect_path(path, file, depth) for path in elsewhere)
     return next((other for other in others if other.state == "ok"), found)
 
 
 def is_complete(folder: Path, bundle: Bundle) -> bool:
     """Whether all the needed files are there, here or where older packages kept them, and none is broken."""
-    return not any(found.lacking for found in examine(folder, bundle))
+    return not any(found.lacking for found in inspect_bundle(folder, bundle))
 
 
-def look(path: Path, file: File, depth: Depth) -> Finding:
+def inspect_path(path: Path, file: File, depth: Depth) -> FileStatus:
     """Look at one path."""
     if not path.is_file():
-        return Finding(file=file, path=path, state="missing", remark="optional" if file.optional else "")
+        return FileStatus(file=file, path=path, state="missing", remark="optional" if file.optional else "")
     size = path.stat().st_size
     try:
         checks = [check_format(path, deep=depth == "all"), check_hash(path, file) if depth != "format" else ""]
-    except BrokenError as error:
-        return Finding(file=file, path=path, state="broken", bytes=size, remark=str(error))
+    except CorruptFileError as error:
+        return FileStatus(file=file, path=path, state="broken", bytes=size, remark=str(error))
     checked = ", ".join(check for check in checks if check)
-    return Finding(file=file, path=path, state="ok", bytes=size, checked=checked, remark=oddities(path, file, depth))
+    return FileStatus(file=file, path=path, state="ok", bytes=size, checked=checked, remark=warnings(path, file, depth))
 
 
 def check_hash(path: Path, file: File) -> str:
-    """Compare the file's hash with the manifest's, if that has one; BrokenError if they differ."""
+    """Compare the file's hash with the manifest's, if that has one; CorruptFileError if they differ."""
     if file.sha256 is None or path.name != Path(file.path).name:
         return ""
     if (found := sha256(path)) != file.sha256:
-        raise BrokenError(f"has SHA-256 {found}, not {file.sha256}")
+        raise CorruptFileError(f"has SHA-256 {found}, not {file.sha256}")
     return "SHA-256"
 
 
-def oddities(path: Path, file: File, depth: Depth) -> str:
+def warnings(path: Path, file: File, depth: Depth) -> str:
     """What could not be checked, or is odd without being wrong."""
     small = file.bytes is not None and path.stat().st_size < file.bytes
     odd = f"smaller than the published {file.bytes:,} bytes: another dtype?" if small else ""

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.speed import roofline as floors
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import document
 from benchmarks.gpu.bench import Bench, tiny
@@ -19,9 +18,10 @@ from benchmarks.gpu.stages import STAGES
 from benchmarks.gpu.timeline import Span, Timeline, functions, stage_of, stages_of
 from benchmarks.gpu.vae import DECODE, FRAMES, PICTURE, vae_flops
 from benchmarks.report.environment import RESULTS
+from benchmarks.speed import roofline
 from wan.configs import WAN_CONFIGS
 from wan.modules import rope
-from wan.modules.quantized import quantised_layers
+from wan.modules.quantized import quantized_layers
 from wan.types import VideoSize
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_a_block_s_stages_are_those_that_have_a_floor(found: dict[str, Any], ben
     """Nothing is left over, and together they are the block."""
     for profile in found["stages"]["profile"]["results"].values():
         stages = profile["stages"]
-        assert stages.keys() == floors.block_work(bench.config.transformer, bench.named[0], 2).keys()
+        assert stages.keys() == roofline.block_work(bench.config.transformer, bench.named[0], 2).keys()
         assert all(stage["seconds"] > 0 for stage in stages.values())
         assert profile["blocks"] == 2
 
@@ -118,7 +118,7 @@ def test_nothing_tiny_among_the_results(arguments: list[str], monkeypatch: pytes
 def test_all_token_counts_of_the_published_tables(bench: Bench) -> None:
     config = WAN_CONFIGS["multitalk-14B"]
     published = Bench(config=config, device=CPU, named=(), repeats=1, ceilings=bench.ceilings, load_bytes=0)
-    counts = [[floors.tokens(size) for size in published.sizes(name)] for name in ("480", "720")]
+    counts = [[roofline.tokens(size) for size in published.sizes(name)] for name in ("480", "720")]
     assert [len(set(each)) for each in counts] == [8, 11]
     assert all(count % 8 == 0 for each in counts for count in each)
     assert counts[0] == sorted(counts[0])
@@ -129,7 +129,7 @@ def test_networks_are_drawn_where_they_are_to_be() -> None:
     config = WAN_CONFIGS["multitalk-14B"]
     model = draw_transformer(config, torch.device("meta"), "fp8")
     assert model.device.type == "meta"
-    assert len(quantised_layers(model)) == 40 * 15
+    assert len(quantized_layers(model)) == 40 * 15
     assert model.blocks[0].modulation.dtype == torch.float32
     assert model.patch_embedding.weight.dtype == torch.bfloat16
 
@@ -198,8 +198,8 @@ def test_the_page_tells_what_failed_and_what_was_not_measured(found: dict[str, A
 
 
 def test_the_plots_show_every_stage(found: dict[str, Any], bench: Bench, tmp_path: Path) -> None:
-    roofline, step = plot(found, tmp_path, "svg")
+    roofline_plot, step = plot(found, tmp_path, "svg")
     text = step.read_text()
-    for stage in floors.block_work(bench.config.transformer, bench.named[0], 2):
+    for stage in roofline.block_work(bench.config.transformer, bench.named[0], 2):
         assert f"<!-- {stage}" in text
-    assert "<!-- decode" in roofline.read_text()
+    assert "<!-- decode" in roofline_plot.read_text()

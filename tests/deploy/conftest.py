@@ -11,9 +11,9 @@ from unittest import mock
 
 import pytest
 
-from deploy.runner import Engine
+from deploy.runner import PredictorRunner
 from deploy.service import Service
-from src.storage.fetcher import make_inputs
+from src.storage.fetcher import make_fetcher
 from src.storage.settings import read_settings
 from tests.conftest import ROOT
 from tests.predict.conftest import MODEL
@@ -38,23 +38,23 @@ def environ(trained_folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="package")
-def engine(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[PredictorRunner]:
     """Loaded once for all tests of this folder; in the end no file of theirs may be left."""
     scratch = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(scratch))
         for name, value in environ.items():
             patch.setenv(name, value)
-        engine = Engine()
+        engine = PredictorRunner()
         engine.load()
         yield engine
     assert [path.name for path in scratch.iterdir()] == []
 
 
 @pytest.fixture
-def service(engine: Engine) -> Service:
+def service(engine: PredictorRunner) -> Service:
     """Without a bucket."""
-    return Service(engine=engine, inputs=make_inputs(read_settings({})))
+    return Service(engine=engine, inputs=make_fetcher(read_settings({})))
 
 
 @pytest.fixture(scope="package")
@@ -74,9 +74,9 @@ def store(shared_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalSto
 
 
 @pytest.fixture
-def stored(engine: Engine, store: LocalStore) -> Service:
+def stored(engine: PredictorRunner, store: LocalStore) -> Service:
     """With the bucket."""
-    return Service(engine=engine, inputs=make_inputs(read_settings(store.environ())))
+    return Service(engine=engine, inputs=make_fetcher(read_settings(store.environ())))
 
 
 def first_form(**fields: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.fields import in_terms
+from deploy.fields import translate_names
 
 NAMES = {"image": "picture", "first_audio": "audio"}
 
@@ -18,4 +18,4 @@ NAMES = {"image": "picture", "first_audio": "audio"}
     ],
 )
 def test_names_are_the_callers(text: str, expected: str) -> None:
-    assert in_terms(text, NAMES) == expected
+    assert translate_names(text, NAMES) == expected

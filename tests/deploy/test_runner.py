@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from deploy.runner import Engine
+from deploy.runner import PredictorRunner
 from src.media.errors import InputError
-from src.serving.cancellation import Follower, StoppedError
-from src.serving.validation import ValuesError
+from src.serving.cancellation import CancelledError, RequestContext
+from src.serving.validation import ValidationError
 from tests.conftest import ROOT
 from tests.deploy.conftest import SMALL
 from tests.predict.uploads import plain, voice
@@ -23,8 +23,8 @@ def files(tmp_path: Path) -> dict[str, Any]:
     return {"image": tmp_path / "image", "first_audio": tmp_path / "sound", **SMALL}
 
 
-def test_a_video_with_its_metrics(engine: Engine, files: dict[str, Any], tmp_path: Path) -> None:
-    output = engine.run({**files, "seed": 5}, tmp_path, Follower(request="r"))
+def test_a_video_with_its_metrics(engine: PredictorRunner, files: dict[str, Any], tmp_path: Path) -> None:
+    output = engine.run({**files, "seed": 5}, tmp_path, RequestContext(request="r"))
     assert output.path.parent == tmp_path
     assert (output.metrics["seed"], output.metrics["frames"]) == (5, 3)
     assert output.metrics["speech_shape"][0] == 10
@@ -36,22 +36,24 @@ def test_a_video_with_its_metrics(engine: Engine, files: dict[str, Any], tmp_pat
 
 
 def test_errors_come_before_the_model(files: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValuesError, match="sampling_steps is 1"):
-        Engine().run({**files, "sampling_steps": 1}, tmp_path, Follower(request="r"))
+    with pytest.raises(ValidationError, match="sampling_steps is 1"):
+        PredictorRunner().run({**files, "sampling_steps": 1}, tmp_path, RequestContext(request="r"))
 
 
-def test_after_an_error_the_next_request_is_served(engine: Engine, files: dict[str, Any], tmp_path: Path) -> None:
+def test_after_an_error_the_next_request_is_served(
+    engine: PredictorRunner, files: dict[str, Any], tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="audio_start is 9 s"):
-        engine.run({**files, "audio_start": 9}, tmp_path, Follower(request="r"))
-    follower = Follower(request="stopped")
+        engine.run({**files, "audio_start": 9}, tmp_path, RequestContext(request="r"))
+    follower = RequestContext(request="stopped")
     follower.stop.set()
-    with pytest.raises(StoppedError):
+    with pytest.raises(CancelledError):
         engine.run(files, tmp_path, follower)
-    assert engine.run(files, tmp_path, Follower(request="r")).metrics["frames"] == 3
+    assert engine.run(files, tmp_path, RequestContext(request="r")).metrics["frames"] == 3
 
 
 def test_a_video_of_no_numbers_is_a_failure_and_makes_unhealthy(
-    engine: Engine, files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: PredictorRunner, files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert engine.predictor is not None
     assert engine.predictor.healthcheck()
@@ -64,8 +66,8 @@ def test_a_video_of_no_numbers_is_a_failure_and_makes_unhealthy(
 
     monkeypatch.setattr(engine.predictor.pipeline, "stream", broken)
     with pytest.raises(RuntimeError, match="no numbers"):
-        engine.run(files, tmp_path, Follower(request="r"))
+        engine.run(files, tmp_path, RequestContext(request="r"))
     assert not engine.predictor.healthcheck()
     monkeypatch.setattr(engine.predictor.pipeline, "stream", stream)
-    engine.run(files, tmp_path, Follower(request="r"))
+    engine.run(files, tmp_path, RequestContext(request="r"))
     assert engine.predictor.healthcheck()

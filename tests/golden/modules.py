@@ -10,25 +10,25 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from src.audio_analysis.loudness import normalise
+from src.audio_analysis.loudness import normalize
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from tests.golden.file import GoldenFile
-from wan.checkpoint.components import keys as naming
-from wan.checkpoint.components import with_positions
+from wan.checkpoint import keys as naming
+from wan.checkpoint.component import Component, load_component
+from wan.checkpoint.components import restore_position_ids
+from wan.checkpoint.lora import Lora, LoraManager
+from wan.checkpoint.quanto import parse_map
 from wan.color import colors_of, match_color
 from wan.configs.schema import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VideoVAEConfig
-from wan.checkpoint.lora import Lora, Loras
 from wan.modules.image import ImageEncoder, build_image_encoder
+from wan.modules.quantized import quantized_layers
+from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
-from wan.modules.quantized import quantised_layers
-from wan.modules.rope import video_rotation
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
-from wan.checkpoint.component import Part, load_part
-from wan.checkpoint.quanto import parse_map
-from wan.sampling.guidance import ProjectedDifference
+from wan.sampling.guidance import MomentumProjection
 from wan.sampling.schedule import timesteps
 from wan.types import PATCH
 
@@ -37,10 +37,10 @@ CPU = torch.device("cpu")
 
 
 def load_library_module(
-    build: Callable[[], nn.Module], name: naming.Naming, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
+    build: Callable[[], nn.Module], name: naming.KeyMap, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
 ) -> Any:
     """A library's module in float32 from tensors in their published naming, less those whose names begin `unused`."""
-    return load_part(Part(build=build, name=name, tensors=tensors, dtype=torch.float32, unused=unused), CPU)
+    return load_component(Component(build=build, name=name, tensors=tensors, dtype=torch.float32, unused=unused), CPU)
 
 
 def transformer_config(golden: GoldenFile) -> TransformerConfig:
@@ -69,15 +69,15 @@ def quanto(golden: GoldenFile) -> Outputs:
     layers = parse_map(golden.config["map"], "the map")
     replaced = stored.keys() | {f"{layer}.weight" for layer in layers}
     rest = {name: tensor for name, tensor in golden.sibling("dit_weights").tensors.items() if name not in replaced}
-    part = Part(
+    part = Component(
         build=lambda: MultiTalkTransformer(transformer_config(golden)),
         name=str,
         tensors={**rest, **stored},
         dtype=torch.float32,
         stored=layers,
     )
-    model = load_part(part, CPU)
-    assert len(quantised_layers(model)) == len(layers)
+    model = load_component(part, CPU)
+    assert len(quantized_layers(model)) == len(layers)
     return forwards(model, golden.sibling("dit_forward"), golden.tensors)
 
 
@@ -85,7 +85,7 @@ def lora(golden: GoldenFile) -> Outputs:
     """The weights that the file's LoRA changes, merged."""
     model = load_transformer(golden).requires_grad_(False)
     tensors = {name[5:]: tensor for name, tensor in golden.tensors.items() if name.startswith("lora.")}
-    Loras().switch(model, [Lora(source=tensors, strength=golden.config["scale"])])
+    LoraManager().switch(model, [Lora(source=tensors, strength=golden.config["scale"])])
     return {f"merged.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
@@ -102,7 +102,7 @@ def forwards(model: MultiTalkTransformer, golden: GoldenFile, names: Iterable[st
         masks = token_masks(inputs["ref_target_masks"][None], *grid[1:]) if persons == 2 else None
         context = Context(text=text, image=image, speech=speech, masks=masks)
         time = model.embed_time(torch.tensor([float(timestep)]))
-        rotation = video_rotation(grid, model.config.head_dim, "cpu")
+        rotation = video_rope(grid, model.config.head_dim, "cpu")
         outputs[name] = model(inputs["x"][None], inputs["y"], time, rotation, context)[0]
     return outputs
 
@@ -119,7 +119,7 @@ def t5_encoder(golden: GoldenFile) -> Outputs:
         num_heads=sizes["num_heads"],
         num_buckets=sizes["num_buckets"],
     )
-    module = load_library_module(lambda: build_text_encoder(config), naming.text_encoder_name, golden.weights)
+    module = load_library_module(lambda: build_text_encoder(config), naming.text_encoder_key, golden.weights)
     encoder = TextEncoder(module, cast(Any, None), golden.tensors["ids"].shape[1])
     outputs = {}
     for name in (name for name in golden.tensors if name.startswith("out_")):
@@ -142,11 +142,11 @@ def clip_visual(golden: GoldenFile) -> Outputs:
     )
     module = load_library_module(
         lambda: build_image_encoder(config),
-        naming.image_encoder_name,
+        naming.image_encoder_key,
         naming.split_qkv(golden.weights),
         unused=(*naming.IMAGE_UNUSED, f"visual.transformer.{config.num_layers - 1}."),
     )
-    encoder = ImageEncoder(with_positions(module))
+    encoder = ImageEncoder(restore_position_ids(module))
     frame = golden.tensors["image"][0, :, 0]
     return {"pixels": encoder.preprocess(frame), "out": encoder(frame)}
 
@@ -161,7 +161,7 @@ def load_vae(golden: GoldenFile) -> VideoVAE:
         num_res_blocks=sizes["num_res_blocks"],
         temporal_downsample=tuple(sizes["temperal_downsample"]),
     )
-    names = naming.vae_name(config.num_res_blocks)
+    names = naming.vae_key(config.num_res_blocks)
     return VideoVAE(load_library_module(lambda: build_vae(config), names, golden.weights))
 
 
@@ -188,7 +188,7 @@ def wav2vec(golden: GoldenFile) -> Outputs:
 def loudness(golden: GoldenFile) -> Outputs:
     """Normalised to the target loudness."""
     wave = golden.tensors["waveform"].numpy()
-    return {"normalised": torch.from_numpy(normalise(wave, SPEECH_RATE, target=golden.config["target"]))}
+    return {"normalised": torch.from_numpy(normalize(wave, SPEECH_RATE, target=golden.config["target"]))}
 
 
 def schedule(golden: GoldenFile) -> Outputs:
@@ -202,7 +202,7 @@ def schedule(golden: GoldenFile) -> Outputs:
 
 def apg(golden: GoldenFile) -> Outputs:
     """Consecutive calls of one running average: out_i = cond_i + projected difference."""
-    project = ProjectedDifference(golden.config["momentum"], golden.config["norm_threshold"])
+    project = MomentumProjection(golden.config["momentum"], golden.config["norm_threshold"])
     calls = sum(name.startswith("out_") for name in golden.tensors)
     return {f"out_{i}": project(golden.tensors[f"diff_{i}"], golden.tensors[f"cond_{i}"]) for i in range(calls)}
 

@@ -18,9 +18,9 @@ from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
 from wan.modules.image import ImageEncoder
 from wan.modules.text import TextEncoder
-from wan.modules.transformer import BlockConstants, MultiTalkTransformer
+from wan.modules.transformer import KVCache, MultiTalkTransformer
 from wan.modules.vae import VideoVAE
-from wan.multitalk import MultiTalkPipeline, Scene
+from wan.multitalk import ClipState, MultiTalkPipeline
 
 DROPPED_AT_THE_END = 3
 PROMPT, NEGATIVE = "prompt", "negative prompt"
@@ -36,7 +36,7 @@ class RecordingTransformer(MultiTalkTransformer):
         self.__dict__["condition"] = condition_BCTHW
         return super().patchify(latent_BCTHW, condition_BCTHW)
 
-    def embed_speech(self, windows_BNFWYC: Tensor) -> BlockConstants:
+    def embed_speech(self, windows_BNFWYC: Tensor) -> KVCache:
         self.__dict__.setdefault("windows", []).append(windows_BNFWYC[0])
         return super().embed_speech(windows_BNFWYC)
 
@@ -84,7 +84,7 @@ class RecordingPipeline(MultiTalkPipeline):
     masks: Tensor
     conditions: list[Tensor]
 
-    def make_chunk(self, request: Any, options: Any, scene: Scene, chunk: Chunk, *rest: Any) -> Tensor:
+    def make_chunk(self, request: Any, options: Any, scene: ClipState, chunk: Chunk, *rest: Any) -> Tensor:
         video = super().make_chunk(request, options, scene, chunk, *rest)
         self.masks = scene.masks_3HW
         self.conditions = [*getattr(self, "conditions", []), cast(Any, self.models.transformer).condition]

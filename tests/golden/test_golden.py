@@ -56,8 +56,8 @@ def corrupt(tensor: Tensor) -> Tensor:
 def test_caches_really_skip() -> None:
     from tests.golden.modules import load_transformer
     from wan.configs import WAN_CONFIGS
-    from wan.sampling.teacache import teacache_plan
     from wan.sampling.schedule import timesteps
+    from wan.sampling.teacache import teacache_plan
 
     golden = read_golden(next(path for path in PATHS if stem(path) == "pipe_teacache_skips"))
     options = golden.config

@@ -9,13 +9,13 @@ from tests.predict.movies import Movie, frames_of, movie_of
 from tests.predict.uploads import half, recorded, silent_film, tones, uri, voice
 from tests.src.media.video.video_files import write_film
 
-COLOURS = ((40, 60, 160), (60, 150, 60))
+COLORS = ((40, 60, 160), (60, 150, 60))
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A blue scene and a green one, 30 pictures a second."""
-    pictures = [Image.new("RGB", (128, 64), COLOURS[number >= 31]) for number in range(50)]
+    pictures = [Image.new("RGB", (128, 64), COLORS[number >= 31]) for number in range(50)]
     path = tmp_path_factory.mktemp("films") / "film.webm"
     times = [number / 30 for number in range(len(pictures))]
     return write_film(path, codec="libvpx-vp9", times=times, pictures=pictures).read_bytes()

@@ -9,7 +9,7 @@ from tests.predict.conftest import Service
 from tests.predict.movies import Movie, movie_of
 from tests.predict.uploads import uri
 from training.scenes import face_boxes
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import BoxRegion
 
 EXAMPLES = ROOT / "examples"
 SHRUNK = 8
@@ -29,7 +29,9 @@ def speak(service: Service, **inputs: str | None) -> Movie:
 def movement(movie: Movie) -> list[list[float]]:
     """Mean opening of the left and the right person's mouth in the first turn, and in the second if there is one."""
     boxes = [
-        Box(top=box.top // SHRUNK, left=box.left // SHRUNK, bottom=box.bottom // SHRUNK, right=box.right // SHRUNK)
+        BoxRegion(
+            top=box.top // SHRUNK, left=box.left // SHRUNK, bottom=box.bottom // SHRUNK, right=box.right // SHRUNK
+        )
         for box in face_boxes(PICTURES["two_people.png"])
     ]
     tracks = [mouth_opening(movie.frames_FHWC, box) for box in boxes]

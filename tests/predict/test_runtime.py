@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import predict
-from predict import Predictor
 from app.settings import read_settings
-from src.request import Uploads, gather
-from src.serving.eta import TooLongError
-from src.serving.timing import Stages
+from predict import Predictor
+from src.request import RawInputs, load_inputs
+from src.serving.eta import TimeLimitError
+from src.serving.timing import StageTimer
 from tests.predict.conftest import MODEL
 from tests.predict.uploads import plain, voice
 
@@ -36,11 +36,11 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return scratch
 
 
-def make(predictor: Predictor, folder: Path, *, stages: Stages, **options: Any) -> Path:
+def make(predictor: Predictor, folder: Path, *, stages: StageTimer, **options: Any) -> Path:
     """A video of 57 frames in two chunks of one step, through everything that comes after the inputs."""
     (folder / "picture.png").write_bytes(plain())
     (folder / "voice.wav").write_bytes(voice())
-    uploads = Uploads(
+    uploads = RawInputs(
         image=folder / "picture.png",
         first_audio=folder / "voice.wav",
         second_audio=None,
@@ -52,7 +52,7 @@ def make(predictor: Predictor, folder: Path, *, stages: Stages, **options: Any) 
     )
     sampling = {"size_class": "480", "turbo": True, "preset_name": "fast", "sampling_steps": 1, "seed": 1, **options}
     chosen = predictor.choose_options(**sampling)
-    job = predictor.plan(gather(uploads, predictor.settings.limits), uploads, "hello", fps=25, options=chosen)
+    job = predictor.plan(load_inputs(uploads, predictor.settings.limits), uploads, "hello", fps=25, options=chosen)
     return predictor.make_movie(job, stages, predict.time.perf_counter())
 
 
@@ -64,8 +64,8 @@ def test_too_long_is_said_after_the_first_steps(
     predictor: Predictor, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor, "settings", read_settings({"MULTITALK_MODEL": MODEL, "MAX_RUNTIME": "5"}))
-    stages = Stages()
-    with pytest.raises(TooLongError, match="5 s are allowed"):
+    stages = StageTimer()
+    with pytest.raises(TimeLimitError, match="5 s are allowed"):
         make(predictor, tmp_path, stages=stages, sampling_steps=1000)
     assert stages.reports["denoise"] < 50
     assert not stages.reports["decode"]
@@ -80,7 +80,7 @@ def test_given_up_in_the_second_chunk(
 
     seen: list[str] = []
 
-    class Interrupted(Stages):
+    class Interrupted(StageTimer):
         def done(self, stage: str, details: str = "") -> None:
             super().done(stage, details)
             if details.startswith("chunk 2"):
@@ -95,7 +95,7 @@ def test_given_up_in_the_second_chunk(
 
 
 def test_a_request_in_time(predictor: Predictor, scratch: Path, tmp_path: Path) -> None:
-    stages = Stages()
+    stages = StageTimer()
     path = make(predictor, tmp_path, stages=stages)
     assert path.is_file()
     assert stages.reports["encode"] == 2

@@ -8,10 +8,10 @@ from training.distil import Distillation, lora_of, student_of
 from training.examples import context_of, prepare
 from training.muon import Muon
 from training.random_weights import random_networks
-from training.training_loop import step_generator
 from training.shards import cut
+from training.training_loop import step_generator
+from wan.checkpoint.lora import Lora, LoraManager
 from wan.configs import ModelConfig
-from wan.checkpoint.lora import Lora, Loras
 
 
 def test_a_student_begins_as_its_teacher_and_ends_as_a_lora(puppet: ModelConfig) -> None:
@@ -25,21 +25,21 @@ def test_a_student_begins_as_its_teacher_and_ends_as_a_lora(puppet: ModelConfig)
             return examples.velocity(model, examples.at(times), times, context)  # type: ignore[arg-type]
 
     torch.testing.assert_close(predicted(student), predicted(teacher))
-    optimiser = Muon(student, apart=lambda _: True, other_peak=5e-3)
+    optimizer = Muon(student, apart=lambda _: True, other_peak=5e-3)
     loss_of, losses = Distillation(teacher, student, torch.zeros(1, 128, 64)), []
     for _ in range(8):
         loss, _ = loss_of(batch, np.random.default_rng(1), step_generator(0, 1))
         losses.append(loss.item())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["peak"]
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
 
     before, changed = predicted(teacher), predicted(student)
     assert (changed - before).abs().max() > 1e-3
-    Loras().switch(teacher, [Lora(source=lora_of(student.state_dict()))])
+    LoraManager().switch(teacher, [Lora(source=lora_of(student.state_dict()))])
     assert (predicted(teacher) - changed).norm() < 0.05 * (changed - before).norm()
 
 

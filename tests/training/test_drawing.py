@@ -7,7 +7,7 @@ from src.media.rates import SAMPLES_PER_FRAME, SPEECH_RATE
 from training.characters import MOUTH_INSIDE, draw_character
 from training.mouths import opening_track, shape_track
 from training.scenes import SMALL, Scene, draw_scene, face_boxes, render
-from training.voices import disturb, draw_voice, espeak, synthesise
+from training.voices import disturb, draw_voice, espeak, synthesize
 
 HUM = np.sin(2 * np.pi * 200 * np.arange(SPEECH_RATE) / SPEECH_RATE).astype(np.float32)
 
@@ -73,7 +73,7 @@ def test_bright_voices_spread_the_mouth() -> None:
 
 
 def test_synthetic_voices_are_seeded_and_vary() -> None:
-    first, again, other = (synthesise(np.random.default_rng(seed), 2.0, "train") for seed in (0, 0, 1))
+    first, again, other = (synthesize(np.random.default_rng(seed), 2.0, "train") for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert len(first) == 2 * SPEECH_RATE
     assert np.corrcoef(first, other)[0, 1] < 0.5
@@ -81,7 +81,7 @@ def test_synthetic_voices_are_seeded_and_vary() -> None:
 
 
 def test_noise_and_music_stay_below_the_voice() -> None:
-    clean = synthesise(np.random.default_rng(0), 2.0, "train")
+    clean = synthesize(np.random.default_rng(0), 2.0, "train")
     mixes = [disturb(np.random.default_rng(seed), clean) for seed in range(8)]
     assert all(np.corrcoef(clean, mixed)[0, 1] > 0.9 for mixed in mixes)
     assert any(np.abs(mixed - clean).max() > 1e-3 for mixed in mixes)

@@ -8,31 +8,31 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from training import finetune_decoder as decoder
-from training.export import write_bundle
+from training import finetune_decoder
 from training.clips import MOTION_FRAMES, Known, draw_clip
 from training.examples import draw_damage, windows_of
-from training.muon import Muon, orthogonalise
+from training.export import write_bundle
+from training.muon import Muon, orthogonalize
 from training.random_weights import random_networks
-from training.training_loop import Run, descend, schedule, step_generator
 from training.scenes import SMALL
 from training.shards import Shards, cut
+from training.training_loop import TrainingRun, descend, schedule, step_generator
 from training.transformer import Objective, binding_loss, class_maps
 from training.vae import SingleFrames, decode, draw_crops, start_from_pictures
-from training.voices import Voice, synthesise
+from training.voices import Voice, synthesize
 from wan.checkpoint.components import load_models
 from wan.chunks import Chunk
 from wan.conditioning.speech import speech_windows
 from wan.configs import ModelConfig
-from wan.modules import speaker_labels as labels
+from wan.modules import speaker_labels
 from wan.modules.speaker_labels import SpeakerMasks
 from wan.modules.vae import build_vae
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 40), (40, 5)])
-def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+def test_orthogonalized_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
+    values = torch.linalg.svdvals(orthogonalize(matrix))
     assert values.max() < 1.3
     assert values.median() > 0.6
 
@@ -41,7 +41,7 @@ def one_run(folder: Path, steps: int) -> nn.Module:
     """Some steps of a regression; goes on where the folder's state ends."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
-    run = Run(folder, model, Muon(model, apart=lambda name: name.startswith("2.")))
+    run = TrainingRun(folder, model, Muon(model, apart=lambda name: name.startswith("2.")))
     while run.step < steps:
         x = torch.randn(32, 4, generator=torch.Generator().manual_seed(run.step))
         loss = (model(x) - x.prod(1, keepdim=True)).square().mean()
@@ -63,8 +63,8 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
 def test_a_resumed_run_takes_the_rates_that_it_is_given(tmp_path: Path) -> None:
     model = nn.Linear(4, 4)
     for peak in (0.02, 0.005):
-        run = Run(tmp_path, model, Muon(model, apart=lambda _: False, matrix_peak=peak))
-        assert run.optimiser.param_groups[0]["peak"] == peak
+        run = TrainingRun(tmp_path, model, Muon(model, apart=lambda _: False, matrix_peak=peak))
+        assert run.optimizer.param_groups[0]["peak"] == peak
         run.save()
 
 
@@ -92,7 +92,7 @@ def test_a_vae_that_starts_from_pictures_sees_each_frame_alone(puppet: ModelConf
 
 
 VOICES = [
-    Voice(clean=sound, mixed=sound) for sound in (synthesise(np.random.default_rng(i), 8.0, "train") for i in (0, 1))
+    Voice(clean=sound, mixed=sound) for sound in (synthesize(np.random.default_rng(i), 8.0, "train") for i in (0, 1))
 ]
 
 
@@ -147,16 +147,16 @@ def random_batch(clips: int, clean: int = 0) -> dict[str, torch.Tensor]:
 def test_the_objective_can_be_learnt_by_heart(puppet: ModelConfig) -> None:
     model = random_networks(puppet, seed=0).transformer
     objective, batch = Objective(model, torch.zeros(1, 128, 64)), cut(random_batch(2), 9)
-    optimiser = Muon(model, lambda name: not name.startswith("blocks."))
+    optimizer = Muon(model, lambda name: not name.startswith("blocks."))
     losses = []
     for _ in range(8):
         loss, figures = objective(batch, np.random.default_rng(1), step_generator(0, 1))
         losses.append(loss.item())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["peak"]
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < 0.8 * losses[0]
     assert 0 <= figures["bound"] <= 1
 
@@ -191,10 +191,10 @@ def test_shards_give_batches_of_one_size(tmp_path: Path) -> None:
 
 
 def test_recording_the_maps_ends_with_its_context() -> None:
-    before = labels.attention_to_classes
+    before = speaker_labels.attention_to_classes
     with class_maps() as maps:
-        assert labels.attention_to_classes is not before
-    assert labels.attention_to_classes is before
+        assert speaker_labels.attention_to_classes is not before
+    assert speaker_labels.attention_to_classes is before
     assert maps == []
 
 
@@ -213,7 +213,7 @@ def test_training_the_decoder_leaves_the_latents_alone(puppet: ModelConfig) -> N
     vae = build_vae(puppet.vae)
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(False)
-    loss, figures = decoder.loss_of(vae, draw_crops(np.random.default_rng(0), 1, 5), step_generator(0, 0))
+    loss, figures = finetune_decoder.loss_of(vae, draw_crops(np.random.default_rng(0), 1, 5), step_generator(0, 0))
     loss.backward()
     assert figures["same"] > 0
     assert all(p.grad is None for part in (vae.encoder, vae.quant_conv) for p in part.parameters())

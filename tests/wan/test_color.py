@@ -13,7 +13,7 @@ def test_lab_and_back() -> None:
     torch.testing.assert_close(lab_to_rgb(rgb_to_lab(rgb)), rgb, atol=1e-4, rtol=0)
 
 
-def test_lab_of_known_colours() -> None:
+def test_lab_of_known_colors() -> None:
     white, red = torch.ones(3, 1, 1, 1), torch.tensor([1.0, 0, 0]).view(3, 1, 1, 1)
     torch.testing.assert_close(rgb_to_lab(white).flatten(), torch.tensor([100.0, 0, 0]), atol=1e-2, rtol=0)
     torch.testing.assert_close(rgb_to_lab(red).flatten(), torch.tensor([53.24, 80.09, 67.20]), atol=2e-2, rtol=0)
@@ -36,8 +36,8 @@ def test_flat_frames_stay_finite() -> None:
     assert match_color(-torch.ones(3, 2, 8, 8), colors_of(torch.zeros(3, 1, 8, 8)), 1.0).isfinite().all()
 
 
-def test_grey_frames_do_not_become_noisy() -> None:
-    grey = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(1)).expand(3, -1, -1, -1) * 2 - 1
-    lab = rgb_to_lab(match_color(grey, TARGET, 0.3) / 2 + 0.5)
+def test_gray_frames_do_not_become_noisy() -> None:
+    gray = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(1)).expand(3, -1, -1, -1) * 2 - 1
+    lab = rgb_to_lab(match_color(gray, TARGET, 0.3) / 2 + 0.5)
     # One tint for the whole frame, but no chroma that varies where none was.
     assert lab[1:].std((2, 3)).max() < 3.0

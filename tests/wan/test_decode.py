@@ -12,8 +12,8 @@ from wan import MultiTalkPipeline
 from wan.checkpoint.components import load_models
 from wan.chunks import Chunk
 from wan.configs import ModelConfig
+from wan.decode import FrameSink
 from wan.modules.vae import VideoVAE
-from wan.decode import Outlet
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_each_goes_out_once_where_decoding_begins_anew(
 
 def test_what_a_chunk_repeats_and_what_is_cut_does_not_go_out() -> None:
     handed: list[int] = []
-    outlet = Outlet(
+    outlet = FrameSink(
         Chunk(index=1, start=8, stop=21, overlap=3, fresh=6), lambda x: handed.extend(x[0, :, 0, 0].tolist())
     )
     frames = torch.arange(13.0).expand(3, 2, 2, 13).movedim(-1, 1)

@@ -15,7 +15,7 @@ from wan import MultiTalkPipeline
 from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.progress import Progress
-from wan.sampling.options import Options, resolve_options
+from wan.sampling.options import SamplingOptions, resolve_options
 
 SMALL: dict[str, Any] = {"frame_num": 9, "motion_frame": 5, "sampling_steps": 2, "seed": 3}
 
@@ -43,7 +43,7 @@ def request_of(*frames: int) -> Request:
     return Request(picture=picture(), tracks=tuple(track(n, i) for i, n in enumerate(frames)), prompt="hello")
 
 
-def options_of(config: ModelConfig, **changes: Any) -> Options:
+def options_of(config: ModelConfig, **changes: Any) -> SamplingOptions:
     return resolve_options(config, size_class="480", turbo=True, **{**SMALL, **changes})
 
 

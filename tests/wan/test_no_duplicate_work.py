@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import wan.decode
 import wan.multitalk
 import wan.offload.manager
-import wan.decode
 from tests.wan.test_multitalk import data
 from wan import MultiTalkPipeline
 from wan.checkpoint.components import load_models
 from wan.color import colors_of, match_color
 from wan.configs import WAN_CONFIGS, ModelConfig
-from wan.offload.estimate import META, PeakCounter
 from wan.modules import transformer as transformer_module
+from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
-from wan.modules.rope import video_rotation
-from wan.offload.streaming import StreamedBlocks
 from wan.modules.transformer import Context, MultiTalkTransformer
+from wan.offload.estimate import META, PeakCounter
+from wan.offload.streaming import StreamedBlocks
 
 CPU = torch.device("cpu")
 STEPS, CHUNKS, PASSES = 2, 2, 3
@@ -202,7 +202,7 @@ def test_residuals_are_kept_only_for_a_step_that_uses_them(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    velocity = wan.multitalk.TransformerVelocity
+    velocity = wan.multitalk.Denoiser
 
     class Watched(velocity):  # type: ignore[misc, valid-type]
         def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
@@ -210,7 +210,7 @@ def test_residuals_are_kept_only_for_a_step_that_uses_them(
             kept.append(len(self.residuals))
             return velocities
 
-    monkeypatch.setattr(wan.multitalk, "TransformerVelocity", Watched)
+    monkeypatch.setattr(wan.multitalk, "Denoiser", Watched)
     computed = (True, True, False, True, False, False, True)
     monkeypatch.setattr("wan.sampling.plan.computed_steps", lambda *_: computed)
     pipeline.generate(data(9), **{**TWICE, "sampling_steps": len(computed)})
@@ -260,7 +260,7 @@ def test_no_matrix_of_all_tokens_and_those_of_the_first_frame() -> None:
     tokens = torch.randn(1, grid[0] * first, config.dim)
     time = model.embed_time(torch.tensor([500.0]))
     with LargestTensor() as largest:
-        model.run_blocks(tokens, time, video_rotation(grid, config.head_dim, "cpu"), context)
+        model.run_blocks(tokens, time, video_rope(grid, config.head_dim, "cpu"), context)
     feed_forward = tokens.shape[1] * config.ffn_dim
     assert largest.elements == feed_forward < tokens.shape[1] * first
 
@@ -275,7 +275,7 @@ def test_shared_work_changes_no_bit(streamed: bool) -> None:
         model = MultiTalkTransformer(config).eval()
         contexts = contexts_of(model, grid)
         tokens = torch.randn(1, grid[0] * grid[1] * grid[2], config.dim)
-    time, rotation = model.embed_time(torch.tensor([500.0])), video_rotation(grid, config.head_dim, "cpu")
+    time, rotation = model.embed_time(torch.tensor([500.0])), video_rope(grid, config.head_dim, "cpu")
     alone = [model.run_blocks(tokens, time, rotation, context) for context in contexts]
     if streamed:
         model.blocks = StreamedBlocks(model.blocks, 2, CPU)
@@ -303,7 +303,7 @@ def test_what_a_clip_keeps_holds_nothing_else(persons: int) -> None:
         assert all(each.is_contiguous() for each in tensors)
 
 
-def test_colours_are_corrected_where_the_video_is() -> None:
+def test_colors_are_corrected_where_the_video_is() -> None:
     video, frame = torch.rand(3, 4, 64, 64, device=META), torch.rand(3, 1, 64, 64, device=META)
     with PeakCounter(CPU) as elsewhere:
         corrected = match_color(video, colors_of(frame), 0.5)
@@ -312,7 +312,7 @@ def test_colours_are_corrected_where_the_video_is() -> None:
 
 
 @pytest.mark.parametrize(("strength", "expected"), [(0.0, 0), (0.5, CHUNKS)])
-def test_colours_of_the_reference_are_measured_once_a_chunk(
+def test_colors_of_the_reference_are_measured_once_a_chunk(
     pipeline: MultiTalkPipeline,
     monkeypatch: pytest.MonkeyPatch,
     calls: Counter[str],

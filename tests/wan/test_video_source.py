@@ -6,18 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.quality.sync_metrics import other_correlation, own_correlation
+from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality.clips import Row, draw_clip
 from benchmarks.quality.metrics import read
-from benchmarks.baseline.puppet import Puppet
+from benchmarks.quality.sync_metrics import other_correlation, own_correlation
 from tests.wan.test_multitalk import SMALL, data, options_of, track
 from wan import MultiTalkPipeline
-from wan.configs.capabilities import check_ability
 from wan.chunks import plan_chunks
-from wan.conditioning.image import crop_picture, plan_crop
+from wan.conditioning.image import crop_image, plan_crop
 from wan.conditioning.request import Request
-from wan.conditioning.video_source import Source
+from wan.conditioning.video_source import VideoSource
 from wan.configs import WAN_CONFIGS
+from wan.configs.capabilities import check_supported
 
 
 class Film:
@@ -60,7 +60,7 @@ def test_a_scene_begins_at_its_cut(pipeline: MultiTalkPipeline) -> None:
     assert film.asked == [0, 0, 3, 7, 11]
     vae = pipeline.models.vae
     for cut in (0, 3, 7):
-        frame = crop_picture(film.frame(cut), plan_crop(64, 128, (64, 128)))
+        frame = crop_image(film.frame(cut), plan_crop(64, 128, (64, 128)))
         with torch.inference_mode():
             expected = next(vae.decode(vae.encode(frame[:, None])))
         torch.testing.assert_close(video[:, cut], expected[:, 0])
@@ -88,12 +88,12 @@ def test_chunks_with_cuts_cover_every_frame_once(cuts: tuple[int, ...]) -> None:
     assert [chunk.start for chunk in chunks if chunk.overlap == 0] == [0, *(cut for cut in cuts if cut < 60)]
 
 
-def test_colours_are_those_of_the_scene(pipeline: MultiTalkPipeline) -> None:
-    class Coloured(Film):
+def test_colors_are_those_of_the_scene(pipeline: MultiTalkPipeline) -> None:
+    class Colored(Film):
         def frame(self, index: int) -> Image.Image:
             return Image.new("RGB", self.size, "red" if index < 9 else "blue")
 
-    video = make(pipeline, shown(Coloured(9)), color_correction_strength=1.0)
+    video = make(pipeline, shown(Colored(9)), color_correction_strength=1.0)
     red, blue = video[0].mean((1, 2)), video[2].mean((1, 2))
     assert (red[:9] > blue[:9] + 1).all()
     assert (blue[9:] > red[9:] + 1).all()
@@ -101,7 +101,7 @@ def test_colours_are_those_of_the_scene(pipeline: MultiTalkPipeline) -> None:
 
 def test_generate_takes_a_source(pipeline: MultiTalkPipeline) -> None:
     film = Film()
-    assert isinstance(film, Source)
+    assert isinstance(film, VideoSource)
     given = {"prompt": "hello", "cond_video": film, "cond_audio": track(10)}
     video = pipeline.generate(given, size_buckget="infinitetalk-480", **SMALL, max_frames_num=3)
     assert video.shape[1] == 3
@@ -125,10 +125,10 @@ def test_multitalk_shows_no_video(pipeline: MultiTalkPipeline) -> None:
 
 
 def test_weights_for_one_person_do_not_take_two() -> None:
-    check_ability(WAN_CONFIGS["infinitetalk-14B-single"], 1, video=True)
-    check_ability(WAN_CONFIGS["infinitetalk-14B-multi"], 2, video=True)
+    check_supported(WAN_CONFIGS["infinitetalk-14B-single"], 1, video=True)
+    check_supported(WAN_CONFIGS["infinitetalk-14B-multi"], 2, video=True)
     with pytest.raises(ValueError, match="infinitetalk-14B-single was trained for 1; multitalk-14B, infini"):
-        check_ability(WAN_CONFIGS["infinitetalk-14B-single"], 2, video=False)
+        check_supported(WAN_CONFIGS["infinitetalk-14B-single"], 2, video=False)
 
 
 @pytest.mark.parametrize("cuts", [(0,), (5, 5), (7, 3), (-1,)])

@@ -21,13 +21,13 @@ from typing import Any, BinaryIO, Literal
 import torch
 from torch import Tensor
 
-from wan.checkpoint.components import check_sizes, image_encoder_part, text_encoder_part, transformer_part, vae_part
-from wan.configs.schema import ModelConfig
-from wan.checkpoint.layout import MANIFEST, Layout, find_layout
-from wan.checkpoint.component import Part, Plan, make_plan
+from wan.checkpoint.component import Component, LoadPlan, plan_loading
+from wan.checkpoint.components import check_config, image_encoder_part, text_encoder_part, transformer_part, vae_part
+from wan.checkpoint.layout import MANIFEST, CheckpointLayout, find_layout
+from wan.checkpoint.loading import TensorReader
 from wan.checkpoint.quanto import map_content
-from wan.checkpoint.loading import Read
-from wan.checkpoint.tensor_files import DTYPES, CheckpointError, pieces
+from wan.checkpoint.tensor_files import DTYPES, CheckpointError, row_chunks
+from wan.configs.schema import ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +52,24 @@ def convert(
     if target.exists():
         raise CheckpointError(f"{target} is there already")
     layout = find_layout(config, source, dtype)
-    check_sizes(config.transformer, layout.config_json)
-    plans = {name: make_plan(part) for name, part in model_parts(config, layout, dtype).items()}
+    check_config(config.transformer, layout.config_json)
+    plans = {name: plan_loading(part) for name, part in plan_components(config, layout, dtype).items()}
     manifest: dict[str, Any] = {"model": config.name, "dtype": dtype, "quantised": {}, "parts": {}, "sha256": {}}
-    with unfinished(target) as partial:
+    with staging_dir(target) as partial:
         require_space(partial, sum(_read_size(read) for plan in plans.values() for read in plan.reads.values()))
         for name, plan in plans.items():
-            hashes = write_part(plan, partial, name, shard_size)
+            hashes = write_component(plan, partial, name, shard_size)
             manifest["parts"][name] = list(hashes)
             manifest["sha256"] |= hashes
             if plan.layers:
                 manifest["quantised"][name] = map_content(plan.layers)
-        manifest["sha256"] |= copy_rest(config, layout, partial)
+        manifest["sha256"] |= copy_other_files(config, layout, partial)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         partial.rename(target)
 
 
 @contextmanager
-def unfinished(target: Path) -> Iterator[Path]:
+def staging_dir(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`, for this process alone; what a killed one left there is removed."""
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def model_parts(config: ModelConfig, layout: Layout, dtype: Literal["bf16", "fp8"]) -> dict[str, Part]:
+def plan_components(
+    config: ModelConfig, layout: CheckpointLayout, dtype: Literal["bf16", "fp8"]
+) -> dict[str, Component]:
     """The four networks by the names they have in the manifest."""
     return {
         "transformer": transformer_part(config, layout, dtype),
@@ -111,7 +113,7 @@ def model_parts(config: ModelConfig, layout: Layout, dtype: Literal["bf16", "fp8
     }
 
 
-def write_part(plan: Plan, folder: Path, name: str, shard_size: int) -> dict[str, str]:
+def write_component(plan: LoadPlan, folder: Path, name: str, shard_size: int) -> dict[str, str]:
     """Write a network as `name-0001.safetensors` and so on. Returns file names with their hashes, in order."""
     hashes = {}
     for i, shard in enumerate(_shards(plan.reads, shard_size), 1):
@@ -124,7 +126,7 @@ def write_part(plan: Plan, folder: Path, name: str, shard_size: int) -> dict[str
     return hashes
 
 
-def copy_rest(config: ModelConfig, layout: Layout, target: Path) -> dict[str, str]:
+def copy_other_files(config: ModelConfig, layout: CheckpointLayout, target: Path) -> dict[str, str]:
     """Copy what is no network: sizes, tokenizer and, where it lies beside the base, the speech encoder."""
     shutil.copyfile(layout.config_json, target / "config.json")
     shutil.copytree(layout.tokenizer, target / config.files.tokenizer)
@@ -135,9 +137,9 @@ def copy_rest(config: ModelConfig, layout: Layout, target: Path) -> dict[str, st
     return {file.relative_to(target).as_posix(): sha256(file) for file in sorted(files)}
 
 
-def _shards(reads: Mapping[str, Read], shard_size: int) -> Iterator[dict[str, Read]]:
+def _shards(reads: Mapping[str, TensorReader], shard_size: int) -> Iterator[dict[str, TensorReader]]:
     """Reads in the order of their names, in groups of at most `shard_size` bytes (or one read that is larger)."""
-    shard: dict[str, Read] = {}
+    shard: dict[str, TensorReader] = {}
     total = 0
     for name in sorted(reads):
         size = _read_size(reads[name])
@@ -149,7 +151,7 @@ def _shards(reads: Mapping[str, Read], shard_size: int) -> Iterator[dict[str, Re
     yield shard
 
 
-def _write_shard(reads: Mapping[str, Read], file: BinaryIO) -> str:
+def _write_shard(reads: Mapping[str, TensorReader], file: BinaryIO) -> str:
     """The safetensors format: length of a JSON header, the header, the tensors. Returns the file's SHA-256."""
     digest = hashlib.sha256()
     for data in chain([_header(reads)], *(_bytes(read) for read in reads.values())):
@@ -158,7 +160,7 @@ def _write_shard(reads: Mapping[str, Read], file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _header(reads: Mapping[str, Read]) -> bytes:
+def _header(reads: Mapping[str, TensorReader]) -> bytes:
     entries, offset = {}, 0
     for name, read in reads.items():
         for end, form in read.forms.items():
@@ -174,23 +176,23 @@ def _header(reads: Mapping[str, Read]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _bytes(read: Read) -> Iterator[bytes]:
+def _bytes(read: TensorReader) -> Iterator[bytes]:
     """The first tensor of a read piece by piece; the others, which are small, after it."""
     first, *others = read.forms
     kept: dict[str, list[Tensor]] = {end: [] for end in others}
-    for rows in pieces(read.source):
+    for rows in row_chunks(read.source):
         results = read.piece(rows, _CPU)
-        yield _memory(results[first])
+        yield _tensor_bytes(results[first])
         for end in others:
             kept[end].append(results[end])
-    yield from (_memory(torch.cat(tensors)) for tensors in kept.values())
+    yield from (_tensor_bytes(torch.cat(tensors)) for tensors in kept.values())
 
 
-def _memory(tensor: Tensor) -> bytes:
+def _tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _read_size(read: Read) -> int:
+def _read_size(read: TensorReader) -> int:
     return sum(_size(form.shape, form.dtype) for form in read.forms.values())
 
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from wan.checkpoint.tensor_files import Source, StoredTensor
+from wan.checkpoint.tensor_files import TensorSlice, TensorSource
 
-Naming = Callable[[str], str]
-S = TypeVar("S", StoredTensor, Tensor, Source)
+KeyMap = Callable[[str], str]
+S = TypeVar("S", TensorSlice, Tensor, TensorSource)
 
 _TEXT = (
     (r"^(shared|encoder\.embed_tokens)\.", "token_embedding."),
@@ -68,17 +68,17 @@ IMAGE_UNUSED = ("textual.", "log_scale", "visual.head")
 """Parts of the CLIP file that nothing here reads; its last visual block is another, by number."""
 
 
-def text_encoder_name(name: str) -> str:
+def text_encoder_key(name: str) -> str:
     """Name in the T5 file of a `UMT5EncoderModel` parameter."""
     return _rename(name, _TEXT)
 
 
-def image_encoder_name(name: str) -> str:
+def image_encoder_key(name: str) -> str:
     """Name in the CLIP file, after `split_qkv`, of a `CLIPVisionModel` parameter."""
     return _rename(name, _IMAGE)
 
 
-def vae_name(num_res_blocks: int) -> Naming:
+def vae_key(num_res_blocks: int) -> KeyMap:
     """Name in the VAE file of an `AutoencoderKLWan` parameter; its decoder numbers all up blocks in one list."""
     stride = num_res_blocks + 2
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from wan.configs.schema import ModelConfig
-from wan.checkpoint.quanto import LayerMap, parse_map, read_map
+from wan.checkpoint.quanto import QuantizationMap, parse_map, read_map
 from wan.checkpoint.tensor_files import CheckpointError, open_safetensors
+from wan.configs.schema import ModelConfig
 
 Precision = Literal["bf16", "fp8", "int8"]
 """bf16 means the configuration's own dtype; the others keep the linear layers in eight bits."""
 
 MANIFEST = "converted.json"
-PARTS = ("transformer", "text_encoder", "image_encoder", "vae")
+COMPONENTS = ("transformer", "text_encoder", "image_encoder", "vae")
 _SHARDS = "diffusion_pytorch_model*.safetensors"
 _AUDIO = "audio_proj."
 # Maps that are not named like their weights.
@@ -26,31 +26,31 @@ _MAP_NAMES = (("dit_model_", "dit_model_map_"), ("t5_", "t5_map_"), ("quant_mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class ComponentFiles:
     """Files of one network, later ones overlaying earlier ones, and which of its layers are quantised there."""
 
     files: tuple[Path, ...]
-    layers: LayerMap | None = None
+    layers: QuantizationMap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class CheckpointLayout:
     """Where everything is that a model needs; the speech encoder's folder is not read by `wan`, and may be absent.
 
     `converted` is the precision of our own form, None for every other layout.
     """
 
-    transformer: Stored
-    text_encoder: Stored
-    image_encoder: Stored
-    vae: Stored
+    transformer: ComponentFiles
+    text_encoder: ComponentFiles
+    image_encoder: ComponentFiles
+    vae: ComponentFiles
     tokenizer: Path
     config_json: Path
     speech: Path
     converted: str | None = None
 
 
-def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layout:
+def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> CheckpointLayout:
     """The parts of `config` in `folder`, which holds bundles, is the base bundle or was written by `convert`.
 
     Raises `CheckpointError` where no layout is recognised; single files are missed by those who read them.
@@ -60,12 +60,12 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layo
     base = _base_folder(config, folder)
     files = config.files
     places = list(dict.fromkeys((base, folder / files.audio, base.parent / files.audio, base.parent, folder)))
-    return Layout(
-        transformer=_quantised(files.quantised, places, precision) or Stored(files=_shards(config, places)),
-        text_encoder=_quantised(files.text_encoder_quantised, places, precision)
-        or Stored(files=(_find(files.text_encoder, places),)),
-        image_encoder=Stored(files=(_find(files.image_encoder, places),)),
-        vae=Stored(files=(_find(files.vae, places),)),
+    return CheckpointLayout(
+        transformer=_quantized(files.quantized, places, precision) or ComponentFiles(files=_shards(config, places)),
+        text_encoder=_quantized(files.text_encoder_quantized, places, precision)
+        or ComponentFiles(files=(_find(files.text_encoder, places),)),
+        image_encoder=ComponentFiles(files=(_find(files.image_encoder, places),)),
+        vae=ComponentFiles(files=(_find(files.vae, places),)),
         tokenizer=_find(files.tokenizer, places),
         speech=find_speech_encoder(config, folder),
         config_json=_find("config.json", places),
@@ -99,29 +99,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    parts, quantised = manifest.get("parts"), manifest.get("quantised")
-    whole = isinstance(parts, dict) and isinstance(quantised, dict) and {"model", "dtype"} <= manifest.keys()
-    if not whole or not all(isinstance(parts.get(name), list) for name in PARTS):  # type: ignore[union-attr]
+    parts, quantized = manifest.get("parts"), manifest.get("quantised")
+    whole = isinstance(parts, dict) and isinstance(quantized, dict) and {"model", "dtype"} <= manifest.keys()
+    if not whole or not all(isinstance(parts.get(name), list) for name in COMPONENTS):  # type: ignore[union-attr]
         raise CheckpointError(f"{folder / MANIFEST} does not say what the folder holds")
     return manifest
 
 
-def _converted_layout(config: ModelConfig, folder: Path, precision: Precision) -> Layout:
+def _converted_layout(config: ModelConfig, folder: Path, precision: Precision) -> CheckpointLayout:
     manifest = read_manifest(folder)
     if manifest["model"] != config.name:
         raise CheckpointError(f"{folder} holds {manifest['model']}, not {config.name}")
     if manifest["dtype"] not in ("bf16", precision):
         raise CheckpointError(f"{folder} was converted to {manifest['dtype']}; {precision} cannot be made of that")
 
-    def part(name: str) -> Stored:
+    def part(name: str) -> ComponentFiles:
         layers = manifest["quantised"].get(name)
-        return Stored(
+        return ComponentFiles(
             files=tuple(folder / file for file in manifest["parts"][name]),
             layers=None if layers is None else parse_map(layers, f"{folder / MANIFEST}, {name}"),
         )
 
-    return Layout(
-        **{name: part(name) for name in PARTS},
+    return CheckpointLayout(
+        **{name: part(name) for name in COMPONENTS},
         tokenizer=folder / config.files.tokenizer,
         speech=folder / config.files.speech,
         config_json=folder / "config.json",
@@ -139,13 +139,13 @@ def _base_folder(config: ModelConfig, folder: Path) -> Path:
     raise CheckpointError(f"no weights of {config.name}: neither {named} nor {_SHARDS} in {folder}")
 
 
-def _quantised(pattern: str, places: Iterable[Path], precision: Precision) -> Stored | None:
+def _quantized(pattern: str, places: Iterable[Path], precision: Precision) -> ComponentFiles | None:
     """A quantised file of the wanted precision, if there is one."""
     if precision == "bf16":
         return None
     name = pattern.format(precision=precision)
     found = next((place / name for place in places if (place / name).is_file()), None)
-    return None if found is None else Stored(files=(found,), layers=read_map(map_path(found)))
+    return None if found is None else ComponentFiles(files=(found,), layers=read_map(map_path(found)))
 
 
 def _shards(config: ModelConfig, places: list[Path]) -> tuple[Path, ...]:

@@ -14,30 +14,30 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from wan.modules.quantized import quantise_rows
-from wan.checkpoint.tensor_files import Source, StoredTensor, fetch, pieces, read_into
+from wan.checkpoint.tensor_files import TensorSlice, TensorSource, read_into, read_rows, row_chunks
+from wan.modules.quantized import quantize_rows
 
 THREADS = 4
 ALIGNMENT = 64
-DATA, SCALE = "._data", "._scale"
+DATA_SUFFIX, SCALE_SUFFIX = "._data", "._scale"
 """Ends of the two names of an eight-bit weight in optimum-quanto's files, and in ours."""
 
 
-class Form(NamedTuple):
+class TensorSpec(NamedTuple):
     """Shape and dtype of a tensor to be."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
-class Read(Protocol):
+class TensorReader(Protocol):
     """One stored tensor and the tensors that it becomes, by the ends that their names get."""
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> TensorSource: ...
 
     @property
-    def forms(self) -> dict[str, Form]: ...
+    def forms(self) -> dict[str, TensorSpec]: ...
 
     def piece(self, rows: slice, device: torch.device) -> dict[str, Tensor]: ...
 
@@ -46,37 +46,37 @@ class Read(Protocol):
 class Cast:
     """The same tensor as another dtype."""
 
-    source: Source
+    source: TensorSource
     dtype: torch.dtype
 
     @property
-    def forms(self) -> dict[str, Form]:
-        return {"": Form(tuple(self.source.shape), self.dtype)}
+    def forms(self) -> dict[str, TensorSpec]:
+        return {"": TensorSpec(tuple(self.source.shape), self.dtype)}
 
     def piece(self, rows: slice, device: torch.device) -> dict[str, Tensor]:
-        return {"": fetch(self.source, rows).to(device).to(self.dtype)}
+        return {"": read_rows(self.source, rows).to(device).to(self.dtype)}
 
 
 @dataclass(frozen=True, slots=True)
-class Quantise:
+class Quantize:
     """A matrix as eight-bit data and a scale per row."""
 
-    source: Source
+    source: TensorSource
     dtype: torch.dtype
 
     @property
-    def forms(self) -> dict[str, Form]:
+    def forms(self) -> dict[str, TensorSpec]:
         return {
-            DATA: Form(tuple(self.source.shape), self.dtype),
-            SCALE: Form((self.source.shape[0], 1), torch.float32),
+            DATA_SUFFIX: TensorSpec(tuple(self.source.shape), self.dtype),
+            SCALE_SUFFIX: TensorSpec((self.source.shape[0], 1), torch.float32),
         }
 
     def piece(self, rows: slice, device: torch.device) -> dict[str, Tensor]:
-        data, scale = quantise_rows(fetch(self.source, rows).to(device), self.dtype)
-        return {DATA: data, SCALE: scale}
+        data, scale = quantize_rows(read_rows(self.source, rows).to(device), self.dtype)
+        return {DATA_SUFFIX: data, SCALE_SUFFIX: scale}
 
 
-def allocate(wanted: Mapping[str, Read], device: torch.device) -> dict[str, dict[str, Tensor]]:
+def allocate(wanted: Mapping[str, TensorReader], device: torch.device) -> dict[str, dict[str, Tensor]]:
     """Room for all tensors of all reads.
 
     On the CPU it is one region that asks for huge pages: a page fault for every 4 KB of fresh memory takes longer than
@@ -87,7 +87,7 @@ def allocate(wanted: Mapping[str, Read], device: torch.device) -> dict[str, dict
             name: {end: torch.empty(form.shape, dtype=form.dtype, device=device) for end, form in read.forms.items()}
             for name, read in wanted.items()
         }
-    places: dict[tuple[str, str], tuple[Form, int]] = {}
+    places: dict[tuple[str, str], tuple[TensorSpec, int]] = {}
     size = 0
     for name, read in wanted.items():
         for end, form in read.forms.items():
@@ -104,7 +104,7 @@ def allocate(wanted: Mapping[str, Read], device: torch.device) -> dict[str, dict
     return results
 
 
-def fill(results: Mapping[str, Tensor], wanted: Read) -> None:
+def fill(results: Mapping[str, Tensor], wanted: TensorReader) -> None:
     """Read into what `allocate` gave."""
     source = wanted.source
     device = next(iter(results.values())).device
@@ -112,13 +112,13 @@ def fill(results: Mapping[str, Tensor], wanted: Read) -> None:
         _fill_on_cpu(results[""], source)
         return
     views = results if source.shape else {end: result[None] for end, result in results.items()}
-    for rows in pieces(source):
+    for rows in row_chunks(source):
         for end, piece in wanted.piece(rows, device).items():
             views[end][rows] = piece
 
 
 @torch.inference_mode(False)
-def read_all(wanted: Mapping[str, Read], device: torch.device) -> dict[str, Tensor]:
+def load_tensors(wanted: Mapping[str, TensorReader], device: torch.device) -> dict[str, Tensor]:
     """Every read under its name and ends, several at once, in the order in which the files hold them.
 
     Memory for what stays is taken beforehand: mixed with what passes, it would leave holes of half its size (measured).
@@ -126,7 +126,7 @@ def read_all(wanted: Mapping[str, Read], device: torch.device) -> dict[str, Tens
 
     def place(name: str) -> tuple[str, int]:
         source = wanted[name].source
-        return (str(source.path), source.offset) if isinstance(source, StoredTensor) else ("", 0)
+        return (str(source.path), source.offset) if isinstance(source, TensorSlice) else ("", 0)
 
     names = sorted(wanted, key=place)
     results = allocate({name: wanted[name] for name in names}, device)
@@ -135,11 +135,11 @@ def read_all(wanted: Mapping[str, Read], device: torch.device) -> dict[str, Tens
     return {name + end: tensor for name, result in results.items() for end, tensor in result.items()}
 
 
-def _fill_on_cpu(result: Tensor, source: Source) -> None:
+def _fill_on_cpu(result: Tensor, source: TensorSource) -> None:
     """Cast without a copy in between."""
-    if isinstance(source, StoredTensor) and source.dtype == result.dtype:
+    if isinstance(source, TensorSlice) and source.dtype == result.dtype:
         read_into(result, source)
         return
     view = result if source.shape else result[None]
-    for rows in pieces(source):
-        view[rows].copy_(fetch(source, rows))
+    for rows in row_chunks(source):
+        view[rows].copy_(read_rows(source, rows))

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wan.modules.quantized import QuantisedLinear, quantised_layers
-from wan.checkpoint.tensor_files import listing
+from wan.checkpoint.tensor_files import truncate_names
+from wan.modules.quantized import QuantizedLinear, quantized_layers
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class WeightDelta:
     """What one LoRA adds to one parameter: factor * up @ down, or factor * difference."""
 
     parameter: str
@@ -71,12 +71,12 @@ class Change:
 
 
 @dataclass(slots=True)
-class Loras:
+class LoraManager:
     """Which LoRAs a transformer has at present, the originals that undo them, and the layers that compute them."""
 
     merged: tuple[Lora, ...] = ()
     originals: dict[str, Tensor] = field(default_factory=dict)
-    beside: list[QuantisedLinear] = field(default_factory=list)
+    beside: list[QuantizedLinear] = field(default_factory=list)
 
     @torch.no_grad()
     def switch(self, model: nn.Module, wanted: Sequence[Lora]) -> None:
@@ -88,15 +88,15 @@ class Loras:
         wanted = tuple(wanted)
         if all(isinstance(lora.source, Path) for lora in wanted) and self.merged == wanted:
             return
-        changes: dict[str, list[Change]] = {}
+        changes: dict[str, list[WeightDelta]] = {}
         for lora in wanted:
-            for change in read_changes(model, lora):
+            for change in read_deltas(model, lora):
                 changes.setdefault(change.parameter, []).append(change)
         self.restore(model)
         try:
             for name, added in changes.items():
                 layer = model.get_submodule(name.rpartition(".")[0])
-                if isinstance(layer, QuantisedLinear) and name.endswith(".weight"):
+                if isinstance(layer, QuantizedLinear) and name.endswith(".weight"):
                     self._compute(layer, added, like=next(model.parameters()))
                 else:
                     self._merge(name, model.get_parameter(name), added)
@@ -125,7 +125,7 @@ class Loras:
         while self.beside:
             self.beside.pop().set_low_rank(None, None)
 
-    def _compute(self, layer: QuantisedLinear, changes: Iterable[Change], like: Tensor) -> None:
+    def _compute(self, layer: QuantizedLinear, changes: Iterable[WeightDelta], like: Tensor) -> None:
         """Beside the layer, in the dtype and on the device of `like`, a parameter that works on the same tokens."""
         pairs = [(change.factor * change.tensors[0].float(), change.tensors[1]) for change in changes]
         down = torch.cat([down.flatten(1).float() for _, down in pairs])
@@ -133,7 +133,7 @@ class Loras:
         self.beside.append(layer)
         layer.set_low_rank(down.to(like), up.to(like))
 
-    def _merge(self, name: str, parameter: Tensor, changes: Iterable[Change]) -> None:
+    def _merge(self, name: str, parameter: Tensor, changes: Iterable[WeightDelta]) -> None:
         self.originals[name] = parameter.to("cpu", copy=True)
         weight = parameter.to(torch.float32, copy=True)
         for change in changes:
@@ -141,34 +141,38 @@ class Loras:
         parameter.copy_(weight)
 
 
-def read_changes(model: nn.Module, lora: Lora) -> list[Change]:
+def read_deltas(model: nn.Module, lora: Lora) -> list[WeightDelta]:
     """What a LoRA adds to which parameters; keys that match nothing are logged by name."""
     tensors = lora.source if isinstance(lora.source, Mapping) else _read(lora.source)
-    places = dict(_places(model, tensors))
+    places = dict(match_keys(model, tensors))
     unmatched = sorted(tensors.keys() - places.keys())
     if not places:
-        raise LoraError(f"{lora}: none of its {len(tensors)} keys belongs to this network: {listing(unmatched)}")
+        raise LoraError(f"{lora}: none of its {len(tensors)} keys belongs to this network: {truncate_names(unmatched)}")
     if unmatched:
-        logger.warning("%s: %d keys match nothing and are left out: %s", lora, len(unmatched), listing(unmatched))
+        logger.warning(
+            "%s: %d keys match nothing and are left out: %s", lora, len(unmatched), truncate_names(unmatched)
+        )
     layers: dict[str, dict[str, Tensor]] = {}
     for key, (layer, role) in places.items():
         if role in layers.setdefault(layer, {}):
             raise LoraError(f"{lora}: {key} says again what another key says of {layer}")
         layers[layer][role] = tensors[key]
-    whole = sorted(layer for layer in set(quantised_layers(model)) & layers.keys() if "weight" in layers[layer])
+    whole = sorted(layer for layer in set(quantized_layers(model)) & layers.keys() if "weight" in layers[layer])
     if whole:
-        raise LoraError(f"{lora}: weights in eight bits take no whole differences, as it has for {listing(whole)}")
-    changes = [change for layer, parts in layers.items() for change in _changes(lora, layer, parts)]
+        raise LoraError(
+            f"{lora}: weights in eight bits take no whole differences, as it has for {truncate_names(whole)}"
+        )
+    changes = [change for layer, parts in layers.items() for change in _deltas(lora, layer, parts)]
     _check_shapes(model, lora, changes)
     return changes
 
 
-def _places(model: nn.Module, keys: Iterable[str]) -> Iterator[tuple[str, tuple[str, str]]]:
+def match_keys(model: nn.Module, keys: Iterable[str]) -> Iterator[tuple[str, tuple[str, str]]]:
     """For every key that belongs to the model: the layer, and what the key says of it."""
     layers = {name for name, _ in model.named_modules() if name}
     underscored = {name.replace(".", "_"): name for name in layers}
     parameters = {name for name, _ in model.named_parameters()}
-    quantised = set(quantised_layers(model))
+    quantized = set(quantized_layers(model))
     for key in keys:
         path, role = _split(key)
         if path.startswith(_UNDERSCORED):
@@ -178,7 +182,7 @@ def _places(model: nn.Module, keys: Iterable[str]) -> Iterator[tuple[str, tuple[
         if role == "modulation":
             layer = layer.removesuffix(".modulation")
         parameter = f"{layer}.{'weight' if role in (_DOWN, _UP, _ALPHA) else role}"
-        if role and layer in layers and (parameter in parameters or layer in quantised):
+        if role and layer in layers and (parameter in parameters or layer in quantized):
             yield key, (layer, role)
 
 
@@ -187,7 +191,7 @@ def _split(key: str) -> tuple[str, str]:
     return next(((end.sub("", key), role) for end, role in _ENDS if end.search(key)), (key, ""))
 
 
-def _changes(lora: Lora, layer: str, parts: Mapping[str, Tensor]) -> Iterator[Change]:
+def _deltas(lora: Lora, layer: str, parts: Mapping[str, Tensor]) -> Iterator[WeightDelta]:
     """The changes of one layer's parameters; half a product, or a factor without one, is an error."""
     if len({_DOWN, _UP} & parts.keys()) == 1 or (_ALPHA in parts and _UP not in parts):
         raise LoraError(f"{lora}: {layer} has a part of a product only: {', '.join(sorted(parts))}")
@@ -198,9 +202,9 @@ def _changes(lora: Lora, layer: str, parts: Mapping[str, Tensor]) -> Iterator[Ch
         if role == _UP:
             rank = parts[_DOWN].shape[0]
             factor = lora.strength * (parts[_ALPHA].item() / rank if _ALPHA in parts else 1.0)
-            yield Change(parameter=f"{layer}.weight", factor=factor, tensors=(tensor, parts[_DOWN]))
+            yield WeightDelta(parameter=f"{layer}.weight", factor=factor, tensors=(tensor, parts[_DOWN]))
         elif role not in (_DOWN, _ALPHA):
-            yield Change(parameter=f"{layer}.{role}", factor=lora.strength, tensors=(tensor,))
+            yield WeightDelta(parameter=f"{layer}.{role}", factor=lora.strength, tensors=(tensor,))
 
 
 def _is_sound(role: str, tensor: Tensor) -> bool:
@@ -211,7 +215,7 @@ def _is_sound(role: str, tensor: Tensor) -> bool:
     return tensor.is_floating_point() and (matrix or role not in (_DOWN, _UP))
 
 
-def _check_shapes(model: nn.Module, lora: Lora, changes: Iterable[Change]) -> None:
+def _check_shapes(model: nn.Module, lora: Lora, changes: Iterable[WeightDelta]) -> None:
     wrong = []
     for change in changes:
         shape, first = _shape(model, change.parameter), change.tensors[0].shape
@@ -224,12 +228,12 @@ def _check_shapes(model: nn.Module, lora: Lora, changes: Iterable[Change]) -> No
             theirs = " @ ".join(str(list(tensor.shape)) for tensor in change.tensors)
             wrong.append(f"{change.parameter} is {list(shape)}, not {theirs}")
     if wrong:
-        raise LoraError(f"{lora}: {len(wrong)} of another shape: {listing(wrong)}")
+        raise LoraError(f"{lora}: {len(wrong)} of another shape: {truncate_names(wrong)}")
 
 
 def _shape(model: nn.Module, parameter: str) -> torch.Size:
     layer = model.get_submodule(parameter.rpartition(".")[0])
-    if isinstance(layer, QuantisedLinear) and parameter.endswith(".weight"):
+    if isinstance(layer, QuantizedLinear) and parameter.endswith(".weight"):
         return layer.data.shape
     return model.get_parameter(parameter).shape
 

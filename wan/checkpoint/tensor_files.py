@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-PIECE = 16 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Bytes that are read at once, if a row is not longer."""
 
 DTYPES = {
@@ -52,15 +52,15 @@ class CheckpointError(ValueError):
     """Weights that are absent, incomplete or of another network; the message lists names."""
 
 
-def listing(names: list[str]) -> str:
+def truncate_names(names: list[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredTensor:
-    """A contiguous tensor in a file; slices of rows and reshaped forms are `StoredTensor`s too."""
+class TensorSlice:
+    """A contiguous tensor in a file; slices of rows and reshaped forms are `TensorSlice`s too."""
 
     path: Path
     offset: int
@@ -72,30 +72,30 @@ class StoredTensor:
         """Bytes in the file."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def __getitem__(self, rows: slice) -> "StoredTensor":
+    def __getitem__(self, rows: slice) -> "TensorSlice":
         start, stop, step = rows.indices(self.shape[0])
         assert step == 1
         row_bytes = self.nbytes // self.shape[0]
         return replace(self, offset=self.offset + start * row_bytes, shape=(stop - start, *self.shape[1:]))
 
-    def reshape(self, *shape: int) -> "StoredTensor":
+    def reshape(self, *shape: int) -> "TensorSlice":
         """The same elements in another shape; no -1."""
         assert math.prod(shape) == math.prod(self.shape)
         return replace(self, shape=shape)
 
 
-Source = StoredTensor | Tensor
+TensorSource = TensorSlice | Tensor
 """A tensor to be: in a file, or in memory already."""
 
 
-def open_tensors(path: Path) -> dict[str, Source]:
+def open_tensors(path: Path) -> dict[str, TensorSource]:
     """Every tensor of a `.safetensors` or `.pth` file by name; `CheckpointError` for any other content."""
     if not path.is_file():
         raise CheckpointError(f"no file {path}")
     return open_safetensors(path) if path.suffix == ".safetensors" else open_pth(path)
 
 
-def open_safetensors(path: Path) -> dict[str, Source]:
+def open_safetensors(path: Path) -> dict[str, TensorSource]:
     """Where each tensor of a safetensors file lies; the library checks the file first."""
     try:
         with safe_open(path, framework="pt"):
@@ -109,7 +109,7 @@ def open_safetensors(path: Path) -> dict[str, Source]:
     if unread:
         raise CheckpointError(f"{path} holds tensors of type {', '.join(unread)}; known are {', '.join(DTYPES)}")
     return {
-        name: StoredTensor(
+        name: TensorSlice(
             path=path,
             offset=8 + length + entry["data_offsets"][0],
             shape=tuple(entry["shape"]),
@@ -120,7 +120,7 @@ def open_safetensors(path: Path) -> dict[str, Source]:
     }
 
 
-def open_pth(path: Path) -> dict[str, Source]:
+def open_pth(path: Path) -> dict[str, TensorSource]:
     """Where each tensor of a `.pth` file lies; a pickle that needs code to run is refused.
 
     Files of the legacy format, compressed ones, and tensors that are not contiguous are read into memory at once.
@@ -145,7 +145,7 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a file of tensors only: it holds one {type(content).__name__}")
     others = [repr(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others:
-        raise CheckpointError(f"{path} is not a file of tensors only: {listing(others)}")
+        raise CheckpointError(f"{path} is not a file of tensors only: {truncate_names(others)}")
     return content
 
 
@@ -158,36 +158,36 @@ def _is_uncompressed(path: Path) -> bool:
         return False
 
 
-def _locate(path: Path, tensor: Any) -> StoredTensor | None:
+def _locate(path: Path, tensor: Any) -> TensorSlice | None:
     """Place in the file of a tensor that was loaded without its data; None where it has none of its own."""
     start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
     if start is None or not tensor.is_contiguous():
         return None
     offset = start + tensor.storage_offset() * tensor.dtype.itemsize
-    return StoredTensor(path=path, offset=offset, shape=tuple(tensor.shape), dtype=tensor.dtype)
+    return TensorSlice(path=path, offset=offset, shape=tuple(tensor.shape), dtype=tensor.dtype)
 
 
-def pieces(source: Source) -> Iterator[slice]:
-    """Consecutive ranges of rows of about `PIECE` bytes that make up a tensor; a scalar is one row."""
+def row_chunks(source: TensorSource) -> Iterator[slice]:
+    """Consecutive ranges of rows of about `CHUNK_BYTES` bytes that make up a tensor; a scalar is one row."""
     rows = source.shape[0] if source.shape else 1
-    step = max(1, PIECE * rows // max(1, source.nbytes))
+    step = max(1, CHUNK_BYTES * rows // max(1, source.nbytes))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def fetch(source: Source, rows: slice) -> Tensor:
+def read_rows(source: TensorSource, rows: slice) -> Tensor:
     """Some rows of a tensor on the CPU, in its own dtype; valid until this thread's next call."""
     piece = source[rows] if source.shape else source.reshape(1)
     if isinstance(piece, Tensor):
         return piece
     staging = getattr(_thread, "staging", None)
     if staging is None or len(staging) < piece.nbytes:
-        staging = _thread.staging = torch.empty(max(PIECE, piece.nbytes), dtype=torch.uint8)
+        staging = _thread.staging = torch.empty(max(CHUNK_BYTES, piece.nbytes), dtype=torch.uint8)
     staged = staging[: piece.nbytes].view(piece.dtype).view(piece.shape)
     read_into(staged, piece)
     return staged
 
 
-def read_into(tensor: Tensor, stored: StoredTensor) -> None:
+def read_into(tensor: Tensor, stored: TensorSlice) -> None:
     """Fill a contiguous CPU tensor of the stored shape and dtype."""
     if not stored.nbytes:
         return

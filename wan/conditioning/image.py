@@ -18,7 +18,7 @@ from wan.types import PIXELS_PER_TOKEN, Aspect
 
 MAX_CROP = 16
 """Pixels of the scaled picture that a video of the picture's own shape may lose in each direction."""
-ENOUGH = 0.8
+MIN_AREA_SHARE = 0.8
 """A size with this share of the largest possible area is large enough to be chosen for losing less."""
 
 
@@ -42,16 +42,16 @@ def choose_size(height: int, width: int, buckets: BucketTable, aspect: Aspect) -
     """(H, W) of the video for a picture of height x width pixels."""
     if aspect == "bucket":
         return nearest_bucket(height, width, buckets)
-    return free_size(height, width, max(h * w for h, w in buckets.values()))
+    return size_for_aspect(height, width, max(h * w for h, w in buckets.values()))
 
 
-def free_size(height: int, width: int, budget: int) -> tuple[int, int]:
+def size_for_aspect(height: int, width: int, budget: int) -> tuple[int, int]:
     """(H, W) in multiples of 16 of at most `budget` pixels, from which at most MAX_CROP pixels are cropped in each
     direction; of those that are large enough the one that loses the smallest share of the picture."""
-    sizes = {size: _lost(height, width, size) for size in _token_sizes(height, width, budget)}
+    sizes = {size: _cropped_fraction(height, width, size) for size in _token_sizes(height, width, budget)}
     largest = max(h * w for h, w in sizes)
     return min(
-        (size for size in sizes if size[0] * size[1] >= ENOUGH * largest),
+        (size for size in sizes if size[0] * size[1] >= MIN_AREA_SHARE * largest),
         key=lambda size: (sizes[size], -size[0] * size[1]),
     )
 
@@ -68,7 +68,7 @@ def _token_sizes(height: int, width: int, budget: int) -> Iterator[tuple[int, in
                     yield crop.size
 
 
-def _lost(height: int, width: int, size: tuple[int, int]) -> Fraction:
+def _cropped_fraction(height: int, width: int, size: tuple[int, int]) -> Fraction:
     """The share of the picture that is cropped away."""
     scale = max(Fraction(size[0], height), Fraction(size[1], width))
     return 1 - size[0] * size[1] / (scale * height * scale * width)
@@ -82,7 +82,7 @@ def plan_crop(height: int, width: int, bucket: tuple[int, int]) -> Crop:
     return Crop(scaled=scaled, size=bucket, top=top, left=left)
 
 
-def crop_picture(picture: Image.Image, crop: Crop) -> Tensor:
+def crop_image(picture: Image.Image, crop: Crop) -> Tensor:
     """An 8-bit RGB picture to float32 3 x H x W in [-1, 1]; Pillow's bilinear filter, which antialiases."""
     scaled = picture.resize((crop.scaled[1], crop.scaled[0]), Image.Resampling.BILINEAR)
     height, width = crop.size

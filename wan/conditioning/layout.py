@@ -9,33 +9,33 @@ import torch
 from torch import Tensor
 
 from wan.conditioning.image import Crop, choose_size, plan_crop
-from wan.conditioning.speakers import Region, latent_masks
+from wan.conditioning.speakers import PersonRegion, latent_masks
 from wan.configs.schema import BucketTable
 from wan.types import SPATIAL_STRIDE, Aspect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Framing:
+class ImageLayout:
     """How the picture is cropped, and the masks 3 x H/8 x W/8 of the persons in the crop."""
 
     crop: Crop
     masks: Tensor
 
 
-def frame_picture(
+def layout_image(
     height: int,
     width: int,
     buckets: BucketTable,
     persons: int,
-    regions: tuple[Region, Region] | None,
+    regions: tuple[PersonRegion, PersonRegion] | None,
     aspect: Aspect = "bucket",
-) -> Framing:
+) -> ImageLayout:
     """Choose the video's size for a picture of height x width pixels and find the persons on its grid.
 
     One person has the whole picture: all masks are ones. Raises `SpeakerError` when a person has no place left.
     """
     crop = plan_crop(height, width, choose_size(height, width, buckets, aspect))
     if persons == 2:
-        return Framing(crop=crop, masks=latent_masks(height, width, regions, crop))
+        return ImageLayout(crop=crop, masks=latent_masks(height, width, regions, crop))
     rows, columns = (side // SPATIAL_STRIDE for side in crop.size)
-    return Framing(crop=crop, masks=torch.ones(3, rows, columns))
+    return ImageLayout(crop=crop, masks=torch.ones(3, rows, columns))

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 
-class Track(Protocol):
+class SpeechEmbeddings(Protocol):
     """Speech states of one person, 25 a second: a tensor frames x layers x width, or what makes them when asked."""
 
     @property

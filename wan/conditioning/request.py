@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wan.conditioning.video_source import Source
-from wan.conditioning.speakers import Box, Region
-from wan.conditioning.protocols import Track
+from wan.conditioning.protocols import SpeechEmbeddings
+from wan.conditioning.speakers import BoxRegion, PersonRegion
+from wan.conditioning.video_source import VideoSource
 
-EmbedSpeech = Callable[[Sequence[Path], str], Sequence[Track]]
+EmbedSpeech = Callable[[Sequence[Path], str], Sequence[SpeechEmbeddings]]
 """Sound files and how they follow each other ("add" or "para") to one track per person."""
 
 _CLASSIC_KEYS = {"prompt", "cond_image", "cond_video", "cond_audio", "audio_type", "bbox"}
@@ -36,10 +36,10 @@ class Request:
     """
 
     picture: Image.Image
-    tracks: tuple[Track, ...]
+    tracks: tuple[SpeechEmbeddings, ...]
     prompt: str
-    regions: tuple[Region, Region] | None = None
-    source: Source | None = None
+    regions: tuple[PersonRegion, PersonRegion] | None = None
+    source: VideoSource | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -77,7 +77,7 @@ def parse_request(input_data: Mapping[str, Any], embed_speech: EmbedSpeech | Non
     """Either known form of `input_data` as a `Request`.
 
     Classic: {prompt, cond_image or cond_video, cond_audio: {person1, person2}, audio_type, bbox}; plain: {image,
-    audio_embeddings, prompt, num_frames, motion_frame}. What is shown is a picture, a path to one, or a `Source`.
+    audio_embeddings, prompt, num_frames, motion_frame}. What is shown is a picture, a path to one, or a `VideoSource`.
     Speech is given as tensors, as paths to saved embeddings (.pt, .npy, .safetensors), or as sound files when
     `embed_speech` is there to turn them into tracks.
     `bbox` maps person1 and person2 to [top, left, bottom, right] in pixels of the upright picture, the order the
@@ -87,7 +87,7 @@ def parse_request(input_data: Mapping[str, Any], embed_speech: EmbedSpeech | Non
     """
     image_key, speech_key = _check_keys(input_data)
     shown = input_data[image_key]
-    source = shown if isinstance(shown, Source) else None
+    source = shown if isinstance(shown, VideoSource) else None
     picture = _read_picture(shown if source is None else source.frame(0), image_key)
     voices = _by_person(input_data[speech_key], speech_key)
     tracks = _read_tracks(voices, input_data.get("audio_type", "add"), speech_key, embed_speech)
@@ -146,7 +146,9 @@ def _by_person(value: Any, key: str) -> list[Any]:
     return [value]
 
 
-def _read_tracks(voices: list[Any], audio_type: str, key: str, embed_speech: EmbedSpeech | None) -> tuple[Track, ...]:
+def _read_tracks(
+    voices: list[Any], audio_type: str, key: str, embed_speech: EmbedSpeech | None
+) -> tuple[SpeechEmbeddings, ...]:
     if audio_type not in ("add", "para"):
         raise ValueError(f"audio_type is {audio_type!r}; allowed are 'add' and 'para'")
     sounds = [voice for voice in voices if not _is_embedding(voice)]
@@ -185,7 +187,7 @@ def _load_embedding(path: Path) -> Tensor:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_boxes(value: Any, picture: Image.Image) -> tuple[Box, Box] | None:
+def _read_boxes(value: Any, picture: Image.Image) -> tuple[BoxRegion, BoxRegion] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping) or set(value) != set(_PERSONS):
@@ -194,7 +196,7 @@ def _read_boxes(value: Any, picture: Image.Image) -> tuple[Box, Box] | None:
     return first, second
 
 
-def _read_box(person: str, sides: Any, picture: Image.Image) -> Box:
+def _read_box(person: str, sides: Any, picture: Image.Image) -> BoxRegion:
     limits = f"0 <= top < bottom <= {picture.height} and 0 <= left < right <= {picture.width}, the picture's size"
     try:
         top, left, bottom, right = (operator.index(side) for side in sides)
@@ -203,4 +205,4 @@ def _read_box(person: str, sides: Any, picture: Image.Image) -> Box:
         fits = False
     if not fits:
         raise ValueError(f"bbox of {person} is {sides!r}; four whole numbers [top, left, bottom, right] with {limits}")
-    return Box(top=top, left=left, bottom=bottom, right=right)
+    return BoxRegion(top=top, left=left, bottom=bottom, right=right)

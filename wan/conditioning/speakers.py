@@ -20,7 +20,7 @@ class SpeakerError(ValueError):
     """A person has no place left on the model's grid."""
 
 
-class Region(Protocol):
+class PersonRegion(Protocol):
     """A person's part of a picture."""
 
     def covers(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class Region(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class BoxRegion:
     """A person's rectangle in pixels of the picture, half open: rows [top, bottom), columns [left, right)."""
 
     top: int
@@ -38,7 +38,7 @@ class Box:
     right: int
 
     def covers(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """See `Region`."""
+        """See `PersonRegion`."""
         return ((rows >= self.top) & (rows < self.bottom))[:, None] & ((columns >= self.left) & (columns < self.right))
 
     def __str__(self) -> str:
@@ -46,31 +46,31 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stencil:
+class MaskRegion:
     """A person's pixels, bool, H x W of the picture."""
 
     pixels_HW: Tensor
 
     def covers(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """See `Region`."""
+        """See `PersonRegion`."""
         return self.pixels_HW[rows.long()[:, None], columns.long()]
 
     def __str__(self) -> str:
         return f"a mask of {int(self.pixels_HW.sum()):,} pixels"
 
 
-def half_boxes(height: int, width: int) -> tuple[Box, Box]:
+def half_boxes(height: int, width: int) -> tuple[BoxRegion, BoxRegion]:
     """The left and the right half of a picture, each less a margin of 5 %."""
     half = width // 2
     top, bottom = int(height * _MARGIN), int(height * (1 - _MARGIN))
     left, right = int(half * _MARGIN), int(half * (1 - _MARGIN))
     return (
-        Box(top=top, left=left, bottom=bottom, right=right),
-        Box(top=top, left=left + half, bottom=bottom, right=right + half),
+        BoxRegion(top=top, left=left, bottom=bottom, right=right),
+        BoxRegion(top=top, left=left + half, bottom=bottom, right=right + half),
     )
 
 
-def latent_masks(height: int, width: int, regions: tuple[Region, Region] | None, crop: Crop) -> Tensor:
+def latent_masks(height: int, width: int, regions: tuple[PersonRegion, PersonRegion] | None, crop: Crop) -> Tensor:
     """Masks 3 x H/8 x W/8 of both persons and of what neither owns: zeros and ones.
 
     They are what masks on the picture's own grid become when they are scaled and cropped as the picture and resized to
@@ -101,7 +101,7 @@ def _latent_sources(side: int, scaled: int, first: int, size: int) -> Tensor:
     return F.interpolate(cropped, size // SPATIAL_STRIDE, mode="nearest")[0, 0]
 
 
-def _describe(regions: tuple[Region, Region] | None) -> str:
+def _describe(regions: tuple[PersonRegion, PersonRegion] | None) -> str:
     if regions is None:
         return "no regions (left and right half)"
     return "; ".join(map(str, regions))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from wan.chunks import Chunk
-from wan.conditioning.protocols import Track
+from wan.conditioning.protocols import SpeechEmbeddings
 
 
-def check_tracks(tracks: tuple[Track, ...], layers: int, width: int) -> None:
+def check_embeddings(tracks: tuple[SpeechEmbeddings, ...], layers: int, width: int) -> None:
     """Raise ValueError for a track that is not of the speech encoder this model was trained with."""
     for number, track in enumerate(tracks, 1):
         if tuple(track.shape[1:]) != (layers, width):
@@ -19,7 +19,7 @@ def check_tracks(tracks: tuple[Track, ...], layers: int, width: int) -> None:
             )
 
 
-def speech_windows(tracks: tuple[Track, ...], chunk: Chunk, window: int) -> Tensor:
+def speech_windows(tracks: tuple[SpeechEmbeddings, ...], chunk: Chunk, window: int) -> Tensor:
     """N x F x W x Y x C: for each frame of the chunk the states of its neighbours, -W/2 to +W/2.
 
     `tracks` are frames x Y x C each. Before the start the first frame repeats. Past the end a track is read

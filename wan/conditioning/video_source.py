@@ -6,7 +6,7 @@ from PIL import Image
 
 
 @runtime_checkable
-class Source(Protocol):
+class VideoSource(Protocol):
     """Pictures by the time of the video that is made: index i is its frame i, 25 a second, from 0.
 
     They are asked for in ascending order; the last one may be asked for again.

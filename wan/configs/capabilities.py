@@ -19,7 +19,7 @@ def choose_device(config: ModelConfig, device_id: int) -> torch.device:
     return torch.device("cpu")
 
 
-def check_ability(config: ModelConfig, persons: int, video: bool) -> None:
+def check_supported(config: ModelConfig, persons: int, video: bool) -> None:
     """Raise ValueError that names the models of this package which can do what this one cannot."""
     if video and config.mode != "infinitetalk":
         others = [name for name, other in WAN_CONFIGS.items() if other.mode == "infinitetalk"]

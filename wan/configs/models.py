@@ -91,7 +91,7 @@ def infinitetalk(config: ModelConfig, variant: str) -> ModelConfig:
         audio="InfiniteTalk",
         audio_bundle=f"InfiniteTalk-{variant}",
         audio_weights=f"{variant}/infinitetalk.safetensors",
-        quantised=f"quant_models/infinitetalk_{variant}_{{precision}}.safetensors",
+        quantized=f"quant_models/infinitetalk_{variant}_{{precision}}.safetensors",
     )
     return replace(
         config,

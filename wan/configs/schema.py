@@ -100,8 +100,8 @@ class Files:
     vae: str = "Wan2.1_VAE.pth"
     tokenizer: str = "google/umt5-xxl"
     audio_bundle: str = ""
-    quantised: str = "quant_models/dit_model_{precision}.safetensors"
-    text_encoder_quantised: str = "quant_models/t5_{precision}.safetensors"
+    quantized: str = "quant_models/dit_model_{precision}.safetensors"
+    text_encoder_quantized: str = "quant_models/t5_{precision}.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
+from wan.modules.rope import apply_label_rope
 from wan.modules.speaker_labels import PERSON_KEYS
-from wan.modules.rope import rotate_by_labels
 from wan.types import TEMPORAL_STRIDE
 
 
@@ -71,7 +71,7 @@ class AudioCrossAttention(nn.Module):
         k, v = kv.unbind(0)
         if persons > 1:
             labels_K = torch.tensor(PERSON_KEYS, device=k.device).repeat_interleave(k.shape[1] // persons)
-            k = rotate_by_labels(k, labels_K.expand(len(k), -1))
+            k = apply_label_rope(k, labels_K.expand(len(k), -1))
         return KeyValue(k.contiguous(), v.contiguous())  # views would keep what both were made of
 
     def forward(self, x_BLD: Tensor, speech: KeyValue, labels_BL: Tensor | None) -> Tensor:
@@ -79,7 +79,7 @@ class AudioCrossAttention(nn.Module):
         batch = x_BLD.shape[0]
         q = split_heads(self.q_linear(x_BLD), self.num_heads)
         if labels_BL is not None:
-            q = rotate_by_labels(q, labels_BL)
+            q = apply_label_rope(q, labels_BL)
         frames = speech.k.shape[0] // batch
         out = attention(rearrange(q, "b (t s) a e -> (b t) s a e", t=frames), speech.k, speech.v)
         return self.proj(rearrange(out, "(b t) s a e -> b (t s) (a e)", b=batch))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wan.modules.kernels.dispatch import runs_triton
+from wan.modules.kernels.dispatch import use_triton
 
 _SLOPE = 2 * math.sqrt(2 / math.pi)
 _CUBE = 0.044715
@@ -17,7 +17,7 @@ class TanhGELU(nn.Module):
     """GELU between two linear layers; what it is given may be overwritten."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if runs_triton(x) and x.is_contiguous():
+        if use_triton(x) and x.is_contiguous():
             return importlib.import_module("wan.modules.kernels.gelu").gelu_(x)
         return plain_gelu(x)
 

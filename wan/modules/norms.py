@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wan.modules.kernels.dispatch import runs_triton
-from wan.modules.rope import Rotation, rotate
+from wan.modules.kernels.dispatch import use_triton
+from wan.modules.rope import RotaryEmbedding, apply_rope
 
 Modulation = tuple[Tensor, Tensor]
 """Shift and scale of a time step, each B x D, float32."""
@@ -26,14 +26,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x_BLD: Tensor, heads: int, rotation: Rotation | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, heads: int, rotation: RotaryEmbedding | None = None) -> Tensor:
         """B x L x A x E: the normalised x in heads, turned where a rotation is given."""
-        if runs_triton(x_BLD) and self.weight.dtype == x_BLD.dtype:
+        if use_triton(x_BLD) and self.weight.dtype == x_BLD.dtype:
             turns = importlib.import_module("wan.modules.kernels.rope")
             normed = turns.norm_turn(x_BLD, self.weight, self.eps, heads, rotation)
             return normed.unflatten(-1, (heads, -1))
         normed = plain_rms_norm(x_BLD, self.weight, self.eps).unflatten(-1, (heads, -1))
-        return normed if rotation is None else rotate(normed, rotation)
+        return normed if rotation is None else apply_rope(normed, rotation)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -42,7 +42,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x_BLD: Tensor, modulation: Modulation | None = None) -> Tensor:
         """The normalised x; with a modulation, x (1 + scale) + shift of it."""
         affine = self._affine(modulation)
-        if affine is not None and runs_triton(x_BLD):
+        if affine is not None and use_triton(x_BLD):
             return _rows().sum_norm(x_BLD, None, None, affine, modulation is not None, self.eps)[1]
         return self._plain(x_BLD, modulation)
 
@@ -51,9 +51,9 @@ class LayerNorm(nn.LayerNorm):
     ) -> tuple[Tensor, Tensor]:
         """x + gate * y (without a gate, x + y) and what `forward` makes of it. The sum may be written over y."""
         affine = self._affine(modulation)
-        if affine is not None and runs_triton(x_BLD):
+        if affine is not None and use_triton(x_BLD):
             return _rows().sum_norm(x_BLD, y_BLD, gate_BD, affine, modulation is not None, self.eps)
-        x_BLD = gated_sum(x_BLD, y_BLD, gate_BD)
+        x_BLD = gated_residual(x_BLD, y_BLD, gate_BD)
         return x_BLD, self._plain(x_BLD, modulation)
 
     def _affine(self, modulation: Modulation | None) -> tuple[Tensor, Tensor] | None:
@@ -68,9 +68,9 @@ class LayerNorm(nn.LayerNorm):
         return plain_modulated_norm(x_BLD, *modulation, self.eps)
 
 
-def gated_sum(x_BLD: Tensor, y_BLD: Tensor, gate_BD: Tensor | None = None) -> Tensor:
+def gated_residual(x_BLD: Tensor, y_BLD: Tensor, gate_BD: Tensor | None = None) -> Tensor:
     """x + gate * y in float32, rounded to the dtype of x; without a gate, x + y. It may be written over y."""
-    if runs_triton(x_BLD):
+    if use_triton(x_BLD):
         return _rows().sum_norm(x_BLD, y_BLD, gate_BD, None, False, 0.0)[0]
     return plain_gated_sum(x_BLD, y_BLD, gate_BD)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wan.modules.kernels.dispatch import runs_triton
+from wan.modules.kernels.dispatch import use_triton
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _FP8_CAPABILITY = (8, 9)
 _AGREEMENT = 6e-2
 
 
-class QuantisedLinear(nn.Module):
+class QuantizedLinear(nn.Module):
     """x (data * scale)^T + bias; the product in fp8 where that is wanted and the device can, else dequantised."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype, products: bool) -> None:
@@ -46,10 +46,10 @@ class QuantisedLinear(nn.Module):
         return
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.products and x.dtype == torch.bfloat16 and multiplies_fp8(x.device):
+        if self.products and x.dtype == torch.bfloat16 and supports_fp8_matmul(x.device):
             y = fp8_linear(x, self.data, self.scale, self.bias)
         else:
-            y = F.linear(x, dequantise(self.data, self.scale, x.dtype), self.bias)
+            y = F.linear(x, dequantize(self.data, self.scale, x.dtype), self.bias)
         return y if self.down is None or self.up is None else y + F.linear(F.linear(x, self.down), self.up)
 
     def set_low_rank(self, down_KI: Tensor | None, up_OK: Tensor | None) -> None:
@@ -57,7 +57,7 @@ class QuantisedLinear(nn.Module):
         self.down, self.up = down_KI, up_OK
 
 
-def quantise_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def quantize_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Symmetric rounding to `dtype` with the largest value of a row at the end of the range.
 
     Returns the data and its float32 scale, O x 1; a row of zeros has scale 1.
@@ -69,17 +69,17 @@ def quantise_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
-def quantise_activations(x_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`quantise_rows` for a floating-point format, in one pass where there is a kernel: PyTorch takes seven, most of
+def quantize_activations(x_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`quantize_rows` for a floating-point format, in one pass where there is a kernel: PyTorch takes seven, most of
     them in float32."""
-    if runs_triton(x_RI):
+    if use_triton(x_RI):
         kernel = importlib.import_module("wan.modules.kernels.quantize")
-        data, scale = kernel.quantise(x_RI, dtype, LARGEST[dtype])
+        data, scale = kernel.quantize(x_RI, dtype, LARGEST[dtype])
         return data, scale
-    return quantise_rows(x_RI, dtype)
+    return quantize_rows(x_RI, dtype)
 
 
-def dequantise(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
+def dequantize(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
     """data * scale in float32, rounded to `dtype`."""
     return (data_OI.float() * scale_O1.float()).to(dtype)
 
@@ -87,7 +87,7 @@ def dequantise(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
 def fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
     """A product of e4m3 matrices: activations get a scale per row, and both scales multiply the float32 sums, to which
     the bias is added before they are rounded."""
-    data_RI, scale_R1 = quantise_activations(x.flatten(0, -2), data_OI.dtype)
+    data_RI, scale_R1 = quantize_activations(x.flatten(0, -2), data_OI.dtype)
     y = torch._scaled_mm(
         data_RI, data_OI.t(), scale_a=scale_R1, scale_b=scale_O1.t(), bias=bias, out_dtype=x.dtype, use_fast_accum=True
     )
@@ -100,20 +100,20 @@ def has_fp8(device: torch.device) -> bool:
 
 
 @functools.cache
-def multiplies_fp8(device: torch.device) -> bool:
+def supports_fp8_matmul(device: torch.device) -> bool:
     """Whether the device has fp8 products with row scales that agree with dequantising; tried once.
 
     The meta device, which only counts memory, is treated as this machine's own.
     """
     if device.type == "meta" and torch.cuda.is_available():
-        return multiplies_fp8(torch.device("cuda", torch.cuda.current_device()))
+        return supports_fp8_matmul(torch.device("cuda", torch.cuda.current_device()))
     if device.type != "cuda" or not has_fp8(device):
         return False
     generator = torch.Generator(device).manual_seed(0)
     drawn = torch.randn(513, 256, device=device, dtype=torch.bfloat16, generator=generator)
     x, weight, bias = drawn[:256], drawn[256:512], drawn[512]
-    data, scale = quantise_rows(weight, torch.float8_e4m3fn)
-    expected = F.linear(x, dequantise(data, scale, x.dtype), bias).float()
+    data, scale = quantize_rows(weight, torch.float8_e4m3fn)
+    expected = F.linear(x, dequantize(data, scale, x.dtype), bias).float()
     try:
         error = ((fp8_linear(x, data, scale, bias).float() - expected).norm() / expected.norm()).item()
     except (RuntimeError, ValueError) as failure:  # ValueError: a kind of scaling that the device has not
@@ -123,23 +123,23 @@ def multiplies_fp8(device: torch.device) -> bool:
     return error < _AGREEMENT
 
 
-def quantise_linears(module: nn.Module, layers: dict[str, torch.dtype], products: bool) -> None:
-    """Put a `QuantisedLinear` in place of each named `nn.Linear`, under the same device context."""
+def quantize_linears(module: nn.Module, layers: dict[str, torch.dtype], products: bool) -> None:
+    """Put a `QuantizedLinear` in place of each named `nn.Linear`, under the same device context."""
     for name, dtype in layers.items():
         linear = module.get_submodule(name)
         assert isinstance(linear, nn.Linear), name
         bias = linear.bias is not None
-        module.set_submodule(name, QuantisedLinear(linear.in_features, linear.out_features, bias, dtype, products))
+        module.set_submodule(name, QuantizedLinear(linear.in_features, linear.out_features, bias, dtype, products))
 
 
-def quantise_like(module: nn.Module, other: nn.Module) -> None:
+def quantize_like(module: nn.Module, other: nn.Module) -> None:
     """The same where another network, of more layers of the same names, has eight bits."""
     names = {name for name, _ in module.named_modules()}
     for name, layer in other.named_modules():
-        if isinstance(layer, QuantisedLinear) and name in names:
-            quantise_linears(module, {name: layer.data.dtype}, layer.products)
+        if isinstance(layer, QuantizedLinear) and name in names:
+            quantize_linears(module, {name: layer.data.dtype}, layer.products)
 
 
-def quantised_layers(module: nn.Module) -> list[str]:
+def quantized_layers(module: nn.Module) -> list[str]:
     """Names of the layers of a module that are stored in eight bits."""
-    return [name for name, layer in module.named_modules() if isinstance(layer, QuantisedLinear)]
+    return [name for name, layer in module.named_modules() if isinstance(layer, QuantizedLinear)]

@@ -9,32 +9,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wan.modules.kernels.dispatch import runs_triton
+from wan.modules.kernels.dispatch import use_triton
 
 _BASE = 10000.0
 
 
-class Rotation(NamedTuple):
+class RotaryEmbedding(NamedTuple):
     """Cosine and sine of every pair's angle, float32, broadcastable to B x L x A x P."""
 
     cos: Tensor
     sin: Tensor
 
 
-def rotate(x_BLAE: Tensor, rotation: Rotation) -> Tensor:
+def apply_rope(x_BLAE: Tensor, rotation: RotaryEmbedding) -> Tensor:
     """Turn each pair (x[2i], x[2i + 1]) by its angle, in float32; the result has the dtype of `x_BLAE`."""
     pairs = torch.view_as_complex(x_BLAE.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.complex(*rotation)).flatten(-2).to(x_BLAE.dtype)
 
 
-def rotate_by_labels(x_BLAE: Tensor, labels_BL: Tensor) -> Tensor:
+def apply_label_rope(x_BLAE: Tensor, labels_BL: Tensor) -> Tensor:
     """Turn each pair by label * 10000^(-2i / E), in float32 (MultiTalk's L-RoPE)."""
-    if runs_triton(x_BLAE):
+    if use_triton(x_BLAE):
         return importlib.import_module("wan.modules.kernels.rope").label_turn(x_BLAE, labels_BL, _BASE)
-    return rotate(x_BLAE, label_rotation(labels_BL, x_BLAE.shape[-1]))
+    return apply_rope(x_BLAE, label_rotation(labels_BL, x_BLAE.shape[-1]))
 
 
-def video_rotation(grid: tuple[int, int, int], head_dim: int, device: torch.device | str) -> Rotation:
+def video_rope(grid: tuple[int, int, int], head_dim: int, device: torch.device | str) -> RotaryEmbedding:
     """Angles of a T x rows x columns token grid, shape 1 x L x 1 x P, made in float64.
 
     The pairs are split among frame, row and column: head_dim - 4 (head_dim // 6) channels turn by the frame and
@@ -46,13 +46,13 @@ def video_rotation(grid: tuple[int, int, int], head_dim: int, device: torch.devi
     angles = torch.cat(
         [place[..., None] * _frequencies(width) for place, width in zip(positions, widths, strict=True)], dim=-1
     ).reshape(1, -1, 1, head_dim // 2)
-    return Rotation(angles.cos().float().to(device), angles.sin().float().to(device))
+    return RotaryEmbedding(angles.cos().float().to(device), angles.sin().float().to(device))
 
 
-def label_rotation(labels_BL: Tensor, head_dim: int) -> Rotation:
+def label_rotation(labels_BL: Tensor, head_dim: int) -> RotaryEmbedding:
     """Angles label * 10000^(-2i / head_dim), shape B x L x 1 x P, in float32."""
     angles = labels_BL.float()[..., None, None] * _frequencies(head_dim, labels_BL.device).float()
-    return Rotation(angles.cos(), angles.sin())
+    return RotaryEmbedding(angles.cos(), angles.sin())
 
 
 def _frequencies(width: int, device: torch.device | str = "cpu") -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wan.modules.attention import attention
-from wan.modules.kernels.dispatch import runs_triton
+from wan.modules.kernels.dispatch import use_triton
 
 PERSON_RANGES = ((0.0, 4.0), (20.0, 24.0))
 """Range of labels over which each person's tokens spread."""
@@ -55,15 +55,15 @@ def attention_to_classes(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) ->
     The mask columns serve as values, so the L x S map of probabilities is never stored. In a 16-bit network the plain
     form rounds each head's share once, by the attention that makes it; everything else is float32.
     """
-    if runs_triton(q_BLAE):
+    if use_triton(q_BLAE):
         kernel = importlib.import_module("wan.modules.kernels.class_attention")
         mass_BL3 = kernel.class_mass(q_BLAE, k_BLAE, masks.columns)
     else:
-        mass_BL3 = plain_class_mass(q_BLAE, k_BLAE, masks)
+        mass_BL3 = eager_class_attention(q_BLAE, k_BLAE, masks)
     return mass_BL3 / masks.sizes.clamp(min=1)[:, None]
 
 
-def plain_class_mass(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tensor:
+def eager_class_attention(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tensor:
     """Mean over heads of the attention's mass on each class, by an attention to columns as wide as a head."""
     tokens, classes = masks.columns.shape[1:]
     heads, width = q_BLAE.shape[2:]

@@ -20,15 +20,15 @@ from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
 from wan.modules.gelu import TanhGELU
+from wan.modules.norms import LayerNorm, RMSNorm, gated_residual, plain_modulated_norm
+from wan.modules.rope import RotaryEmbedding
 from wan.modules.speaker_labels import SpeakerMasks, speaker_labels
-from wan.modules.norms import LayerNorm, RMSNorm, gated_sum, plain_modulated_norm
-from wan.modules.rope import Rotation
 from wan.types import PATCH
 
 FLOAT32_NAMES = ("time_embedding.", "time_projection.", "head.", "modulation")
 """Beginnings or ends of the parameters that stay float32 whatever the network's dtype is."""
 
-BlockConstants = tuple[KeyValue, ...]
+KVCache = tuple[KeyValue, ...]
 """Keys and values of one source (text, image or speech), one entry per block."""
 
 
@@ -43,13 +43,13 @@ class TimeEmbedding(NamedTuple):
 class Context:
     """What one pass is conditioned on. `masks` is None unless two persons speak."""
 
-    text: BlockConstants
-    image: BlockConstants
-    speech: BlockConstants
+    text: KVCache
+    image: KVCache
+    speech: KVCache
     masks: SpeakerMasks | None = None
 
 
-class Attended(NamedTuple):
+class SelfAttended(NamedTuple):
     """Tokens after a block's self attention and their norm, B x L x D; labels, B x L, where two persons speak."""
 
     x: Tensor
@@ -67,7 +67,7 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
 
-    def project(self, x_BLD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_BLD: Tensor, rotation: RotaryEmbedding) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys after norm and RoPE, and values, each B x L x A x E."""
         q = self.norm_q(self.q(x_BLD), self.num_heads, rotation)
         k = self.norm_k(self.k(x_BLD), self.num_heads, rotation)
@@ -124,23 +124,25 @@ class Block(nn.Module):
         self,
         x_BLD: Tensor,
         e0_B6D: Tensor,
-        rotation: Rotation,
+        rotation: RotaryEmbedding,
         constants: tuple[KeyValue, KeyValue, KeyValue],
         masks: SpeakerMasks | None,
     ) -> Tensor:
         """`constants`: this block's keys and values of text, image and speech."""
         return self.condition(self.attend(x_BLD, e0_B6D, rotation, masks), e0_B6D, constants, masks)
 
-    def attend(self, x_BLD: Tensor, e0_B6D: Tensor, rotation: Rotation, masks: SpeakerMasks | None) -> Attended:
+    def attend(
+        self, x_BLD: Tensor, e0_B6D: Tensor, rotation: RotaryEmbedding, masks: SpeakerMasks | None
+    ) -> SelfAttended:
         """The first part, which knows neither text, image nor speech; `masks` is None where no labels are wanted."""
         shift, scale, gate = (self.modulation + e0_B6D)[:, :3].unbind(1)
         q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift, scale)), rotation)
         labels = None if masks is None else speaker_labels(q, k, masks)
-        return Attended(*self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate), labels)
+        return SelfAttended(*self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate), labels)
 
     def condition(
         self,
-        attended: Attended,
+        attended: SelfAttended,
         e0_B6D: Tensor,
         constants: tuple[KeyValue, KeyValue, KeyValue],
         masks: SpeakerMasks | None,
@@ -153,7 +155,7 @@ class Block(nn.Module):
         x, normed = self.norm_x.of_sum(x, self.cross_attn(normed, text, image))
         heard = self.audio_cross_attn(normed, speech, None if masks is None else labels)
         x, normed = self.norm2.of_sum(x, heard, modulation=(shift, scale))
-        return gated_sum(x, self.ffn(normed), gate)
+        return gated_residual(x, self.ffn(normed), gate)
 
 
 class ImageProjection(nn.Module):
@@ -231,7 +233,7 @@ class MultiTalkTransformer(nn.Module):
         e = self.time_embedding(torch.cat((angles.cos(), angles.sin()), dim=-1).float())
         return TimeEmbedding(e, rearrange(self.time_projection(e), "b (six d) -> b six d", six=6))
 
-    def embed_text(self, states_BSC: Tensor) -> BlockConstants:
+    def embed_text(self, states_BSC: Tensor) -> KVCache:
         """UMT5 states of the real tokens, B x (up to text_len) x text_dim.
 
         Padded with zero rows, which the reference attends like the others; too many rows are a ValueError.
@@ -242,12 +244,12 @@ class MultiTalkTransformer(nn.Module):
         text_BSD = self.text_embedding(F.pad(states_BSC.to(self.dtype), (0, 0, 0, missing)))
         return tuple(block.cross_attn.text_keys_values(text_BSD) for block in self._blocks)
 
-    def embed_image(self, tokens_BSC: Tensor) -> BlockConstants:
+    def embed_image(self, tokens_BSC: Tensor) -> KVCache:
         """CLIP hidden states, B x image_tokens x image_dim."""
         image_BSD = self.img_emb(tokens_BSC.to(self.dtype))
         return tuple(block.cross_attn.image_keys_values(image_BSD) for block in self._blocks)
 
-    def embed_speech(self, windows_BNFWYC: Tensor) -> BlockConstants:
+    def embed_speech(self, windows_BNFWYC: Tensor) -> KVCache:
         """Windows of speech states, B x N x F x audio_window x audio_layers x audio_dim; N is 1 or 2.
 
         More persons are a ValueError: the published weights know two labels.
@@ -263,12 +265,12 @@ class MultiTalkTransformer(nn.Module):
         both = torch.cat((latent_BCTHW, condition_BCTHW), dim=1).to(self.dtype)
         return rearrange(self.patch_embedding(both), "b d t h w -> b (t h w) d")
 
-    def run_blocks(self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, context: Context) -> Tensor:
+    def run_blocks(self, x_BLD: Tensor, time: TimeEmbedding, rotation: RotaryEmbedding, context: Context) -> Tensor:
         """The stack of blocks on tokens of any size, for one pass."""
         return self.run_passes(x_BLD, time, rotation, (context,))[0]
 
     def run_passes(
-        self, x_BLD: Tensor, time: TimeEmbedding, rotation: Rotation, contexts: Sequence[Context]
+        self, x_BLD: Tensor, time: TimeEmbedding, rotation: RotaryEmbedding, contexts: Sequence[Context]
     ) -> list[Tensor]:
         """The stack of blocks on the same tokens under several contexts, one result each.
 
@@ -310,7 +312,7 @@ class MultiTalkTransformer(nn.Module):
         latent_BCTHW: Tensor,
         condition_BCTHW: Tensor,
         time: TimeEmbedding,
-        rotation: Rotation,
+        rotation: RotaryEmbedding,
         context: Context,
     ) -> Tensor:
         """Velocity of `latent_BCTHW`, same shape, float32."""

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from wan.configs.schema import VideoVAEConfig
 from wan.modules.vae_layers import (
-    Features,
+    FeatureCache,
     channels_last,
     decoder_layers,
     encoder_stages,
     head,
-    lay_out,
-    reach,
-    through_all,
+    receptive_field,
+    run_layers,
+    to_channels_last,
 )
 from wan.types import TEMPORAL_STRIDE, latent_frames
 
@@ -46,7 +46,7 @@ def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
     )
 
 
-class Step(NamedTuple):
+class StageCall(NamedTuple):
     """What a stage was given and gave last, and how often before it had been given the same."""
 
     x: Tensor
@@ -54,7 +54,7 @@ class Step(NamedTuple):
     repeats: int
 
 
-class Still:
+class StaticInputCache:
     """Leaves out the work of stages on a picture that stands still.
 
     A stage that is given one and the same tensor again and again sees, once all frames within its reach are of that
@@ -62,15 +62,15 @@ class Still:
     """
 
     def __init__(self) -> None:
-        self._last: dict[nn.Module, Step] = {}
+        self._last: dict[nn.Module, StageCall] = {}
 
-    def pass_on(self, stage: Sequence[nn.Module], x: Tensor, features: Features) -> Tensor:
+    def pass_on(self, stage: Sequence[nn.Module], x: Tensor, features: FeatureCache) -> Tensor:
         """The stage's result for x, which is not the first slice."""
         last = self._last.get(stage[0])
         repeats = last.repeats + 1 if last is not None and last.x is x else 0
-        reached = -(-sum(map(reach, stage)) // x.shape[2])
-        y = last.y if last is not None and repeats > reached else through_all(stage, x, features, first=False)
-        self._last[stage[0]] = Step(x, y, repeats)
+        reached = -(-sum(map(receptive_field, stage)) // x.shape[2])
+        y = last.y if last is not None and repeats > reached else run_layers(stage, x, features, first=False)
+        self._last[stage[0]] = StageCall(x, y, repeats)
         return y
 
 
@@ -83,14 +83,14 @@ class VideoVAE:
 
     def __init__(self, model: AutoencoderKLWan) -> None:
         self.model = model
-        lay_out(model)
+        to_channels_last(model)
 
     def encode(self, video_CFHW: Tensor, rest: torch.device | None = None, frames: int | None = None) -> Tensor:
         """3 x F x H x W in [-1, 1], on any device, to float32 z_dim x T x H/8 x W/8. F must be 4n + 1: an
         incomplete latent frame has no meaning. `frames`: as if frames of zeros followed, so many in all."""
         encoder = self.model.encoder
         device = self.model.device
-        features, still = Features(device, rest or device), Still()
+        features, still = FeatureCache(device, rest or device), StaticInputCache()
         stages = encoder_stages(encoder)
         zeros = channels_last(torch.zeros(1, 3, TEMPORAL_STRIDE, *video_CFHW.shape[2:], device=device))
         known, slices = latent_frames(video_CFHW.shape[1]), []
@@ -99,7 +99,7 @@ class VideoVAE:
                 if index < known:
                     start = max(0, TEMPORAL_STRIDE * (index - 1) + 1)
                     pixels = video_CFHW[None, :, start : TEMPORAL_STRIDE * index + 1]
-                    x = through_all(chain(*stages), channels_last(pixels.to(device)), features, index == 0)
+                    x = run_layers(chain(*stages), channels_last(pixels.to(device)), features, index == 0)
                 else:
                     x = zeros
                     for stage in stages:
@@ -114,11 +114,11 @@ class VideoVAE:
         decoder = self.model.decoder
         device, dtype = self.model.device, decoder.conv_in.weight.dtype
         mean, std = self._statistics(device)
-        features = Features(device, rest or device)
+        features = FeatureCache(device, rest or device)
         layers = decoder_layers(decoder)
         z = self.model.post_quant_conv((latent_CTHW * std + mean)[None]).to(dtype)
         for index in range(latent_CTHW.shape[1]):
-            x = through_all(layers, channels_last(z[:, :, index : index + 1]), features, index == 0)
+            x = run_layers(layers, channels_last(z[:, :, index : index + 1]), features, index == 0)
             yield head(decoder, x, features)[0].clamp_(-1, 1).float()
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from wan.modules.conv3d import convolve
 
-PAST = 2
+CACHE_T = 2
 """Frames before a slice that a causal convolution sees."""
 _TINY = 1e-24
 """Keeps the root mean square of zeros from dividing by zero, and changes nothing else."""
 
 
-class Features:
+class FeatureCache:
     """What layers keep of past frames; None before they have seen any.
 
     Tensors rest on one device and are handed out on another.
@@ -57,7 +57,7 @@ def channels_last(x_BCFHW: Tensor) -> Tensor:
     return x_BCFHW.contiguous(memory_format=torch.channels_last_3d)
 
 
-def lay_out(network: nn.Module) -> None:
+def to_channels_last(network: nn.Module) -> None:
     """The same for the weights of a network's convolutions; what inference mode made stays so, and what it did not."""
     formats = {nn.Conv3d: torch.channels_last_3d, nn.Conv2d: torch.channels_last}
     for layer in network.modules():
@@ -67,14 +67,14 @@ def lay_out(network: nn.Module) -> None:
                     layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format)
 
 
-def through_all(layers: Iterable[nn.Module], x_BCFHW: Tensor, features: Features, first: bool) -> Tensor:
+def run_layers(layers: Iterable[nn.Module], x_BCFHW: Tensor, features: FeatureCache, first: bool) -> Tensor:
     """One layer after the other; `first` says that this is the first slice of the clip."""
     for layer in layers:
-        x_BCFHW = through(layer, x_BCFHW, features, first)
+        x_BCFHW = run_layer(layer, x_BCFHW, features, first)
     return x_BCFHW
 
 
-def through(layer: nn.Module, x_BCFHW: Tensor, features: Features, first: bool) -> Tensor:
+def run_layer(layer: nn.Module, x_BCFHW: Tensor, features: FeatureCache, first: bool) -> Tensor:
     """A layer of the encoder or the decoder."""
     match layer:
         case WanCausalConv3d():
@@ -88,19 +88,19 @@ def through(layer: nn.Module, x_BCFHW: Tensor, features: Features, first: bool) 
     raise AssertionError(type(layer))
 
 
-def causal(convolution: WanCausalConv3d, x_BCFHW: Tensor, features: Features) -> Tensor:
+def causal(convolution: WanCausalConv3d, x_BCFHW: Tensor, features: FeatureCache) -> Tensor:
     """The convolution of past frames, or zeros, and these."""
     past = features[convolution]
     if past is None:
-        past = x_BCFHW.new_zeros(1).expand(*x_BCFHW.shape[:2], PAST, *x_BCFHW.shape[3:])
-    frames = joined(past, x_BCFHW)
+        past = x_BCFHW.new_zeros(1).expand(*x_BCFHW.shape[:2], CACHE_T, *x_BCFHW.shape[3:])
+    frames = concat_frames(past, x_BCFHW)
     del x_BCFHW, past  # the largest tensors there are; nobody else holds them now
-    features[convolution] = frames[:, :, -PAST:].clone()
+    features[convolution] = frames[:, :, -CACHE_T:].clone()
     rows, columns = (size // 2 for size in convolution.kernel_size[1:])
     return convolve(convolution, frames, (0, rows, columns))
 
 
-def joined(past_BCFHW: Tensor, x_BCFHW: Tensor) -> Tensor:
+def concat_frames(past_BCFHW: Tensor, x_BCFHW: Tensor) -> Tensor:
     """One after the other; the result's layout is told, since that of a single frame does not tell itself."""
     sizes = [*x_BCFHW.shape]
     sizes[2] += past_BCFHW.shape[2]
@@ -108,20 +108,20 @@ def joined(past_BCFHW: Tensor, x_BCFHW: Tensor) -> Tensor:
     return torch.cat((past_BCFHW, x_BCFHW), dim=2, out=frames)
 
 
-def residual(block: WanResidualBlock, x_BCFHW: Tensor, features: Features) -> Tensor:
+def residual(block: WanResidualBlock, x_BCFHW: Tensor, features: FeatureCache) -> Tensor:
     """Two convolutions beside a shortcut."""
-    y = causal(block.conv1, activated(block.norm1, x_BCFHW), features)
-    y = causal(block.conv2, activated(block.norm2, y), features)
+    y = causal(block.conv1, norm_silu(block.norm1, x_BCFHW), features)
+    y = causal(block.conv2, norm_silu(block.norm2, y), features)
     shortcut = block.conv_shortcut
     return y.add_(x_BCFHW if isinstance(shortcut, nn.Identity) else convolve(shortcut, x_BCFHW))
 
 
-def activated(norm: WanRMS_norm, x_BCFHW: Tensor) -> Tensor:
+def norm_silu(norm: WanRMS_norm, x_BCFHW: Tensor) -> Tensor:
     """SiLU of the channels over their root mean square."""
-    return F.silu(normalised(norm, x_BCFHW), inplace=True)
+    return F.silu(normalize(norm, x_BCFHW), inplace=True)
 
 
-def normalised(norm: WanRMS_norm, x_BCFHW: Tensor) -> Tensor:
+def normalize(norm: WanRMS_norm, x_BCFHW: Tensor) -> Tensor:
     """Channels over their root mean square, times a weight each."""
     return F.rms_norm(x_BCFHW.movedim(1, -1), norm.gamma.shape[:1], norm.gamma.flatten(), _TINY).movedim(-1, 1)
 
@@ -129,7 +129,7 @@ def normalised(norm: WanRMS_norm, x_BCFHW: Tensor) -> Tensor:
 def attend(block: WanAttentionBlock, x_BCFHW: Tensor) -> Tensor:
     """Attention among the places of each frame, with one head; products instead of convolutions of one place."""
     height, width = x_BCFHW.shape[-2:]
-    places = rearrange(normalised(block.norm, x_BCFHW), "b c f h w -> (b f) (h w) c")
+    places = rearrange(normalize(block.norm, x_BCFHW), "b c f h w -> (b f) (h w) c")
     qkv = F.linear(places, block.to_qkv.weight.flatten(1), block.to_qkv.bias)
     q, k, v = (each[:, None] for each in qkv.chunk(3, dim=-1))
     y = F.scaled_dot_product_attention(q, k, v)[:, 0]
@@ -137,10 +137,10 @@ def attend(block: WanAttentionBlock, x_BCFHW: Tensor) -> Tensor:
     return rearrange(y, "f (h w) c -> 1 f h w c", h=height, w=width).movedim(-1, 1) + x_BCFHW
 
 
-def resample(layer: WanResample, x_BCFHW: Tensor, features: Features, first: bool) -> Tensor:
+def resample(layer: WanResample, x_BCFHW: Tensor, features: FeatureCache, first: bool) -> Tensor:
     """Twice or half as many rows and columns, and frames where the layer does that too; never in the first slice."""
     if layer.mode == "upsample3d" and not first:
-        x_BCFHW = doubled(causal(layer.time_conv, x_BCFHW, features))
+        x_BCFHW = unfold_frames(causal(layer.time_conv, x_BCFHW, features))
     stretch, convolution = layer.resample
     frames_FCHW = stretch_frames(stretch, x_BCFHW.transpose(1, 2).flatten(0, 1))
     y = convolution(frames_FCHW).unflatten(0, (1, -1)).transpose(1, 2)
@@ -148,7 +148,7 @@ def resample(layer: WanResample, x_BCFHW: Tensor, features: Features, first: boo
         return y
     past = features[layer]
     features[layer] = y[:, :, -1:].clone()
-    return y if past is None else convolve(layer.time_conv, joined(past, y))
+    return y if past is None else convolve(layer.time_conv, concat_frames(past, y))
 
 
 def stretch_frames(stretch: nn.Module, frames_FCHW: Tensor) -> Tensor:
@@ -158,15 +158,15 @@ def stretch_frames(stretch: nn.Module, frames_FCHW: Tensor) -> Tensor:
     return stretch(frames_FCHW)
 
 
-def doubled(x_BCFHW: Tensor) -> Tensor:
+def unfold_frames(x_BCFHW: Tensor) -> Tensor:
     """Two frames from the two halves of the channels of each."""
     pairs = rearrange(x_BCFHW, "b (two c) f h w -> b (f two) h w c", two=2)
     return pairs.movedim(-1, 1)
 
 
-def head(network: WanEncoder3d | WanDecoder3d, x_BCFHW: Tensor, features: Features) -> Tensor:
+def head(network: WanEncoder3d | WanDecoder3d, x_BCFHW: Tensor, features: FeatureCache) -> Tensor:
     """The last norm and convolution of either."""
-    return causal(network.conv_out, activated(network.norm_out, x_BCFHW), features)
+    return causal(network.conv_out, norm_silu(network.norm_out, x_BCFHW), features)
 
 
 def middle(block: WanMidBlock) -> Iterator[nn.Module]:
@@ -196,13 +196,13 @@ def encoder_stages(encoder: WanEncoder3d) -> list[list[nn.Module]]:
     return stages
 
 
-def reach(layer: nn.Module) -> int:
+def receptive_field(layer: nn.Module) -> int:
     """How many frames before a slice the layer's output depends on."""
     match layer:
         case WanCausalConv3d():
-            return PAST
+            return CACHE_T
         case WanResidualBlock():
-            return 2 * PAST
+            return 2 * CACHE_T
         case WanResample(mode="downsample3d"):
             return 1
     return 0

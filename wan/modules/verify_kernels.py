@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from wan.modules.gelu import TanhGELU
-from wan.modules.kernels.dispatch import forced
+from wan.modules.kernels.dispatch import force_backend
+from wan.modules.norms import LayerNorm, RMSNorm, gated_residual
+from wan.modules.quantized import has_fp8, quantize_activations
+from wan.modules.rope import RotaryEmbedding, apply_label_rope
 from wan.modules.speaker_labels import SpeakerMasks, attention_to_classes
-from wan.modules.norms import LayerNorm, RMSNorm, gated_sum
-from wan.modules.quantized import has_fp8, quantise_activations
-from wan.modules.rope import Rotation, rotate_by_labels
 
-AGREEMENT = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
 """Largest relative error of a kernel against its plain form: 16-bit results may differ in their last bit, and matrix
 products in float32 may be rounded to fewer bits by a device."""
 _EPS = 1e-6
@@ -40,14 +40,14 @@ Operations = dict[str, Callable[[], tuple[Tensor, ...]]]
 DEFAULT = Size()
 
 
-def errors(device: torch.device, dtype: torch.dtype, size: Size = DEFAULT) -> dict[str, float]:
+def kernel_errors(device: torch.device, dtype: torch.dtype, size: Size = DEFAULT) -> dict[str, float]:
     """Relative error (L2) of each operation's kernel against its plain form; infinite where it is not a number."""
     found = {}
     with torch.inference_mode():
         for name, run in operations(device, dtype, size).items():
-            with forced("plain"):
+            with force_backend("plain"):
                 expected = run()
-            with forced("triton"):
+            with force_backend("triton"):
                 results = run()
             shares = [_relative(a, b) for a, b in zip(results, expected, strict=True)]
             found[name] = max(share if share == share else float("inf") for share in shares)
@@ -75,24 +75,24 @@ def operations(device: torch.device, dtype: torch.dtype, size: Size) -> Operatio
     for parameter in (affine.weight, affine.bias, rms.weight):
         parameter.data = draw(size.dim, dtype=dtype)
     angles = draw(1, size.tokens, 1, size.width // 2)
-    rotation = Rotation(angles.cos(), angles.sin())
+    rotation = RotaryEmbedding(angles.cos(), angles.sin())
     labels = 24 * torch.rand(size.batch, size.tokens, generator=generator, device=device)
     columns = torch.rand(size.batch, size.keys, 3, generator=generator, device=device).round()
     masks = SpeakerMasks(columns, columns.sum(1))
     found: Operations = {
         "modulated norm": lambda: (modulated(x, (shift, scale)),),
         "affine norm": lambda: (affine(x),),
-        "gated sum": lambda: (gated_sum(x, y.clone(), gate),),
+        "gated sum": lambda: (gated_residual(x, y.clone(), gate),),
         "gated sum, affine norm": lambda: affine.of_sum(x, y.clone(), gate),
         "sum, affine norm": lambda: affine.of_sum(x, y.clone()),
         "sum, modulated norm": lambda: modulated.of_sum(x, y.clone(), modulation=(shift, scale)),
         "RMS norm": lambda: (rms(x, size.heads),),
         "RMS norm, RoPE": lambda: (rms(x, size.heads, rotation),),
-        "label RoPE": lambda: (rotate_by_labels(q, labels),),
+        "label RoPE": lambda: (apply_label_rope(q, labels),),
         "GELU": lambda: (TanhGELU()(hidden.clone()),),
         "class mass": lambda: (attention_to_classes(q, k, masks),),
     }
     if has_fp8(device):
         rows = hidden.flatten(0, 1)
-        found["rows to fp8"] = lambda: quantise_activations(rows, torch.float8_e4m3fn)
+        found["rows to fp8"] = lambda: quantize_activations(rows, torch.float8_e4m3fn)
     return found

@@ -15,26 +15,26 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wan.checkpoint.components import stays_float32
+from wan.checkpoint.components import is_fp32_param
 from wan.conditioning.latent import condition_latent
 from wan.configs.schema import ModelConfig
+from wan.decode import decode_video
+from wan.modules.quantized import quantize_like, quantized_layers
+from wan.modules.rope import RotaryEmbedding
 from wan.modules.speaker_labels import token_masks
-from wan.modules.quantized import quantise_like, quantised_layers
-from wan.modules.rope import Rotation
-from wan.modules.transformer import BlockConstants, Context, MultiTalkTransformer
+from wan.modules.transformer import Context, KVCache, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
-from wan.sampling.denoise import TransformerVelocity
+from wan.sampling.denoise import Denoiser
 from wan.sampling.plan import plan_steps
 from wan.types import TEMPORAL_STRIDE, VideoSize
-from wan.decode import decode_video
 
 logger = logging.getLogger(__name__)
 
 META = torch.device("meta")
 HOST = torch.device("cpu")
 GIGABYTE = 1e9
-COUNTED_FRAMES = 2 * TEMPORAL_STRIDE + 1
-TEXTS = 2
+ESTIMATED_FRAMES = 2 * TEMPORAL_STRIDE + 1
+NUM_PROMPTS = 2
 """Prompts that passes read: the prompt and the negative one."""
 
 
@@ -99,7 +99,7 @@ def bytes_of(module: nn.Module) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class WeightBytes:
     """Bytes of the networks as they are loaded."""
 
     transformer: int
@@ -110,7 +110,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class MemoryEstimate:
     """What a request needs besides weights: keys and values of all passes, and the peaks of the work itself.
 
     `vae` includes colours and the finished video; `vae_slices` is the same with everything that waits on the host.
@@ -123,7 +123,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class OffloadPlan:
     """Where everything stays. `resident_blocks` of the transformer's blocks stay on the device, the others are
     streamed; encoders and the VAE stay there, or come for their work and leave again; with `vae_slices` features and
     finished frames wait on the host while the VAE works on a slice of time."""
@@ -148,7 +148,9 @@ class OutOfMemoryPlanError(ValueError):
     """No plan fits into the memory that is free."""
 
 
-def plans(weights: Weights, demand: Demand, most_resident: int | None = None) -> list[Plan]:
+def enumerate_plans(
+    weights: WeightBytes, demand: MemoryEstimate, most_resident: int | None = None
+) -> list[OffloadPlan]:
     """Every plan with its peak, from the fastest to the leanest; at most `most_resident` blocks stay on the device.
 
     A VAE in slices of time costs copies of a few GB for every latent frame of a chunk, a streamed block one of its
@@ -157,17 +159,19 @@ def plans(weights: Weights, demand: Demand, most_resident: int | None = None) ->
     count = len(weights.blocks) if most_resident is None else min(most_resident, len(weights.blocks))
     candidates = [(count, True, False)]
     candidates += [(resident, False, slices) for resident in range(count, -1, -1) for slices in (False, True)]
-    found: list[Plan] = []
+    found: list[OffloadPlan] = []
     for resident, stay, slices in candidates:
         name = "streamed" if resident < len(weights.blocks) else "resident" if stay else "encoders leave"
         peak = peak_bytes(weights, demand, resident, stay, slices)
         if not slices or peak < found[-1].peak:
-            found.append(Plan(name=name, resident_blocks=resident, encoders_stay=stay, vae_slices=slices, peak=peak))
+            found.append(
+                OffloadPlan(name=name, resident_blocks=resident, encoders_stay=stay, vae_slices=slices, peak=peak)
+            )
     return found
 
 
 def peak_bytes(
-    weights: Weights, demand: Demand, resident_blocks: int, encoders_stay: bool, vae_slices: bool = False
+    weights: WeightBytes, demand: MemoryEstimate, resident_blocks: int, encoders_stay: bool, vae_slices: bool = False
 ) -> int:
     """The most that is on the device at once, over the stages of a request."""
     streamed = weights.blocks[resident_blocks:]
@@ -186,7 +190,7 @@ def peak_bytes(
     return always + max(stages)
 
 
-def choose_plan(candidates: Sequence[Plan], free: int, margin: float) -> Plan:
+def choose_plan(candidates: Sequence[OffloadPlan], free: int, margin: float) -> OffloadPlan:
     """The first plan whose peak, with a share `margin` on top, fits into `free` bytes.
 
     Raises `OutOfMemoryPlanError` with both numbers when even the leanest does not.
@@ -201,7 +205,9 @@ def choose_plan(candidates: Sequence[Plan], free: int, margin: float) -> Plan:
     )
 
 
-def measure_demand(config: ModelConfig, size: VideoSize, persons: int, transformer: nn.Module | None = None) -> Demand:
+def estimate_memory(
+    config: ModelConfig, size: VideoSize, persons: int, transformer: nn.Module | None = None
+) -> MemoryEstimate:
     """Run two blocks under three passes and keep what they add, run the VAE, all on the meta device, and count.
 
     The first block of three passes is another one than those after it. Layers have eight bits where the `transformer`
@@ -211,12 +217,12 @@ def measure_demand(config: ModelConfig, size: VideoSize, persons: int, transform
     with torch.device(META):
         model = MultiTalkTransformer(two_blocks).eval()
         if transformer is not None:
-            quantise_like(model, transformer)
+            quantize_like(model, transformer)
         vae = VideoVAE(build_vae(config.vae).eval())
     vae.model.decoder.to(getattr(torch, config.vae_dtype))
     cast_on_meta(model, getattr(torch, config.dtype))
     spoken, silent = (_context(model, size, each) for each in (persons, 1))
-    per_block = TEXTS * _bytes(spoken.text) + _bytes(spoken.image) + _bytes(spoken.speech) + _bytes(silent.speech)
+    per_block = NUM_PROMPTS * _bytes(spoken.text) + _bytes(spoken.image) + _bytes(spoken.speech) + _bytes(silent.speech)
     t, h, w = size.latent
     latent, condition = (torch.empty(channels, t, h, w, device=META) for channels in (16, 20))
     time = model.embed_time(torch.empty(1, device=META))
@@ -226,14 +232,12 @@ def measure_demand(config: ModelConfig, size: VideoSize, persons: int, transform
     plan = plan_steps(tuple(contexts), (True, False), reuses_guidance=False)
 
     def two_steps() -> None:
-        velocity = TransformerVelocity(
-            model, condition, contexts, [time, time], Rotation(angles, angles), size.grid, plan
-        )
+        velocity = Denoiser(model, condition, contexts, [time, time], RotaryEmbedding(angles, angles), size.grid, plan)
         for step in range(len(plan)):
             velocity(latent, step)
 
     forward = peak_of(two_steps)
-    return Demand(
+    return MemoryEstimate(
         constants=config.transformer.num_layers * per_block + 2 * angles.nbytes,
         forward=forward,
         vae=vae_peak(vae, size, META),
@@ -247,7 +251,7 @@ def vae_peak(vae: VideoVAE, size: VideoSize, rest: torch.device) -> int:
     Slices are alike from the third one on, so three are counted; the frames of the others wait where theirs do.
     """
     device = vae.model.device
-    few = replace(size, frames=min(size.frames, COUNTED_FRAMES))
+    few = replace(size, frames=min(size.frames, ESTIMATED_FRAMES))
     latent = torch.empty(16, *few.latent, device=device)
     frame = torch.empty(3, size.height, size.width, device=device)
     known = torch.empty(3, 1, size.height, size.width, device=rest)
@@ -260,9 +264,9 @@ def vae_peak(vae: VideoVAE, size: VideoSize, rest: torch.device) -> int:
 
 def cast_on_meta(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
     """The dtypes that loading gives, without weights."""
-    eight_bits = {f"{layer}.{part}" for layer in quantised_layers(model) for part in ("data", "scale")}
+    eight_bits = {f"{layer}.{part}" for layer in quantized_layers(model) for part in ("data", "scale")}
     state = {
-        name: tensor if name in eight_bits else tensor.to(torch.float32 if stays_float32(name) else dtype)
+        name: tensor if name in eight_bits else tensor.to(torch.float32 if is_fp32_param(name) else dtype)
         for name, tensor in model.state_dict().items()
     }
     model.load_state_dict(state, assign=True)
@@ -281,6 +285,6 @@ def _context(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Cont
         )
 
 
-def _bytes(constants: BlockConstants) -> int:
+def _bytes(constants: KVCache) -> int:
     """Of one block."""
     return sum(tensor.nbytes for tensor in constants[0])

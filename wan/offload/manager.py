@@ -11,12 +11,21 @@ from torch import nn
 
 from wan.checkpoint.components import Models, Precision
 from wan.configs.schema import ModelConfig
-from wan.offload.estimate import HOST, Demand, Plan, Weights, bytes_of, choose_plan, measure_demand, plans
 from wan.modules.image import ImageEncoder, build_image_encoder
-from wan.offload.streaming import StreamedBlocks
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
+from wan.offload.estimate import (
+    HOST,
+    MemoryEstimate,
+    OffloadPlan,
+    WeightBytes,
+    bytes_of,
+    choose_plan,
+    enumerate_plans,
+    estimate_memory,
+)
+from wan.offload.streaming import StreamedBlocks
 from wan.types import VideoSize
 
 logger = logging.getLogger(__name__)
@@ -25,13 +34,13 @@ N = TypeVar("N", TextEncoder, ImageEncoder, VideoVAE)
 
 MARGIN = 0.1
 """Share of a plan's peak kept free on top of it, for what the counting does not see: workspaces, fragments."""
-ROOM_TO_WORK = 12 * 10**9
-"""Bytes that a request at 480 wants beside all weights: keys and values, and the VAE's work (see `measure_demand`)."""
-NOTICEABLY_LEANER = 0.9
+WORKING_BYTES = 12 * 10**9
+"""Bytes that a request at 480 wants beside all weights: keys and values, and the VAE's work (see `estimate_memory`)."""
+MIN_REDUCTION = 0.9
 """A plan that is tried after memory ran out must need at most this share of the one before."""
 
 
-class Residence:
+class OffloadManager:
     """The networks of a pipeline and the plan they follow.
 
     On a CPU without a limit there is nothing to plan: host and device are the same memory.
@@ -56,12 +65,14 @@ class Residence:
         self.limit = limit
         blocks = models.transformer.blocks
         self.most_resident = None if persistent is None else blocks_within(models.transformer, persistent)
-        self.plan = Plan(name="resident", resident_blocks=len(blocks), encoders_stay=True, vae_slices=False, peak=0)
+        self.plan = OffloadPlan(
+            name="resident", resident_blocks=len(blocks), encoders_stay=True, vae_slices=False, peak=0
+        )
         self._settled = models.transformer.device == device
-        self._demands: dict[tuple[VideoSize, int], Demand] = {}
+        self._demands: dict[tuple[VideoSize, int], MemoryEstimate] = {}
 
     @property
-    def weights(self) -> Weights:
+    def weights(self) -> WeightBytes:
         """Bytes of the networks, and of what is computed beside weights in eight bits."""
         return weights_of(self.models)
 
@@ -73,20 +84,20 @@ class Residence:
         elif self.most_resident is not None:
             self.settle(self.plans(size, persons)[0])
 
-    def plans(self, size: VideoSize, persons: int) -> list[Plan]:
+    def plans(self, size: VideoSize, persons: int) -> list[OffloadPlan]:
         """Every plan for a request of this size, from the fastest to the leanest."""
-        return plans(self.weights, self.demand(size, persons), self.most_resident)
+        return enumerate_plans(self.weights, self.demand(size, persons), self.most_resident)
 
     @property
     def rest(self) -> torch.device:
         """Where the plan lets the VAE's features and finished frames wait."""
         return HOST if self.plan.vae_slices else self.device
 
-    def demand(self, size: VideoSize, persons: int) -> Demand:
+    def demand(self, size: VideoSize, persons: int) -> MemoryEstimate:
         """What a request of this size needs; counted once per size."""
         key = (size, persons)
         if key not in self._demands:
-            self._demands[key] = measure_demand(self.config, size, persons, self.models.transformer)
+            self._demands[key] = estimate_memory(self.config, size, persons, self.models.transformer)
         return self._demands[key]
 
     def budget(self) -> int | None:
@@ -96,13 +107,13 @@ class Residence:
         available = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device)
         return available if self.limit is None else min(available, self.limit)
 
-    def leaner(self, size: VideoSize, persons: int) -> Plan | None:
+    def leaner(self, size: VideoSize, persons: int) -> OffloadPlan | None:
         """The next plan that needs noticeably less than the present one."""
         candidates = self.plans(size, persons)
         present = next((plan for plan in candidates if plan.places == self.plan.places), candidates[0])
-        return next((plan for plan in candidates if plan.peak <= NOTICEABLY_LEANER * present.peak), None)
+        return next((plan for plan in candidates if plan.peak <= MIN_REDUCTION * present.peak), None)
 
-    def settle(self, plan: Plan) -> None:
+    def settle(self, plan: OffloadPlan) -> None:
         """Move the networks to where the plan wants them."""
         stays = self._settled and plan.places == self.plan.places
         self.plan = plan
@@ -143,13 +154,13 @@ def move(module: nn.Module, device: torch.device) -> None:
     module.to(device)
 
 
-def where_to_load(config: ModelConfig, precision: Precision, device: torch.device, limit: int | None) -> torch.device:
+def initial_device(config: ModelConfig, precision: Precision, device: torch.device, limit: int | None) -> torch.device:
     """The device when all weights fit there beside their work, else the host, from where a plan takes them."""
     if device.type != "cuda":
         return device
     free = torch.cuda.mem_get_info(device)[0]
     free = free if limit is None else min(free, limit)
-    return device if weights_bytes(config, precision) + ROOM_TO_WORK <= free else HOST
+    return device if weights_bytes(config, precision) + WORKING_BYTES <= free else HOST
 
 
 def weights_bytes(config: ModelConfig, precision: Precision) -> int:
@@ -182,10 +193,10 @@ def _count(module: nn.Module) -> int:
     return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
 
 
-def weights_of(models: Models) -> Weights:
+def weights_of(models: Models) -> WeightBytes:
     """Bytes of the networks as they are."""
     modules: list[nn.Module] = list(models.transformer.blocks)
-    return Weights(
+    return WeightBytes(
         transformer=bytes_of(models.transformer),
         blocks=tuple(bytes_of(block) for block in modules),
         text_encoder=bytes_of(models.text_encoder.model),

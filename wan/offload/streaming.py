@@ -12,7 +12,7 @@ _ALIGNMENT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class TensorView:
     """One tensor of a block: who holds it, and its bytes within the block's buffer."""
 
     holder: Tensor
@@ -24,15 +24,15 @@ class Tenant:
         return buffer[self.start : self.stop].view(self.holder.dtype).view(self.holder.shape)
 
 
-class HostBlock:
+class PinnedBlock:
     """A block's tensors in one buffer of page-locked host memory, so that one copy brings them all."""
 
     def __init__(self, block: nn.Module, pin: bool) -> None:
-        self.tenants: list[Tenant] = []
+        self.tenants: list[TensorView] = []
         size = 0
         for tensor in chain(block.parameters(), block.buffers()):
             stop = size + tensor.numel() * tensor.element_size()
-            self.tenants.append(Tenant(tensor, size, stop))
+            self.tenants.append(TensorView(tensor, size, stop))
             size = -(-stop // _ALIGNMENT) * _ALIGNMENT
         self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
         for tenant in self.tenants:
@@ -59,7 +59,7 @@ class StreamedBlocks(nn.ModuleList):
         self.resident = resident
         self.device = device
         cuda = device.type == "cuda"
-        self._visitors = [HostBlock(block, pin=cuda) for block in list(blocks)[resident:]]
+        self._visitors = [PinnedBlock(block, pin=cuda) for block in list(blocks)[resident:]]
         for block in list(blocks)[:resident]:
             block.to(device)
         self._copies = torch.cuda.Stream(device) if cuda else None

@@ -10,17 +10,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from wan.modules.rope import Rotation
+from wan.modules.rope import RotaryEmbedding
 from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
 from wan.sampling.guidance import Guider
-from wan.sampling.plan import Step, is_reused
-from wan.sampling.schedule import TRAINING_STEPS, euler_step
+from wan.sampling.plan import Step, keeps_residual
+from wan.sampling.schedule import NUM_TRAIN_TIMESTEPS, euler_step
 
 Velocity = Callable[[Tensor, int], Mapping[str, Tensor]]
 """State (16 x T x H x W) and step to the predicted velocity of each pass of the step, all float32."""
 
 
-class Motion(Protocol):
+class MotionLatents(Protocol):
     """The latent frames a chunk continues from, kept in place while the rest is denoised."""
 
     def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
@@ -28,7 +28,7 @@ class Motion(Protocol):
         ...
 
 
-class NoisyMotion:
+class NoisedMotion:
     """MultiTalk's: with fresh noise at the level of the time step.
 
     Without frames (where a scene begins) nothing is drawn and nothing changes.
@@ -43,7 +43,7 @@ class NoisyMotion:
         if self.latent is None:
             return x_CTHW
         known = add_noise(self.latent, draw_noise(tuple(self.latent.shape), self.generator), t)
-        return in_front(known, x_CTHW)
+        return replace_leading_frames(known, x_CTHW)
 
 
 class CleanMotion:
@@ -61,10 +61,10 @@ class CleanMotion:
         """The state with its first frames replaced by theirs, whatever the time."""
         if self.generator is not None:
             draw_noise(tuple(self.latent.shape), self.generator)
-        return in_front(self.latent, x_CTHW)
+        return replace_leading_frames(self.latent, x_CTHW)
 
 
-class TransformerVelocity:
+class Denoiser:
     """The network on the passes of one chunk; steps that do not run it reuse the last residuals of its blocks."""
 
     def __init__(
@@ -73,7 +73,7 @@ class TransformerVelocity:
         condition_CTHW: Tensor,
         contexts: Mapping[str, Context],
         times: Sequence[TimeEmbedding],
-        rotation: Rotation,
+        rotation: RotaryEmbedding,
         grid: tuple[int, int, int],
         plan: Sequence[Step],
     ) -> None:
@@ -98,7 +98,7 @@ class TransformerVelocity:
         contexts = [self.contexts[name] for name in passes]
         hidden = dict(zip(passes, self.model.run_passes(tokens, time, self.rotation, contexts), strict=True))
         velocities = {name: self._velocity(x, time) for name, x in hidden.items()}
-        if is_reused(self.plan, step):
+        if keeps_residual(self.plan, step):
             self.residuals = {name: hidden.pop(name) - tokens for name in passes}
         return velocities
 
@@ -111,7 +111,7 @@ def denoise(
     times: Sequence[float],
     velocity: Velocity,
     guider: Guider,
-    motion: Motion,
+    motion: MotionLatents,
     on_step: Callable[[int], None],
 ) -> Tensor:
     """Follow the flow ODE from `times[0]` to `times[-1]` by Euler steps: 16 x T x H x W, float32.
@@ -125,14 +125,14 @@ def denoise(
     return x
 
 
-def in_front(known_CTHW: Tensor, x_CTHW: Tensor) -> Tensor:
+def replace_leading_frames(known_CTHW: Tensor, x_CTHW: Tensor) -> Tensor:
     """The state with the known frames in place of its first."""
     return torch.cat((known_CTHW, x_CTHW[:, known_CTHW.shape[1] :]), dim=1)
 
 
 def add_noise(latent: Tensor, noise: Tensor, t: float) -> Tensor:
     """The latent as the flow has it at time `t` in 0..1000."""
-    share = t / TRAINING_STEPS
+    share = t / NUM_TRAIN_TIMESTEPS
     return (1 - share) * latent + share * noise
 
 

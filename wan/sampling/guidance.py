@@ -23,7 +23,7 @@ PASSES = {
     "neither": Pass(prompt=False, speech=False),
 }
 
-Difference = tuple[float, str, str]
+GuidanceTerm = tuple[float, str, str]
 """A weight and the two passes whose difference it weighs."""
 
 
@@ -35,10 +35,10 @@ class Guider(Protocol):
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor: ...
 
 
-def differences(text_scale: float, audio_scale: float) -> tuple[Difference, ...]:
+def guidance_terms(text_scale: float, audio_scale: float) -> tuple[GuidanceTerm, ...]:
     """Of three passes; a scale of 1 needs no difference, and one pass less: with 1 and 1 there is the first only."""
     if text_scale == 1:
-        table: tuple[Difference, ...] = ((audio_scale, "cond", "no_audio"),)
+        table: tuple[GuidanceTerm, ...] = ((audio_scale, "cond", "no_audio"),)
     else:
         table = ((text_scale, "cond", "no_text"), (audio_scale, "no_text", "neither"))
     return table[:-1] if audio_scale == 1 else table
@@ -51,7 +51,7 @@ class ClassifierFreeGuidance:
     """
 
     def __init__(self, text_scale: float, audio_scale: float) -> None:
-        self.differences = differences(text_scale, audio_scale)
+        self.differences = guidance_terms(text_scale, audio_scale)
         if text_scale == audio_scale != 1:
             self.differences = ((audio_scale, "cond", "neither"),)
         self.passes = passes_of(self.differences)
@@ -71,9 +71,9 @@ class AdaptiveProjectedGuidance:
     """
 
     def __init__(self, text_scale: float, audio_scale: float, momentum: float, norm_threshold: float) -> None:
-        self.differences = differences(text_scale, audio_scale)
+        self.differences = guidance_terms(text_scale, audio_scale)
         self.passes = passes_of(self.differences)
-        self.projections = [ProjectedDifference(momentum, norm_threshold) for _ in self.differences]
+        self.projections = [MomentumProjection(momentum, norm_threshold) for _ in self.differences]
 
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
         cond = predictions["cond"]
@@ -83,7 +83,7 @@ class AdaptiveProjectedGuidance:
         return guided
 
 
-class ReusedGuidance:
+class CachedGuidance:
     """What another guider adds to the conditional pass, and again in the steps that bring that pass alone.
 
     The differences between passes change little from step to step (Lv et al. 2024, FasterCache, section 3.3). Holds the
@@ -106,7 +106,7 @@ class ReusedGuidance:
 
 
 @dataclass(slots=True)
-class ProjectedDifference:
+class MomentumProjection:
     """One difference of APG and its running average, which keeps the unclipped value."""
 
     momentum: float
@@ -124,6 +124,6 @@ class ProjectedDifference:
         return (difference.double() - parallel.view_as(difference)).to(difference.dtype)
 
 
-def passes_of(table: tuple[Difference, ...]) -> tuple[str, ...]:
+def passes_of(table: tuple[GuidanceTerm, ...]) -> tuple[str, ...]:
     """The passes that the differences are of, and the conditional one, which comes first."""
     return tuple(dict.fromkeys(("cond", *(name for _, more, less in table for name in (more, less)))))

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from wan.configs.schema import MagCacheRatios
-from wan.sampling.schedule import TRAINING_STEPS, bend
+from wan.sampling.schedule import NUM_TRAIN_TIMESTEPS, time_shift
 
-RETAINED = 0.2
+RETENTION_RATIO = 0.2
 """Share of the steps, at the beginning, that always compute."""
-MOST_SKIPS = 4
+MAX_SKIP_STEPS = 4
 """Steps in a row that may be left out."""
-LEAST_STEPS = 10
+MAGCACHE_MIN_STEPS = 10
 """Of fewer steps none is so near to the one before."""
 
 
@@ -30,12 +30,12 @@ def magcache_plan(times: Sequence[float], recorded: MagCacheRatios, threshold: f
     plan: list[bool] = []
     ratio, error, skips = 1.0, 0.0, 0
     for step, change in enumerate([1.0, *magnitude_ratios(times, recorded).tolist()]):
-        if step < RETAINED * len(times):
+        if step < RETENTION_RATIO * len(times):
             plan.append(True)
             continue
         ratio, skips = ratio * change, skips + 1
         error += abs(1 - ratio)
-        plan.append(error >= threshold or skips > MOST_SKIPS)
+        plan.append(error >= threshold or skips > MAX_SKIP_STEPS)
         if plan[-1]:
             ratio, error, skips = 1.0, 0.0, 0
     return tuple(plan)
@@ -58,5 +58,5 @@ def magnitude_ratios(times: Sequence[float], recorded: MagCacheRatios) -> NDArra
 def recorded_times(recorded: MagCacheRatios) -> NDArray[np.float64]:
     """Times of the steps whose ratios were recorded."""
     steps = len(recorded.ratios) + 1
-    linear = torch.linspace(TRAINING_STEPS, recorded.last_time, steps, dtype=torch.float64)
-    return bend(linear, recorded.shift).numpy()
+    linear = torch.linspace(NUM_TRAIN_TIMESTEPS, recorded.last_time, steps, dtype=torch.float64)
+    return time_shift(linear, recorded.shift).numpy()

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from wan.configs.schema import ModelConfig, Preset
-from wan.sampling.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Guider, ReusedGuidance
-from wan.sampling.magcache import LEAST_STEPS
+from wan.sampling.guidance import AdaptiveProjectedGuidance, CachedGuidance, ClassifierFreeGuidance, Guider
+from wan.sampling.magcache import MAGCACHE_MIN_STEPS
 from wan.types import TEMPORAL_STRIDE, Aspect
 
 MIN_STEPS, MAX_STEPS = 1, 1000
@@ -17,7 +17,7 @@ Cache = Literal["teacache", "magcache", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class SamplingOptions:
     """`size_class` names a bucket table; lengths are in video frames.
 
     `teacache_thresh` is for `cache` "teacache", `magcache_thresh` for "magcache"; 0 computes every step. With
@@ -73,10 +73,10 @@ class Options:
             raise ValueError(f"teacache_thresh is {self.teacache_thresh}; with cache {self.cache!r} it must be 0")
         if not self.magcache_thresh >= 0:
             raise ValueError(f"magcache_thresh is {self.magcache_thresh}; it must be at least 0")
-        if self.cache == "magcache" and self.sampling_steps < LEAST_STEPS:
+        if self.cache == "magcache" and self.sampling_steps < MAGCACHE_MIN_STEPS:
             raise ValueError(
                 f"cache is 'magcache' and sampling_steps is {self.sampling_steps}; of so few none can be left out, "
-                f"it needs at least {LEAST_STEPS}"
+                f"it needs at least {MAGCACHE_MIN_STEPS}"
             )
         if self.guidance_reuse and self._scales == (1, 1):
             raise ValueError(
@@ -93,7 +93,7 @@ class Options:
         guider: Guider = ClassifierFreeGuidance(*self._scales)
         if self.use_apg:
             guider = AdaptiveProjectedGuidance(*self._scales, self.apg_momentum, self.apg_norm_threshold)
-        return ReusedGuidance(guider) if self.guidance_reuse else guider
+        return CachedGuidance(guider) if self.guidance_reuse else guider
 
 
 def choose_preset(config: ModelConfig, turbo: bool, name: str | None = None) -> Preset:
@@ -107,7 +107,7 @@ def choose_preset(config: ModelConfig, turbo: bool, name: str | None = None) -> 
 
 def resolve_options(
     config: ModelConfig, *, size_class: str, turbo: bool, preset_name: str | None = None, **explicit: Any
-) -> Options:
+) -> SamplingOptions:
     """A preset at a size class, with every explicit value that is not None in its place.
 
     A negative seed draws one; an empty negative prompt is the model's own; the preset's TeaCache counts where no other
@@ -124,7 +124,7 @@ def resolve_options(
             "`python -m benchmarks.calibration.magcache` does that"
         )
     preset = choose_preset(config, turbo, preset_name)
-    defaults = Options(
+    defaults = SamplingOptions(
         size_class=size_class,
         frame_num=config.frame_num,
         motion_frame=config.motion_frame,

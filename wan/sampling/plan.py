@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wan.configs.schema import ModelConfig
-from wan.sampling.teacache import teacache_plan
 from wan.sampling.magcache import magcache_plan
-from wan.sampling.options import Options
+from wan.sampling.options import SamplingOptions
 from wan.sampling.schedule import timesteps
+from wan.sampling.teacache import teacache_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class Step:
         return len(self.passes) if self.computed else 0
 
 
-def plan_chunk(config: ModelConfig, options: Options, e0: Sequence[Tensor]) -> tuple[Step, ...]:
+def plan_chunk(config: ModelConfig, options: SamplingOptions, e0: Sequence[Tensor]) -> tuple[Step, ...]:
     """The steps of a chunk; `e0` is the 6 x D time projection of every step."""
     return plan_steps(options.guider().passes, computed_steps(config, options, e0), options.guidance_reuse)
 
 
-def computed_steps(config: ModelConfig, options: Options, e0: Sequence[Tensor]) -> tuple[bool, ...]:
+def computed_steps(config: ModelConfig, options: SamplingOptions, e0: Sequence[Tensor]) -> tuple[bool, ...]:
     """For each step whether its blocks are computed; what decides is the cache that the options name."""
     if options.cache == "magcache":
         times = timesteps(options.sampling_steps, options.shift)[:-1].tolist()
@@ -58,12 +58,12 @@ def plan_steps(passes: tuple[str, ...], computed: Sequence[bool], reuses_guidanc
     return tuple(steps)
 
 
-def is_reused(plan: Sequence[Step], number: int) -> bool:
+def keeps_residual(plan: Sequence[Step], number: int) -> bool:
     """Whether the next step takes over the residuals of this one."""
     return number + 1 < len(plan) and not plan[number + 1].computed
 
 
-def share_done(plan: Sequence[Step], steps: int) -> float:
+def fraction_done(plan: Sequence[Step], steps: int) -> float:
     """How much of the plan the first `steps` are, 0..1, by evaluations of the blocks."""
     done = list(itertools.accumulate(step.evaluations for step in plan))
     return done[steps - 1] / done[-1]

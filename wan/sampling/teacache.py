@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-ALWAYS_COMPUTED = 5
+WARMUP_STEPS = 5
 """Steps at the beginning that always compute, and do not accumulate."""
 
 
@@ -22,7 +22,7 @@ def teacache_plan(e0: Sequence[Tensor], coefficients: Sequence[float], threshold
     polynomial = np.poly1d(coefficients)
     plan, total = [], 0.0
     for step, current in enumerate(e0):
-        if threshold == 0 or step < ALWAYS_COMPUTED:
+        if threshold == 0 or step < WARMUP_STEPS:
             plan.append(True)
             continue
         previous = e0[step - 1]

@@ -13,24 +13,24 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from src.media.audio.chunk import Block
+from src.media.audio.chunk import AudioChunk
 from src.media.audio.decode import decode
+from src.media.audio.spool import iter_chunks, spool, zeros
 from src.media.errors import InputError
-from src.media.audio.spool import pieces, shelved, silence
 from src.media.file_type import require_file
 
 MIN_SECONDS = 0.04
 # 1 GiB as float32: ten minutes of stereo at 192 kHz.
 MAX_VALUES = 1 << 28
-CENTRE_GAIN = math.sqrt(0.5)
+CENTER_GAIN = math.sqrt(0.5)
 # Beyond every file; more seconds than this overflow once they are counted in samples.
-FAR_SECONDS = 1e9
+MAX_SEEK_SECONDS = 1e9
 # How far `start` may reach into a file: what is skipped is decoded, and silence of weeks is a small file.
-FARTHEST_SECONDS = 6 * 3600
+MAX_START_SECONDS = 6 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
+class Audio:
     """Samples (C, N), float32, nominally in [-1, 1]; `rate` in Hz."""
 
     samples_CN: np.ndarray
@@ -46,7 +46,7 @@ class Sound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class _TimeRange:
     """The part of a file that is used, in seconds; without a duration, up to the end."""
 
     start: float
@@ -60,32 +60,32 @@ class _Part:
 
     def bounds(self, rate: int) -> tuple[int, float]:
         """First sample and the one after the last (infinity without a duration)."""
-        first = round(min(self.start, FAR_SECONDS) * rate)
+        first = round(min(self.start, MAX_SEEK_SECONDS) * rate)
         if self.duration is None:
             return first, math.inf
-        return first, first + round(min(self.duration, FAR_SECONDS) * rate)
+        return first, first + round(min(self.duration, MAX_SEEK_SECONDS) * rate)
 
 
-def read_sound(
+def read_audio(
     path: Path, *, name: str, start: float = 0.0, duration: float | None = None, max_seconds: float
-) -> Sound:
+) -> Audio:
     """Read a sound file, or the sound of a video, of any format, rate and channels.
 
     `start` and `duration` (seconds; the inputs `audio_start` and `audio_duration`) select a part; a
     duration beyond the end means up to the end. Reading stops, with an error, after `max_seconds`.
     Raises InputError for what is no sound, damaged or cut off, for samples that are no finite numbers, for
     less than MIN_SECONDS, for more than is allowed, for a part that is not in the file, and for one that begins
-    after FARTHEST_SECONDS.
+    after MAX_START_SECONDS.
     """
-    part = _Part(start=start, duration=duration)
+    part = _TimeRange(start=start, duration=duration)
     require_file(path, name=name)
     with closing(decode(path, name=name)) as blocks:
         first = next(blocks)
-        samples_CN = shelved(_used(chain([first], blocks), part, max_seconds=max_seconds, name=name))
-    return Sound(samples_CN=samples_CN, rate=first.rate)
+        samples_CN = spool(_selected(chain([first], blocks), part, max_seconds=max_seconds, name=name))
+    return Audio(samples_CN=samples_CN, rate=first.rate)
 
 
-def _used(blocks: Iterable[Block], part: _Part, *, max_seconds: float, name: str) -> Iterator[np.ndarray]:
+def _selected(blocks: Iterable[AudioChunk], part: _TimeRange, *, max_seconds: float, name: str) -> Iterator[np.ndarray]:
     """What is used of each block, checked."""
     seen = used = rate = 0
     for block in blocks:
@@ -94,9 +94,9 @@ def _used(blocks: Iterable[Block], part: _Part, *, max_seconds: float, name: str
         piece_CN = _cut(block, first - seen, end - seen)
         seen += block.samples_CN.shape[1]
         used += piece_CN.shape[1]
-        if not used and seen > FARTHEST_SECONDS * rate:
+        if not used and seen > MAX_START_SECONDS * rate:
             raise InputError(
-                f"audio_start is {part.start:g} s, and {name} goes on after {FARTHEST_SECONDS:,} s; "
+                f"audio_start is {part.start:g} s, and {name} goes on after {MAX_START_SECONDS:,} s; "
                 "no more can be skipped, so send the part that is meant"
             )
         _check_piece(piece_CN, used=used, rate=rate, max_seconds=max_seconds, name=name)
@@ -107,7 +107,7 @@ def _used(blocks: Iterable[Block], part: _Part, *, max_seconds: float, name: str
         raise InputError(_too_short(part, used=used / rate, seen=seen / rate, name=name))
 
 
-def _cut(block: Block, first: int, end: float) -> np.ndarray:
+def _cut(block: AudioChunk, first: int, end: float) -> np.ndarray:
     """The samples of a block from `first` to before `end`, both counted from its beginning."""
     length = block.samples_CN.shape[1]
     return block.samples_CN[:, min(max(first, 0), length) : int(min(max(end, 0), length))]
@@ -129,7 +129,7 @@ def _check_piece(piece_CN: np.ndarray, *, used: int, rate: int, max_seconds: flo
         raise InputError(f"{name} holds NaN or infinite samples near {used / rate:.1f} s; needs finite ones")
 
 
-def _too_short(part: _Part, *, used: float, seen: float, name: str) -> str:
+def _too_short(part: _TimeRange, *, used: float, seen: float, name: str) -> str:
     """Why nothing usable is left of `seen` seconds of sound."""
     if part.start >= seen:
         return f"audio_start is {part.start:g} s, but {name} ends at {seen:.2f} s; it must begin before that"
@@ -139,17 +139,17 @@ def _too_short(part: _Part, *, used: float, seen: float, name: str) -> str:
     return f"{left}; at least {MIN_SECONDS} s (one frame of video) are needed"
 
 
-def silence_like(sound: Sound) -> Sound:
+def silence_like(sound: Audio) -> Audio:
     """One silent channel, as long as another sound."""
-    return Sound(samples_CN=shelved(silence(1, sound.samples_CN.shape[1])), rate=sound.rate)
+    return Audio(samples_CN=spool(zeros(1, sound.samples_CN.shape[1])), rate=sound.rate)
 
 
-def mono(sound: Sound, rate: int) -> np.ndarray:
+def to_mono(sound: Audio, rate: int) -> np.ndarray:
     """The mean of the channels at `rate` Hz: (N,) float32."""
-    return conform(sound, rate=rate, channels=1).samples_CN[0]
+    return convert(sound, rate=rate, channels=1).samples_CN[0]
 
 
-def conform(sound: Sound, *, rate: int, channels: int) -> Sound:
+def convert(sound: Audio, *, rate: int, channels: int) -> Audio:
     """The same sound at another rate (Hz) and number of channels.
 
     To one channel: the mean. From one: a copy on each of the front pair. To two: as `_to_stereo` says. To
@@ -157,19 +157,19 @@ def conform(sound: Sound, *, rate: int, channels: int) -> Sound:
     """
     if rate == sound.rate and channels == sound.channels:
         return sound
-    mixed: Iterator[np.ndarray] = (_channels(piece_CN, channels) for piece_CN in pieces(sound.samples_CN))
+    mixed: Iterator[np.ndarray] = (_channels(piece_CN, channels) for piece_CN in iter_chunks(sound.samples_CN))
     if rate != sound.rate:
         mixed = _resampled(mixed, sound, rate, channels)
-    return Sound(samples_CN=shelved(mixed), rate=rate)
+    return Audio(samples_CN=spool(mixed), rate=rate)
 
 
-def lasting(sound: Sound, samples: int) -> Sound:
+def pad_or_trim(sound: Audio, samples: int) -> Audio:
     """The sound cut, or padded with silence at its end, to a number of samples."""
     kept_CN = sound.samples_CN[:, :samples]
     missing = samples - kept_CN.shape[1]
     if not missing:
-        return Sound(samples_CN=kept_CN, rate=sound.rate)
-    return Sound(samples_CN=shelved(chain(pieces(kept_CN), silence(sound.channels, missing))), rate=sound.rate)
+        return Audio(samples_CN=kept_CN, rate=sound.rate)
+    return Audio(samples_CN=spool(chain(iter_chunks(kept_CN), zeros(sound.channels, missing))), rate=sound.rate)
 
 
 def _channels(samples_CN: np.ndarray, channels: int) -> np.ndarray:
@@ -186,10 +186,10 @@ def _channels(samples_CN: np.ndarray, channels: int) -> np.ndarray:
 
 def _to_stereo(samples_CN: np.ndarray) -> np.ndarray:
     """The front pair, and the mean of all others at -3 dB on both sides."""
-    return samples_CN[:2] + np.float32(CENTRE_GAIN) * samples_CN[2:].mean(axis=0)
+    return samples_CN[:2] + np.float32(CENTER_GAIN) * samples_CN[2:].mean(axis=0)
 
 
-def _resampled(parts: Iterable[np.ndarray], sound: Sound, rate: int, channels: int) -> Iterator[np.ndarray]:
+def _resampled(parts: Iterable[np.ndarray], sound: Audio, rate: int, channels: int) -> Iterator[np.ndarray]:
     """Parts of a sound at another rate: band-limited, by soxr; ceil(N * rate / sound.rate) samples in all."""
     stream = soxr.ResampleStream(sound.rate, rate, channels, dtype="float32", quality="HQ")
     left = math.ceil(sound.samples_CN.shape[1] * (rate / sound.rate))
@@ -199,4 +199,4 @@ def _resampled(parts: Iterable[np.ndarray], sound: Sound, rate: int, channels: i
         found_CN = stream.resample_chunk(part_NC, last=last).reshape(-1, channels).T[:, :left]
         left -= found_CN.shape[1]
         yield found_CN
-    yield from silence(channels, left)
+    yield from zeros(channels, left)

@@ -15,7 +15,7 @@ MAX_RATE = 768_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class AudioChunk:
     """Consecutive samples, float32, nominally in [-1, 1]; `rate` in Hz."""
 
     samples_CN: np.ndarray

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from src.media.errors import InputError
-from src.media.file_type import describe
+from src.media.file_type import describe_file
 
 MAX_CHUNKS = 1000
 # Writers to a pipe cannot know the size: they leave 0, or one of several values close to 2 or 4 GiB.
@@ -29,7 +29,7 @@ MP3_PADDING_FRAMES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class DeclaredLength:
     """Seconds of sound that a header announces, and how many of them may rightly be missing."""
 
     seconds: float
@@ -39,24 +39,24 @@ class Promise:
         """Raises InputError when only `found` seconds could be read."""
         if found < self.seconds - self.tolerance:
             raise InputError(
-                f"{name}: {describe(path)} is damaged or cut off: its header promises {self.seconds:.2f} s of sound, "
+                f"{name}: {describe_file(path)} is damaged or cut off: its header promises {self.seconds:.2f} s of sound, "
                 f"{found:.2f} s are there; a complete file is needed"
             )
 
 
-def read_promise(path: Path) -> Promise | None:
+def read_declared_length(path: Path) -> DeclaredLength | None:
     """What the header of a WAV, FLAC or MP3 file announces; None where it announces nothing."""
     with path.open("rb") as file:
         head = file.read(12)
         file.seek(0)
         if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE":
-            return _wav_promise(file, path.stat().st_size, ">" if head[:4] == b"RIFX" else "<")
+            return _wav_length(file, path.stat().st_size, ">" if head[:4] == b"RIFX" else "<")
         if head[:4] == b"fLaC":
-            return _flac_promise(file)
-        return _mp3_promise(file)
+            return _flac_length(file)
+        return _mp3_length(file)
 
 
-def _wav_promise(file: BinaryIO, file_bytes: int, order: str) -> Promise | None:
+def _wav_length(file: BinaryIO, file_bytes: int, order: str) -> DeclaredLength | None:
     """A promise when the data chunk is larger than the rest of the file, unless it was streamed."""
     bytes_per_second, long_size = 0, None
     for kind, size, position in _chunks(file, order):
@@ -70,7 +70,7 @@ def _wav_promise(file: BinaryIO, file_bytes: int, order: str) -> Promise | None:
             elif size >= STREAMED_FROM:
                 return None
             missing = size > file_bytes - position
-            return Promise(seconds=size / bytes_per_second) if missing and bytes_per_second else None
+            return DeclaredLength(seconds=size / bytes_per_second) if missing and bytes_per_second else None
     return None
 
 
@@ -93,7 +93,7 @@ def _field(form: str, file: BinaryIO) -> int:
     return struct.unpack(form, data)[0] if len(data) == struct.calcsize(form) else 0
 
 
-def matroska_is_cut(path: Path) -> bool:
+def is_truncated_matroska(path: Path) -> bool:
     """Whether a Matroska or WebM file ends before its Segment does; one that was streamed never does."""
     with path.open("rb") as file:
         if file.read(4) != EBML_MARK:
@@ -115,15 +115,15 @@ def _ebml_size(file: BinaryIO) -> int | None:
     return None if value == (1 << 7 * length) - 1 else value
 
 
-def _flac_promise(file: BinaryIO) -> Promise | None:
+def _flac_length(file: BinaryIO) -> DeclaredLength | None:
     """From STREAMINFO: 20 bits of sample rate, 8 of format, 36 of length in samples (0 means unknown)."""
     file.seek(18)
     bits = _field(">Q", file)
     rate, samples = bits >> 44, bits & (2**36 - 1)
-    return Promise(seconds=samples / rate) if rate and samples else None
+    return DeclaredLength(seconds=samples / rate) if rate and samples else None
 
 
-def _mp3_promise(file: BinaryIO) -> Promise | None:
+def _mp3_length(file: BinaryIO) -> DeclaredLength | None:
     """From the Xing or Info block in the first frame, which counts the frames; others announce nothing."""
     data = _after_id3(file)
     start = next((i for i in range(len(data) - 1) if data[i] == 0xFF and data[i + 1] >> 5 == 0b111), None)
@@ -139,7 +139,7 @@ def _mp3_promise(file: BinaryIO) -> Promise | None:
     if block[:4] not in (b"Xing", b"Info") or len(block) < 12 or not block[7] & 1:
         return None
     frames = int.from_bytes(block[8:12], "big")
-    return Promise(seconds=frames * frame_seconds, tolerance=MP3_PADDING_FRAMES * frame_seconds)
+    return DeclaredLength(seconds=frames * frame_seconds, tolerance=MP3_PADDING_FRAMES * frame_seconds)
 
 
 def _after_id3(file: BinaryIO) -> bytes:

@@ -10,24 +10,24 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from src.media.audio.chunk import Block, check_format
-from src.media.errors import InputError
+from src.media.audio.chunk import AudioChunk, check_format
+from src.media.audio.declared_length import read_declared_length
 from src.media.audio.ffmpeg import ffmpeg_blocks
-from src.media.audio.declared_length import read_promise
-from src.media.file_type import describe, read_head
+from src.media.errors import InputError
+from src.media.file_type import describe_file, read_head
 
 BLOCK_SAMPLES = 1 << 12
 # What libsndfile answers when a FLAC header does not give its length is beyond this.
 NO_LENGTH = 1 << 60
 
 
-def decode(path: Path, *, name: str) -> Generator[Block]:
+def decode(path: Path, *, name: str) -> Generator[AudioChunk]:
     """Yield the sound of a file block by block, all with the same rate and channels.
 
     Raises InputError for what holds no sound, and, on reaching the end, for a file that is damaged or cut
     off, so that it holds less than its header promises.
     """
-    promise = read_promise(path)
+    promise = read_declared_length(path)
     found = 0.0
     for block in _blocks(path, name=name):
         found += block.samples_CN.shape[1] / block.rate
@@ -35,10 +35,10 @@ def decode(path: Path, *, name: str) -> Generator[Block]:
     if promise is not None:
         promise.check(found, path, name=name)
     if found == 0:
-        raise InputError(f"{name}: {describe(path)} holds no samples; a file with sound is needed")
+        raise InputError(f"{name}: {describe_file(path)} holds no samples; a file with sound is needed")
 
 
-def _blocks(path: Path, *, name: str) -> Iterator[Block]:
+def _blocks(path: Path, *, name: str) -> Iterator[AudioChunk]:
     file = _open_soundfile(path)
     if file is None:
         return ffmpeg_blocks(path, name=name)
@@ -60,7 +60,7 @@ def _open_soundfile(path: Path) -> soundfile.SoundFile | None:
     return None
 
 
-def _soundfile_blocks(file: soundfile.SoundFile, *, name: str) -> Iterator[Block]:
+def _soundfile_blocks(file: soundfile.SoundFile, *, name: str) -> Iterator[AudioChunk]:
     """Up to the end or the first damage, of which the header's promise then tells."""
     with file:
         check_format(rate=file.samplerate, channels=file.channels, name=name)
@@ -71,4 +71,4 @@ def _soundfile_blocks(file: soundfile.SoundFile, *, name: str) -> Iterator[Block
                 return
             if not len(samples_NC):
                 return
-            yield Block(samples_CN=np.ascontiguousarray(samples_NC.T), rate=file.samplerate)
+            yield AudioChunk(samples_CN=np.ascontiguousarray(samples_NC.T), rate=file.samplerate)

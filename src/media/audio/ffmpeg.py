@@ -12,11 +12,11 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from src.media.audio.chunk import Block, check_format
+from src.media.audio.chunk import AudioChunk, check_format
+from src.media.audio.declared_length import DeclaredLength, is_truncated_matroska
 from src.media.errors import InputError
-from src.media.audio.declared_length import Promise, matroska_is_cut
-from src.media.video.mp4_index import check_tables
-from src.media.file_type import describe
+from src.media.file_type import describe_file
+from src.media.video.mp4_index import check_index_size
 
 ALLOWED = "a sound file, or a video with a sound track, is needed"
 # A playlist in the upload must not make FFmpeg open other files or addresses.
@@ -31,13 +31,13 @@ STATED = frozenset({"mp4", "aiff", "au", "tta", "wv"})
 TRACK_TOLERANCE = 0.25
 
 
-def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
+def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[AudioChunk]:
     """Yield the first sound track of a file, without what its time stamps place before zero.
 
     Raises InputError for what FFmpeg cannot read, for files without sound, for damaged ones and for those
     that hold less than their container says.
     """
-    check_tables(path, name=name)
+    check_index_size(path, name=name)
     try:
         with (
             path.open("rb") as file,
@@ -49,18 +49,18 @@ def ffmpeg_blocks(path: Path, *, name: str) -> Iterator[Block]:
             yield from _whole(_blocks(frames, name=name), seconds, path, name=name)
     except (av.FFmpegError, OSError) as error:
         reason = f"is no sound, damaged or cut off ({error.strerror})"
-        raise InputError(f"{name}: {describe(path)} {reason}; {ALLOWED}") from error
+        raise InputError(f"{name}: {describe_file(path)} {reason}; {ALLOWED}") from error
 
 
 def _sound_track(container: InputContainer, path: Path, *, name: str) -> AudioStream:
     if len(container.streams) > MAX_STREAMS:
         many = f"has {len(container.streams):,} streams; at most {MAX_STREAMS} are allowed"
-        raise InputError(f"{name}: {describe(path)} {many}")
+        raise InputError(f"{name}: {describe_file(path)} {many}")
     if not container.streams.audio:
-        raise InputError(f"{name}: {describe(path)} has no sound track; {ALLOWED}")
+        raise InputError(f"{name}: {describe_file(path)} has no sound track; {ALLOWED}")
     stream = container.streams.audio[0]
     if stream.codec_context is None:
-        raise InputError(f"{name}: {describe(path)} has a sound track of an unknown encoding; {ALLOWED}")
+        raise InputError(f"{name}: {describe_file(path)} has a sound track of an unknown encoding; {ALLOWED}")
     check_format(rate=stream.rate, channels=stream.channels, name=name)
     return stream
 
@@ -78,10 +78,10 @@ def _frames(container: InputContainer, stream: AudioStream, path: Path, *, name:
         yield from frames
     if damaged > MAX_DAMAGED_SHARE * packets:
         share = f"{damaged} of its {packets} packets are damaged"
-        raise InputError(f"{name}: {describe(path)}: {share}; {ALLOWED}")
+        raise InputError(f"{name}: {describe_file(path)}: {share}; {ALLOWED}")
 
 
-def _blocks(frames: Iterator[av.AudioFrame], *, name: str) -> Iterator[Block]:
+def _blocks(frames: Iterator[av.AudioFrame], *, name: str) -> Iterator[AudioChunk]:
     """Samples as (C, N) float32, in the rate and layout of the first frame.
 
     Both change where files were put behind each other, and in broadcasts; FFmpeg converts what comes in others.
@@ -104,13 +104,13 @@ def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.rate
 
 
-def _block(packed: av.AudioFrame, early: int = 0) -> Block:
+def _block(packed: av.AudioFrame, early: int = 0) -> AudioChunk:
     """A frame of interleaved float32 without its first samples."""
     samples_NC = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)[early:]
-    return Block(samples_CN=np.ascontiguousarray(samples_NC.T), rate=packed.rate)
+    return AudioChunk(samples_CN=np.ascontiguousarray(samples_NC.T), rate=packed.rate)
 
 
-def _whole(blocks: Iterator[Block], seconds: float | None, path: Path, *, name: str) -> Iterator[Block]:
+def _whole(blocks: Iterator[AudioChunk], seconds: float | None, path: Path, *, name: str) -> Iterator[AudioChunk]:
     """Hold the blocks against the length in seconds that the container gives the track, if it does.
 
     The last block loses what is beyond it, the padding of the last packet.
@@ -123,16 +123,16 @@ def _whole(blocks: Iterator[Block], seconds: float | None, path: Path, *, name: 
     if last is None:
         return
     if seconds is not None:
-        Promise(seconds=seconds, tolerance=TRACK_TOLERANCE).check(found / last.rate, path, name=name)
+        DeclaredLength(seconds=seconds, tolerance=TRACK_TOLERANCE).check(found / last.rate, path, name=name)
         beyond = found - round(seconds * last.rate)
         if 0 < beyond < last.samples_CN.shape[1]:
-            last = Block(samples_CN=last.samples_CN[:, :-beyond], rate=last.rate)
+            last = AudioChunk(samples_CN=last.samples_CN[:, :-beyond], rate=last.rate)
     yield last
 
 
 def _track_seconds(container: InputContainer, stream: AudioStream, path: Path) -> float | None:
     """The length of the track where the container states it; that of other formats is FFmpeg's guess."""
-    if container.duration and "matroska" in container.format.name and matroska_is_cut(path):
+    if container.duration and "matroska" in container.format.name and is_truncated_matroska(path):
         return container.duration / av.time_base
     stated = STATED & set(container.format.name.split(","))
     if not stated or not stream.duration or stream.time_base is None:

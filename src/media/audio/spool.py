@@ -10,21 +10,21 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-PIECE = 1 << 18
+CHUNK_SAMPLES = 1 << 18
 """Samples at a time: 16 seconds of 16 kHz."""
-IN_MEMORY = 1 << 22
+MAX_IN_MEMORY = 1 << 22
 """Bytes that stay where they are: 65 seconds of one channel of 16 kHz."""
 
 
-def shelved(parts: Iterable[np.ndarray]) -> np.ndarray:
+def spool(parts: Iterable[np.ndarray]) -> np.ndarray:
     """Parts (C, n), at least one, behind each other as one array (C, N) of float32; a long one is in a file."""
     channels = 0
-    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
+    with tempfile.SpooledTemporaryFile(max_size=MAX_IN_MEMORY) as file:
         for part_CN in parts:
             channels = len(part_CN)
             file.write(np.ascontiguousarray(part_CN.T, np.float32).tobytes())
         assert channels, "no parts"
-        if file.tell() <= IN_MEMORY:
+        if file.tell() <= MAX_IN_MEMORY:
             file.seek(0)
             return np.frombuffer(file.read(), np.float32).reshape(-1, channels).T.copy()
         file.flush()
@@ -32,25 +32,25 @@ def shelved(parts: Iterable[np.ndarray]) -> np.ndarray:
     return np.frombuffer(mapped, np.float32).reshape(-1, channels).T
 
 
-def pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """An array in pieces of at most PIECE along its last axis, at least one; what has been read is let go."""
-    for first in range(0, max(1, samples.shape[-1]), PIECE):
-        yield samples[..., first : first + PIECE]
-        let_go(samples)
+def iter_chunks(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """An array in pieces of at most CHUNK_SAMPLES along its last axis, at least one; what has been read is let go."""
+    for first in range(0, max(1, samples.shape[-1]), CHUNK_SAMPLES):
+        yield samples[..., first : first + CHUNK_SAMPLES]
+        release_pages(samples)
 
 
-def silence(channels: int, samples: int) -> Iterator[np.ndarray]:
+def zeros(channels: int, samples: int) -> Iterator[np.ndarray]:
     """As many zeros (C, n), in pieces."""
-    for first in range(0, samples, PIECE):
-        yield np.zeros((channels, min(PIECE, samples - first)), np.float32)
+    for first in range(0, samples, CHUNK_SAMPLES):
+        yield np.zeros((channels, min(CHUNK_SAMPLES, samples - first)), np.float32)
 
 
 def peak(samples: np.ndarray) -> float:
     """The largest magnitude; 0 without any."""
-    return max(float(np.abs(piece).max(initial=0.0)) for piece in pieces(samples))
+    return max(float(np.abs(piece).max(initial=0.0)) for piece in iter_chunks(samples))
 
 
-def let_go(samples: np.ndarray) -> None:
+def release_pages(samples: np.ndarray) -> None:
     """Leave what was read of an array from a file to the file."""
     while isinstance(samples.base, np.ndarray):
         samples = samples.base

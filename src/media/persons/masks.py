@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from src.media.persons.boxes import EXAMPLE, Rectangle, parse_boxes
-from src.media.errors import InputError, quoted
+from src.media.errors import InputError, truncated_repr
 from src.media.image import read_mask
+from src.media.persons.boxes import EXAMPLE, Box, parse_boxes
 
-People = tuple[np.ndarray, np.ndarray]
+PersonMasks = tuple[np.ndarray, np.ndarray]
 MAX_PEOPLE = 10
 
 
-def find_people(boxes: str | None, masks: Sequence[Path], *, width: int, height: int, voices: int) -> People | None:
+def person_masks(
+    boxes: str | None, masks: Sequence[Path], *, width: int, height: int, voices: int
+) -> PersonMasks | None:
     """Masks H x W of the first and the second person, or None where neither boxes nor masks are given.
 
     The first two boxes or masks are those of the people with voices, in the order of the voices. With two voices
@@ -28,16 +30,18 @@ def find_people(boxes: str | None, masks: Sequence[Path], *, width: int, height:
     has_boxes = bool(boxes and boxes.strip())
     if has_boxes and masks:
         raise InputError(
-            f"person_boxes is {quoted(boxes or '')}, and person_masks has {len(masks)}; only one of them is allowed"
+            f"person_boxes is {truncated_repr(boxes or '')}, and person_masks has {len(masks)}; only one of them is allowed"
         )
     if has_boxes:
         rectangles = parse_boxes(boxes or "", width=width, height=height)
-        _check_count(len(rectangles), voices, f"person_boxes is {quoted(boxes or '')}, which is {len(rectangles)}")
-        return _share((_filled(box, height, width) for box in rectangles), voices)
+        _check_count(
+            len(rectangles), voices, f"person_boxes is {truncated_repr(boxes or '')}, which is {len(rectangles)}"
+        )
+        return _assign((_box_mask(box, height, width) for box in rectangles), voices)
     if masks:
         _check_count(len(masks), voices, f"person_masks has {len(masks)}")
         names = (f"person_masks (number {number})" for number in range(1, len(masks) + 1))
-        return _share(_drawn(masks, names, height, width), voices)
+        return _assign(_read_masks(masks, names, height, width), voices)
     return None
 
 
@@ -52,17 +56,17 @@ def _check_count(count: int, voices: int, what: str) -> None:
         raise InputError(f"{what} with {with_voices}; at most {MAX_PEOPLE} are allowed")
 
 
-def _filled(box: Rectangle, height: int, width: int) -> np.ndarray:
+def _box_mask(box: Box, height: int, width: int) -> np.ndarray:
     mask_HW = np.zeros((height, width), bool)
     mask_HW[box.top : box.bottom, box.left : box.right] = True
     return mask_HW
 
 
-def _drawn(paths: Iterable[Path], names: Iterable[str], height: int, width: int) -> Iterator[np.ndarray]:
+def _read_masks(paths: Iterable[Path], names: Iterable[str], height: int, width: int) -> Iterator[np.ndarray]:
     return (read_mask(path, name=name, height=height, width=width) for path, name in zip(paths, names, strict=True))
 
 
-def _share(masks: Iterator[np.ndarray], voices: int) -> People:
+def _assign(masks: Iterator[np.ndarray], voices: int) -> PersonMasks:
     """What is the first person's and what the second's, of the masks of all."""
     first_HW = next(masks)
     if voices == 1:

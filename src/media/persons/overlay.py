@@ -9,28 +9,28 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
-Sides = tuple[float, float, float, float]
+Color = tuple[int, int, int]
+BBox = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
-COLOURS: tuple[Colour, ...] = ((230, 75, 53), (0, 120, 215), (240, 180, 0))
+COLORS: tuple[Color, ...] = ((230, 75, 53), (0, 120, 215), (240, 180, 0))
 TINT = 0.35
 # Smaller frames are enlarged, in whole steps, so that names can be read.
-LEAST_SIDE = 360
+MIN_SIDE = 360
 LETTER_SHARE = 22
 MARGIN = 4
 
 
-def draw_casting(frame: Image.Image, regions: Mapping[str, np.ndarray]) -> Image.Image:
+def draw_overlay(frame: Image.Image, regions: Mapping[str, np.ndarray]) -> Image.Image:
     """The frame with a tint, an outline and a name for each region, a bool mask of a grid that covers the frame."""
-    scale = math.ceil(LEAST_SIDE / min(frame.size))
+    scale = math.ceil(MIN_SIDE / min(frame.size))
     picture = frame.resize((frame.width * scale, frame.height * scale), Image.Resampling.BICUBIC)
     masks = [_at_size(mask_HW, picture.size) for mask_HW in regions.values()]
-    for mask_HW, colour in zip(masks, COLOURS, strict=False):
-        picture = _tinted(picture, mask_HW, colour)
-    taken: list[Sides] = []
-    for name, mask_HW, colour in zip(regions, masks, COLOURS, strict=False):
-        taken.append(_write(picture, name, mask_HW, colour, taken))
+    for mask_HW, color in zip(masks, COLORS, strict=False):
+        picture = _tinted(picture, mask_HW, color)
+    taken: list[BBox] = []
+    for name, mask_HW, color in zip(regions, masks, COLORS, strict=False):
+        taken.append(_write(picture, name, mask_HW, color, taken))
     return picture
 
 
@@ -38,7 +38,7 @@ def _at_size(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask_HW).resize(size, Image.Resampling.NEAREST))
 
 
-def _tinted(picture: Image.Image, mask_HW: np.ndarray, colour: Colour) -> Image.Image:
+def _tinted(picture: Image.Image, mask_HW: np.ndarray, color: Color) -> Image.Image:
     """The region in its colour, more so at its edge."""
     inner_HW = mask_HW.copy()
     for axis in (0, 1):
@@ -46,7 +46,7 @@ def _tinted(picture: Image.Image, mask_HW: np.ndarray, colour: Colour) -> Image.
             inner_HW &= _shifted(mask_HW, way, axis)
     strength_HW = np.where(mask_HW & ~inner_HW, 1.0, TINT * mask_HW)
     pixels_HWC = np.asarray(picture, np.float64)
-    pixels_HWC = pixels_HWC + strength_HW[..., None] * (np.array(colour) - pixels_HWC)
+    pixels_HWC = pixels_HWC + strength_HW[..., None] * (np.array(color) - pixels_HWC)
     return Image.fromarray(np.rint(pixels_HWC).astype(np.uint8))
 
 
@@ -58,7 +58,7 @@ def _shifted(mask_HW: np.ndarray, way: int, axis: int) -> np.ndarray:
     return moved_HW
 
 
-def _write(picture: Image.Image, name: str, mask_HW: np.ndarray, colour: Colour, taken: list[Sides]) -> Sides:
+def _write(picture: Image.Image, name: str, mask_HW: np.ndarray, color: Color, taken: list[BBox]) -> BBox:
     """The name on its colour, at the top of the region and inside the frame, below what is written there already."""
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(picture.height / LETTER_SHARE)
@@ -69,10 +69,10 @@ def _write(picture: Image.Image, name: str, mask_HW: np.ndarray, colour: Colour,
     y = float(min(rows.min() + MARGIN, max(0, picture.height - height)))
     while any(_overlap((x, y, x + width, y + height), other) for other in taken):
         y += height + MARGIN
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.rectangle((x, y, x + width, y + height), fill=color)
     draw.text((x + MARGIN - left, y + MARGIN - top), name, fill="white", font=font)
     return x, y, x + width, y + height
 
 
-def _overlap(one: Sides, other: Sides) -> bool:
+def _overlap(one: BBox, other: BBox) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

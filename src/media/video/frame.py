@@ -32,7 +32,7 @@ HD_LINES = 720
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class DisplayTransform:
     """How every picture of a video is shown: its size before it is turned, and how it is turned."""
 
     width: int
@@ -51,7 +51,7 @@ class View:
         return (self.height, self.width) if sideways else (self.width, self.height)
 
 
-def known_colours(frame: VideoFrame) -> VideoFrame:
+def sanitize_color_tags(frame: VideoFrame) -> VideoFrame:
     """The frame, with colour tags that nobody knows taken away; FFmpeg refuses to convert it otherwise."""
     if frame.colorspace not in MATRICES:
         frame.colorspace = UNSPECIFIED
@@ -60,7 +60,7 @@ def known_colours(frame: VideoFrame) -> VideoFrame:
     return frame
 
 
-def view_of(frame: VideoFrame, pixel_ratio: Fraction) -> View:
+def display_transform(frame: VideoFrame, pixel_ratio: Fraction) -> DisplayTransform:
     """How a video with this first picture is seen; the ratio is that of its pixels' width to their height."""
     entries: Any = frame.side_data  # PyAV's own stubs call it a dictionary
     matrix = next((bytes(entry) for entry in entries if entry.type == Type.DISPLAYMATRIX), None)
@@ -68,10 +68,10 @@ def view_of(frame: VideoFrame, pixel_ratio: Fraction) -> View:
     if matrix is not None:
         a, b, _, c, d, *_ = struct.unpack("9i", matrix)
         turn = UPRIGHT.get(tuple(round(x / ONE) for x in (a, b, c, d)))
-    return View(width=max(1, round(frame.width * pixel_ratio)), height=frame.height, turn=turn)
+    return DisplayTransform(width=max(1, round(frame.width * pixel_ratio)), height=frame.height, turn=turn)
 
 
-def still(frame: VideoFrame, view: View) -> Image.Image:
+def to_image(frame: VideoFrame, view: DisplayTransform) -> Image.Image:
     """The picture as it is seen; one of another size than the first is scaled to its size."""
     untold = frame.colorspace == UNSPECIFIED and frame.height >= HD_LINES
     bright = frame.color_trc in HDR

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.media.errors import InputError
-from src.media.file_type import describe
+from src.media.file_type import describe_file
 
 # Far beyond what the longest allowed sound and video have.
 MAX_SAMPLES = 4_000_000
@@ -29,7 +29,7 @@ VIDEO_OR_OTHER = re.compile(rb"(?s:hdlr.{8}(vide|subt|text|meta|tmcd))")
 ONE = struct.pack(">I", 1)
 
 
-def check_tables(path: Path, *, name: str) -> None:
+def check_index_size(path: Path, *, name: str) -> None:
     """Raises InputError for more than MAX_SAMPLES samples in all tracks, or an index that is huge or compressed.
 
     A file of another format has no such tables and passes.
@@ -40,7 +40,7 @@ def check_tables(path: Path, *, name: str) -> None:
         samples += sum(_samples(track) for track in content.split(b"trak"))
         if samples > MAX_SAMPLES or size > MAX_INDEX_BYTES or count > MAX_BOXES or b"cmov" in content:
             raise InputError(
-                f"{name}: {describe(path)} has an index of {samples:,} samples, {size:,} bytes and {count:,} boxes; at "
+                f"{name}: {describe_file(path)} has an index of {samples:,} samples, {size:,} bytes and {count:,} boxes; at "
                 f"most {MAX_SAMPLES:,}, {MAX_INDEX_BYTES:,} and {MAX_BOXES:,} are allowed, and none that is compressed"
             )
 

@@ -11,16 +11,16 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 from src.media.errors import InputError
+from src.media.file_type import describe_file, require_file
 from src.media.image import check_size
 from src.media.rates import FPS
-from src.media.video.stream import KINDS, Shot, decode_track, survey
-from src.media.video.frame import still, view_of
-from src.media.file_type import describe, require_file
+from src.media.video.frame import display_transform, to_image
+from src.media.video.stream import KINDS, DecodedFrame, decode_stream, scan_packets
 
 T = TypeVar("T")
 
 
-class Film:
+class VideoReader:
     """What a video shows at the times 0, 1/25, 2/25 ... seconds, by its own time stamps.
 
     Time 0 is the first picture; the last one holds after the end, and a picture holds over damaged ones. Two decoded
@@ -35,13 +35,13 @@ class Film:
         MAX_STREAMS or MAX_RATE (see reel.py), and for sizes that `read_picture` does not allow.
         """
         require_file(path, name=name)
-        survey(path, seconds=seconds, name=name)
+        scan_packets(path, seconds=seconds, name=name)
         self.cuts: tuple[int, ...] = ()
         self._path, self._name = path, name
         self._moment = self._begin = Fraction(0)
-        self._shots = decode_track(path, name=name)
+        self._shots = decode_stream(path, name=name)
         self._shown, self._next = self._first(), self._advance()
-        self._view = view_of(self._shown.frame, self._shown.pixel_ratio)
+        self._view = display_transform(self._shown.frame, self._shown.pixel_ratio)
         check_size(*self._view.upright, name=name)
         self.frame(0)
 
@@ -52,7 +52,7 @@ class Film:
 
     def frame(self, index: int) -> Image.Image:
         """The picture at index / 25 seconds: 8-bit RGB, upright, with square pixels."""
-        return self._seen(index, lambda frame: still(frame, self._view))
+        return self._seen(index, lambda frame: to_image(frame, self._view))
 
     def due(self, index: int) -> Fraction:
         """The time stamp, in seconds, of the picture at index / 25 seconds."""
@@ -88,10 +88,10 @@ class Film:
     def _rewind(self) -> None:
         """Go back to the first picture."""
         self.close()
-        self._shots = decode_track(self._path, name=self._name)
+        self._shots = decode_stream(self._path, name=self._name)
         self._shown, self._next = self._first(), self._advance()
 
-    def _first(self) -> Shot:
+    def _first(self) -> DecodedFrame:
         """The first picture, which is due at time 0 unless its time stamp is below."""
         shot = self._advance()
         if shot is None:
@@ -99,8 +99,10 @@ class Film:
         self._begin = max(shot.seconds, Fraction(0))
         return shot
 
-    def _advance(self) -> Shot | None:
+    def _advance(self) -> DecodedFrame | None:
         return next(self._shots, None)
 
     def _unreadable(self, reason: str) -> InputError:
-        return InputError(f"{self._name}: {describe(self._path)} is damaged or cut off ({reason}); {KINDS} is needed")
+        return InputError(
+            f"{self._name}: {describe_file(self._path)} is damaged or cut off ({reason}); {KINDS} is needed"
+        )

@@ -12,13 +12,13 @@ from PIL import Image, ImageOps
 
 from src.media.video.h264 import add_video, video_frame
 from src.media.video.writer import CONTAINER_OPTIONS
-from src.serving.cancellation import check_wanted
+from src.serving.cancellation import raise_if_cancelled
 
 Size = tuple[int, int]
 """Width and height in pixels, both even."""
 
 
-def finish(source: Path, target: Path, size: Size) -> None:
+def resize_video(source: Path, target: Path, size: Size) -> None:
     """Write the video of `source` in another size to `target`; what a smaller or wider one has no room for is cut.
 
     Packets of sound are copied as they are. StoppedError when the request is to end.
@@ -31,8 +31,8 @@ def finish(source: Path, target: Path, size: Size) -> None:
         sound = old.streams.audio[0] if old.streams.audio else None
         copy = None if sound is None else new.add_stream_from_template(sound)
         for count, frame in enumerate(old.decode(video=0)):
-            check_wanted()
-            new.mux(encoder.encode(video_frame(fitted(frame.to_ndarray(format="rgb24"), size), count, fps)))
+            raise_if_cancelled()
+            new.mux(encoder.encode(video_frame(resize_and_crop(frame.to_ndarray(format="rgb24"), size), count, fps)))
         new.mux(encoder.encode(None))
         if sound is not None and copy is not None:
             old.seek(0)
@@ -42,6 +42,6 @@ def finish(source: Path, target: Path, size: Size) -> None:
                     new.mux(packet)
 
 
-def fitted(picture_HWC: np.ndarray, size: Size) -> np.ndarray:
+def resize_and_crop(picture_HWC: np.ndarray, size: Size) -> np.ndarray:
     """A picture scaled until it fills the size, its middle kept."""
     return np.asarray(ImageOps.fit(Image.fromarray(picture_HWC), size, Image.Resampling.LANCZOS))

@@ -6,8 +6,8 @@ from fractions import Fraction
 from av.filter import Graph
 from av.video.format import VideoFormat
 
-from src.media.video.reader import Film
 from src.media.rates import FPS
+from src.media.video.reader import VideoReader
 
 # What the detector compares: enough to tell scenes apart, little enough to be cheap.
 WIDTH, HEIGHT = 128, 72
@@ -15,11 +15,11 @@ WIDTH, HEIGHT = 128, 72
 THRESHOLD = 10.0
 SCORE = "lavfi.scd.score"
 # Scenes that are shorter stay with the one before: every scene costs a chunk of its own.
-SHORTEST = FPS
+MIN_SCENE_FRAMES = FPS
 
 
-def find_cuts(film: Film, frames: int, check: Callable[[], None] = lambda: None) -> tuple[int, ...]:
-    """The indices below `frames`, ascending and at least SHORTEST apart, at which another scene begins.
+def detect_scene_cuts(film: VideoReader, frames: int, check: Callable[[], None] = lambda: None) -> tuple[int, ...]:
+    """The indices below `frames`, ascending and at least MIN_SCENE_FRAMES apart, at which another scene begins.
 
     Reads the film from the beginning, so that its next picture costs reading it again. `check` is asked at every frame,
     and raises when nobody waits any more.
@@ -38,6 +38,6 @@ def find_cuts(film: Film, frames: int, check: Callable[[], None] = lambda: None)
         frame.pts, frame.time_base = index, Fraction(1, FPS)
         graph.vpush(frame)
         score = float(graph.vpull().metadata.get(SCORE, 0))
-        if score >= THRESHOLD and index - max(cuts, default=0) >= SHORTEST:
+        if score >= THRESHOLD and index - max(cuts, default=0) >= MIN_SCENE_FRAMES:
             cuts.append(index)
     return tuple(cuts)

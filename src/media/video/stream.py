@@ -15,13 +15,13 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from src.media.errors import InputError
+from src.media.audio.declared_length import is_truncated_matroska
 from src.media.audio.ffmpeg import OPTIONS
-from src.media.audio.declared_length import matroska_is_cut
+from src.media.errors import InputError
+from src.media.file_type import describe_file, read_head
 from src.media.rates import FPS
-from src.media.video.frame import known_colours
-from src.media.video.mp4_index import check_tables
-from src.media.file_type import describe, read_head
+from src.media.video.frame import sanitize_color_tags
+from src.media.video.mp4_index import check_index_size
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +30,22 @@ EBML = b"\x1aE\xdf\xa3"
 # What the first box of an MP4 or MOV file may be, and the brands of those that are pictures or sound.
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 OTHER_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"M4A ", b"M4B ")
-ENCODINGS = {"h264": "H.264", "hevc": "HEVC", "vp8": "VP8", "vp9": "VP9", "av1": "AV1"} | {
+CODECS = {"h264": "H.264", "hevc": "HEVC", "vp8": "VP8", "vp9": "VP9", "av1": "AV1"} | {
     "mpeg4": "MPEG-4",
     "mjpeg": "Motion JPEG",
     "prores": "ProRes",
 }
 MAX_PIXELS = 4096 * 2304
 # FFmpeg decodes a little to learn what a header leaves open; that much larger may be what is refused by its size.
-PROBED_PIXELS = 4 * MAX_PIXELS
-PROBING = OPTIONS | {"max_pixels": str(PROBED_PIXELS)}
+MAX_PROBE_PIXELS = 4 * MAX_PIXELS
+PROBE_OPTIONS = OPTIONS | {"max_pixels": str(MAX_PROBE_PIXELS)}
 MAX_STREAMS = 32
 MAX_RATE = 240
 # How much of a track may be missing before its file counts as cut off: the last picture's duration is often a guess.
 TOLERANCE_SECONDS = 1
 
 
-class Shot(NamedTuple):
+class DecodedFrame(NamedTuple):
     """A decoded picture, when it is due, and how wide its pixels are for their height."""
 
     seconds: Fraction
@@ -53,38 +53,38 @@ class Shot(NamedTuple):
     pixel_ratio: Fraction
 
 
-def is_film(path: Path) -> bool:
+def is_video(path: Path) -> bool:
     """Whether a file is a video in a container that is known here, by its first bytes."""
     head = read_head(path)
     return head[:4] == EBML or (head[4:8] in BOXES and head[8:12] not in OTHER_BRANDS)
 
 
 @contextmanager
-def open_track(path: Path, *, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(path: Path, *, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its main video track, once both are allowed. Raises InputError for what is not."""
-    check_tables(path, name=name)
+    check_index_size(path, name=name)
     kind = "matroska" if read_head(path)[:4] == EBML else "mov"
     try:
         with (
             path.open("rb") as file,
-            av.open(file, "r", format=kind, options=PROBING, metadata_errors="replace") as container,
+            av.open(file, "r", format=kind, options=PROBE_OPTIONS, metadata_errors="replace") as container,
         ):
-            yield container, _track(container, path, name=name)
+            yield container, _video_stream(container, path, name=name)
     except (av.FFmpegError, OSError) as error:
         reason = f"is no video, damaged or cut off ({error.strerror})"
-        raise InputError(f"{name}: {describe(path)} {reason}; {KINDS} is needed") from error
+        raise InputError(f"{name}: {describe_file(path)} {reason}; {KINDS} is needed") from error
 
 
-def _track(container: InputContainer, path: Path, *, name: str) -> VideoStream:
-    what = f"{name}: {describe(path)}"
+def _video_stream(container: InputContainer, path: Path, *, name: str) -> VideoStream:
+    what = f"{name}: {describe_file(path)}"
     if len(container.streams) > MAX_STREAMS:
         raise InputError(f"{what} has {len(container.streams):,} tracks; at most {MAX_STREAMS} are allowed")
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or av.stream.Disposition.attached_pic in stream.disposition:
         raise InputError(f"{what} has no video track; {KINDS} is needed")
     context = stream.codec_context
-    if context is None or context.codec.canonical_name not in ENCODINGS:
-        raise InputError(f"{what} has a video of another encoding; allowed are {', '.join(ENCODINGS.values())}")
+    if context is None or context.codec.canonical_name not in CODECS:
+        raise InputError(f"{what} has a video of another encoding; allowed are {', '.join(CODECS.values())}")
     if context.width * context.height > MAX_PIXELS:
         size = f"has {context.width} x {context.height} pixels"
         raise InputError(
@@ -94,12 +94,12 @@ def _track(container: InputContainer, path: Path, *, name: str) -> VideoStream:
     return stream
 
 
-def survey(path: Path, *, seconds: float, name: str) -> None:
+def scan_packets(path: Path, *, seconds: float, name: str) -> None:
     """Look through the packets of the first `seconds`, without decoding them.
 
     Raises InputError for more than MAX_RATE pictures a second, and for a file that was cut off.
     """
-    with open_track(path, name=name) as (container, stream):
+    with open_stream(path, name=name) as (container, stream):
         count, latest = 0, Fraction(0)
         begin = None
         for packet in container.demux(stream):
@@ -110,29 +110,31 @@ def survey(path: Path, *, seconds: float, name: str) -> None:
             count += 1
             if count > MAX_RATE * (latest + 1):
                 raise InputError(
-                    f"{name}: {describe(path)} has more than {MAX_RATE} pictures a second; at most so many are allowed"
+                    f"{name}: {describe_file(path)} has more than {MAX_RATE} pictures a second; at most so many are allowed"
                 )
             if latest > seconds:
                 return
-        _check_whole(container, stream, latest, path, name=name)
+        _check_not_truncated(container, stream, latest, path, name=name)
 
 
-def _check_whole(container: InputContainer, stream: VideoStream, found: Fraction, path: Path, *, name: str) -> None:
+def _check_not_truncated(
+    container: InputContainer, stream: VideoStream, found: Fraction, path: Path, *, name: str
+) -> None:
     """InputError when the track ends well before its container says."""
     promised = stream.duration * stream.time_base if stream.duration and stream.time_base else None
     if "matroska" in container.format.name:
-        promised = Fraction(container.duration or 0, av.time_base) if matroska_is_cut(path) else None
+        promised = Fraction(container.duration or 0, av.time_base) if is_truncated_matroska(path) else None
     if promised is not None and found < promised - TOLERANCE_SECONDS:
         raise InputError(
-            f"{name}: {describe(path)} is damaged or cut off: its header promises {float(promised):.2f} s of video, "
+            f"{name}: {describe_file(path)} is damaged or cut off: its header promises {float(promised):.2f} s of video, "
             f"{float(found):.2f} s are there; a complete file is needed"
         )
 
 
-def decode_track(path: Path, *, name: str) -> Generator[Shot]:
+def decode_stream(path: Path, *, name: str) -> Generator[DecodedFrame]:
     """The pictures of a file, one after the other; damaged ones are left out, with a warning."""
     damaged = False
-    with open_track(path, name=name) as (container, stream):
+    with open_stream(path, name=name) as (container, stream):
         seconds, step = Fraction(0), 1 / Fraction(stream.average_rate or FPS)
         for packet in container.demux(stream):
             try:
@@ -146,4 +148,4 @@ def decode_track(path: Path, *, name: str) -> Generator[Shot]:
                     seconds += step
                 else:
                     seconds = frame.pts * frame.time_base
-                yield Shot(seconds, known_colours(frame), stream.sample_aspect_ratio or Fraction(1))
+                yield DecodedFrame(seconds, sanitize_color_tags(frame), stream.sample_aspect_ratio or Fraction(1))

@@ -11,23 +11,23 @@ from typing import Self
 
 import numpy as np
 
-WAITING = 24
+QUEUE_SIZE = 24
 """Batches of frames that may wait for the encoder, so that memory does not grow where it is the slower one. They come
 in fours, and a chunk of 81 may wait while the next one is made."""
-BITE = 8
+BATCH_FRAMES = 8
 """Frames after which the thread looks whether it is still wanted."""
 POLL_S = 0.05
 """A service stops a request between two steps of Python: nothing here may wait longer than this at once."""
 
 
-class BackgroundWriter:
+class ThreadedWriter:
     """Passes frames on to `write` in order, from a thread.
 
     A context manager: leaving it waits until all is written; after an exception what waits is dropped, and in either
     case the thread has ended. What `write` raises is raised by the next call here, or on leaving.
     """
 
-    def __init__(self, write: Callable[[np.ndarray], None], waiting: int = WAITING) -> None:
+    def __init__(self, write: Callable[[np.ndarray], None], waiting: int = QUEUE_SIZE) -> None:
         self._write = write
         self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(waiting)
         self._unwanted = threading.Event()
@@ -69,10 +69,10 @@ class BackgroundWriter:
     def _run(self) -> None:
         try:
             while (frames_FHWC := self._next()) is not None:
-                for first in range(0, len(frames_FHWC), BITE):
+                for first in range(0, len(frames_FHWC), BATCH_FRAMES):
                     if self._unwanted.is_set():
                         return
-                    self._write(frames_FHWC[first : first + BITE])
+                    self._write(frames_FHWC[first : first + BATCH_FRAMES])
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who is in another thread
             self._error = error
 

@@ -14,15 +14,15 @@ import av
 import numpy as np
 
 from src.media.audio.aac import add_audio, audio_frames, encodable
-from src.media.video.h264 import add_video, video_frame
+from src.media.audio.audio import Audio, pad_or_trim
 from src.media.rates import FPS, frames_at, source_frame
-from src.media.audio.audio import Sound, lasting
+from src.media.video.h264 import add_video, video_frame
 
 # The index goes to the front, so that players start before the whole file is there.
 CONTAINER_OPTIONS = {"movflags": "+faststart"}
 
 
-class MovieWriter:
+class VideoWriter:
     """H.264 and AAC into `path`: exactly `frames` frames of FPS, the soundtrack trimmed or padded to their length.
 
     A file of another rate repeats frames or leaves some out, and lasts as long to the nearest frame; its sound stays.
@@ -37,7 +37,7 @@ class MovieWriter:
         width: int,
         height: int,
         fps: int = FPS,
-        soundtrack: Sound | None = None,
+        soundtrack: Audio | None = None,
         frames: int,
         comment: str | None = None,
     ) -> None:
@@ -52,7 +52,7 @@ class MovieWriter:
         self._sound = None
         if soundtrack is not None:
             sound = encodable(soundtrack)
-            self._sound = lasting(sound, round(Fraction(frames * sound.rate, FPS)))
+            self._sound = pad_or_trim(sound, round(Fraction(frames * sound.rate, FPS)))
 
     def __enter__(self) -> Self:
         self._draft = self.path.with_name(f".{self.path.stem}.{uuid4().hex}.part")

@@ -15,7 +15,7 @@ from src.serving.cog.cli_inputs import read_inputs
 from src.serving.cog.server import PREDICTOR, Server, ServerError
 
 FAILED = "Prediction failed: "
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def main(argv: Sequence[str] | None = None, *, folder: Path = REPOSITORY, predictor: str = PREDICTOR) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA_PATH = Path(".cog/openapi_schema.json")
-ENVELOPE = Path(__file__).with_name("openapi.json")
+TEMPLATE = Path(__file__).with_name("openapi.json")
 TYPES: dict[str, dict[str, Any]] = {
     "str": {"type": "string"},
     "int": {"type": "integer"},
@@ -36,7 +36,7 @@ QUOTES = ('"', "'", '"""', "'''")
 Schema = dict[str, Any]
 
 
-class StaticReadingError(ValueError):
+class SchemaError(ValueError):
     """Cog would misread this input: the message names the input and what to write instead."""
 
 
@@ -58,10 +58,10 @@ class InputReader:
         """The `Input` schema of `method` and one enum schema per input with choices."""
         arguments = method.args
         if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
-            raise StaticReadingError("predict: only plain arguments, no *, ** or /")
+            raise SchemaError("predict: only plain arguments, no *, ** or /")
         parameters = arguments.args[1:]
         if len(arguments.defaults) != len(parameters):
-            raise StaticReadingError("predict: every argument needs `= Input(...)`")
+            raise SchemaError("predict: every argument needs `= Input(...)`")
         properties: dict[str, Schema] = {}
         enums: dict[str, Schema] = {}
         for order, (parameter, value) in enumerate(zip(parameters, arguments.defaults, strict=True)):
@@ -88,14 +88,14 @@ class InputReader:
         name = parameter.arg
         field = self.annotation(name, parameter.annotation)
         if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Input"):
-            raise StaticReadingError(f"{name}: write its default as Input(...)")
+            raise SchemaError(f"{name}: write its default as Input(...)")
         if value.args:
-            raise StaticReadingError(f"{name}: Input takes keyword arguments only; Cog drops positional ones")
+            raise SchemaError(f"{name}: Input takes keyword arguments only; Cog drops positional ones")
         given = {keyword.arg or "**": keyword.value for keyword in value.keywords}
         if unknown := given.keys() - KEYWORDS:
-            raise StaticReadingError(f"{name}: Input cannot have {', '.join(sorted(unknown))}")
+            raise SchemaError(f"{name}: Input cannot have {', '.join(sorted(unknown))}")
         if "description" not in given:
-            raise StaticReadingError(f"{name}: needs a description")
+            raise SchemaError(f"{name}: needs a description")
         field["description"] = self.text(name, "description", given["description"])
         field |= {BOUNDS[key]: self.number(name, key, given[key]) for key in BOUNDS if key in given}
         if "choices" in given:
@@ -118,7 +118,7 @@ class InputReader:
                 return {"type": "array", "items": dict(TYPES[plain])}
         shown = ast.unparse(node) if node else "no type"
         allowed = ", ".join(TYPES)
-        raise StaticReadingError(f"{name}: {shown} is not one of {allowed}, Optional[...] or list[...]")
+        raise SchemaError(f"{name}: {shown} is not one of {allowed}, Optional[...] or list[...]")
 
     def literal(self, name: str, key: str, node: ast.expr) -> Any:
         """A literal, or a constant of this same file that is assigned one."""
@@ -141,13 +141,13 @@ class InputReader:
             segment = ast.get_source_segment(self.source, node)
             if segment in {f"{quote}{node.value}{quote}" for quote in QUOTES}:
                 return node.value
-        raise StaticReadingError(f"{name}: {key} must be one plain string literal without escapes")
+        raise SchemaError(f"{name}: {key} must be one plain string literal without escapes")
 
     def number(self, name: str, key: str, node: ast.expr) -> int | float:
         """A number in plain digits; Cog drops names, expressions and underscored digits."""
         segment = ast.get_source_segment(self.source, node) or ""
         if not PLAIN_NUMBER.fullmatch(segment):
-            raise StaticReadingError(f"{name}: {key} must be a plain literal, not {ast.unparse(node)}")
+            raise SchemaError(f"{name}: {key} must be a plain literal, not {ast.unparse(node)}")
         number: int | float = ast.literal_eval(segment)
         return number
 
@@ -155,7 +155,7 @@ class InputReader:
         """At least two literal choices."""
         choices = self.literal(name, "choices", node)
         if not isinstance(choices, list) or len(choices) < 2:
-            raise StaticReadingError(f"{name}: choices must be a list of at least two literals")
+            raise SchemaError(f"{name}: choices must be a list of at least two literals")
         return choices
 
 
@@ -163,23 +163,23 @@ def check_default(name: str, field: Schema) -> None:
     """Refuse a default that Cog would turn into "required", or that breaks its own rules."""
     if "default" not in field:
         if "nullable" in field:
-            raise StaticReadingError(f"{name}: an Optional input needs default=None")
+            raise SchemaError(f"{name}: an Optional input needs default=None")
         return
     default = field["default"]
     if default is None:
         if "nullable" not in field:
-            raise StaticReadingError(f"{name}: default=None needs Optional[...]; Cog would require the input")
+            raise SchemaError(f"{name}: default=None needs Optional[...]; Cog would require the input")
         return
     if field.get("format") == "uri":
-        raise StaticReadingError(f"{name}: a Path has no default other than None")
+        raise SchemaError(f"{name}: a Path has no default other than None")
     if type(default) not in DEFAULT_TYPES[field["type"]]:
-        raise StaticReadingError(f"{name}: default {default!r} is no {field['type']}")
+        raise SchemaError(f"{name}: default {default!r} is no {field['type']}")
     if default not in field.get("choices", [default]):
-        raise StaticReadingError(f"{name}: default {default!r} is not among its choices")
+        raise SchemaError(f"{name}: default {default!r} is not among its choices")
     if field["type"] in {"integer", "number"} and not (
         field.get("minimum", default) <= default <= field.get("maximum", default)
     ):
-        raise StaticReadingError(f"{name}: default {default!r} is outside its bounds")
+        raise SchemaError(f"{name}: default {default!r} is outside its bounds")
 
 
 def predict_method(module: ast.Module, class_name: str) -> ast.FunctionDef:
@@ -192,24 +192,24 @@ def predict_method(module: ast.Module, class_name: str) -> ast.FunctionDef:
     }
     for needed in ("Input", "Path"):
         if origin.get(needed) != "cog":
-            raise StaticReadingError(f"{needed}: must be imported by `from cog import {needed}`")
+            raise SchemaError(f"{needed}: must be imported by `from cog import {needed}`")
     for node in module.body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name == "predict":
                     if method.decorator_list:
-                        raise StaticReadingError("predict: must not be decorated")
+                        raise SchemaError("predict: must not be decorated")
                     if not (isinstance(method.returns, ast.Name) and method.returns.id == "Path"):
-                        raise StaticReadingError("predict: must be annotated `-> Path`")
+                        raise SchemaError("predict: must be annotated `-> Path`")
                     return method
-    raise StaticReadingError(f"{class_name}: no such class with a predict method")
+    raise SchemaError(f"{class_name}: no such class with a predict method")
 
 
 def openapi(source: str, class_name: str = "Predictor") -> Schema:
     """The whole document for the predictor in `source`: Cog's fixed envelope around its inputs."""
     reader = InputReader(source)
     input_schema, enums = reader.inputs(predict_method(reader.module, class_name))
-    document: Schema = json.loads(ENVELOPE.read_text(encoding="utf-8"))
+    document: Schema = json.loads(TEMPLATE.read_text(encoding="utf-8"))
     document["components"]["schemas"] |= {"Input": input_schema, **enums}
     return document
 

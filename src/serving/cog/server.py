@@ -28,7 +28,7 @@ COMMAND = [sys.executable, "-m", "cog.server.http"]
 POLL_S = 0.1
 BUSY_WAIT_S = 10.0
 STOP_WAIT_S = 15.0
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+MALLOC_ENV = {"MALLOC_ARENA_MAX": "1"}
 """Cog's worker predicts in threads, and glibc gives each an arena that it keeps: memory would grow for hundreds of
 requests (3 MB each with the built-in model) although nothing leaks. cog.yaml says the same."""
 SETUP_WRAPPING = re.compile(r"^worker setup failed.*?Setup failed: (setup failed: )?", re.DOTALL)
@@ -52,7 +52,7 @@ def environment(predictor: str, port: int, extra: Mapping[str, str] | None = Non
         raise ServerError(f"Cog needs a `python` beside {sys.executable}: use a virtual environment")
     path = f"{interpreters}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     cog = {"COG_PREDICT_TYPE_STUB": predictor, "PORT": str(port), "PATH": path}
-    return {**ONE_ARENA, **os.environ, "LOG_FORMAT": "json", **(extra or {}), **cog}
+    return {**MALLOC_ENV, **os.environ, "LOG_FORMAT": "json", **(extra or {}), **cog}
 
 
 def free_port() -> int:
@@ -127,7 +127,7 @@ class Server:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.logs.append(line.rstrip("\n"))
-            message = readable(line)
+            message = predictor_line(line)
             if message is not None and self.on_log is not None:
                 self.on_log(message)
 
@@ -176,7 +176,7 @@ class Server:
             time.sleep(POLL_S / 10)
             status, answer = self.request("POST", "/predictions", body)
         if status == 422:
-            raise InputRefusedError(refusal(answer))
+            raise InputRefusedError(validation_message(answer))
         if status != 200 or not isinstance(answer, dict):
             raise ServerError(f"the server answered {status}: {shortened(str(answer))}")
         return answer
@@ -219,7 +219,7 @@ class Server:
             self.reader.join(1.0)
 
 
-def readable(line: str) -> str | None:
+def predictor_line(line: str) -> str | None:
     """What the predictor itself wrote, without the server's wrapping; None for the server's own chatter."""
     try:
         record = json.loads(line)
@@ -234,7 +234,7 @@ def readable(line: str) -> str | None:
     return None
 
 
-def refusal(answer: Any) -> str:
+def validation_message(answer: Any) -> str:
     """Which input a 422 refused and why, short: the server repeats the value, which may be a file."""
     try:
         return "; ".join(f"{problem['loc'][-1]}: {shortened(problem['msg'])}" for problem in answer["detail"])

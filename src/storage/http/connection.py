@@ -14,15 +14,15 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from src.storage.http.ip_policy import Address
 from src.storage.errors import DownloadTooLongError, TransientError
+from src.storage.http.ip_policy import Address
 
 PORTS = {"https": 443, "http": 80}
-SILENCE_S = 15.0
+READ_TIMEOUT_S = 15.0
 """How long a server may say nothing at all."""
 
 
-def trust() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """The system's certificates and certifi's: slim images have none of their own."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
@@ -35,7 +35,7 @@ def port_of(parts: SplitResult) -> int:
 
 
 @contextmanager
-def connected(
+def open_connection(
     parts: SplitResult, addresses: Sequence[Address], context: ssl.SSLContext, deadline: float
 ) -> Iterator[HTTPConnection]:
     """A connection to the first of the addresses that answers; TransientError when none does.
@@ -44,20 +44,20 @@ def connected(
     """
     fault: Exception | None = None
     for address in addresses:
-        connection = prepared(parts, address, context, min(SILENCE_S, left(deadline)))
+        connection = make_connection(parts, address, context, min(READ_TIMEOUT_S, time_left(deadline)))
         with closing(connection):
             try:
                 connection.connect()
             except (HTTPError, CertificateError, OSError) as error:
                 fault = error
                 continue
-            with ending(connection, deadline):
+            with enforce_deadline(connection, deadline):
                 yield connection
             return
     raise TransientError(f"no connection to {parts.hostname} ({brief(fault)})") from fault
 
 
-def prepared(parts: SplitResult, address: Address, context: ssl.SSLContext, timeout: float) -> HTTPConnection:
+def make_connection(parts: SplitResult, address: Address, context: ssl.SSLContext, timeout: float) -> HTTPConnection:
     """A connection that is not open yet."""
     if parts.scheme == "http":
         return HTTPConnection(str(address), port_of(parts), timeout=timeout)
@@ -72,11 +72,11 @@ def prepared(parts: SplitResult, address: Address, context: ssl.SSLContext, time
 
 
 @contextmanager
-def ending(connection: HTTPConnection, deadline: float) -> Iterator[None]:
+def enforce_deadline(connection: HTTPConnection, deadline: float) -> Iterator[None]:
     """Cut the connection at the deadline, whatever trickles in: a drop now and then must not keep us."""
     assert connection.sock is not None
     twin = socket.socket(fileno=os.dup(connection.sock.fileno()))
-    timer = threading.Timer(left(deadline), cut, [twin])
+    timer = threading.Timer(time_left(deadline), shutdown_socket, [twin])
     timer.daemon = True
     timer.start()
     try:
@@ -87,13 +87,13 @@ def ending(connection: HTTPConnection, deadline: float) -> Iterator[None]:
         twin.close()
 
 
-def cut(twin: socket.socket) -> None:
+def shutdown_socket(twin: socket.socket) -> None:
     """End both directions; the reader then meets the end of the file."""
     with suppress(OSError):
         twin.shutdown(socket.SHUT_RDWR)
 
 
-def left(deadline: float) -> float:
+def time_left(deadline: float) -> float:
     """Seconds until the deadline; DownloadTooLongError when it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:

@@ -21,39 +21,39 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from src.media.errors import InputError, quoted
-from src.storage.http.ip_policy import Address, Resolve, permitted, resolve
-from src.storage.http.connection import brief, connected, left, port_of, trust
+from src.media.errors import InputError, truncated_repr
 from src.storage.errors import DownloadTooLongError, TransientError
-from src.storage.settings import Limits
+from src.storage.http.connection import brief, open_connection, port_of, time_left, tls_context
+from src.storage.http.ip_policy import Address, Resolve, is_allowed, resolve
+from src.storage.settings import DownloadLimits
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 1 << 16
-REDIRECTS = 5
-ATTEMPTS = 3
+CHUNK_BYTES = 1 << 16
+MAX_REDIRECTS = 5
+MAX_ATTEMPTS = 3
 PAUSE_S = 0.5
 LENGTH = re.compile(r"[0-9]{1,18}")
-MOVED = {301, 302, 303, 307, 308}
-PASSING = {408, 425, 429, 500, 502, 503, 504}
+REDIRECT_STATUS = {301, 302, 303, 307, 308}
+RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 Check = Callable[[], None]
 """Raises when the file is not wanted any more."""
 
 
-def wanted() -> None:
+def always_wanted() -> None:
     """For files that are always wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloader:
-    """Fetches URLs within `limits`; `resolve` and `trust` are what the tests replace."""
+    """Fetches URLs within `limits`; `resolve` and `tls_context` are what the tests replace."""
 
-    limits: Limits
+    limits: DownloadLimits
     resolve: Resolve = resolve
-    trust: ssl.SSLContext = field(default_factory=trust)
+    trust: ssl.SSLContext = field(default_factory=tls_context)
 
-    def fetch(self, url: str, path: Path, *, name: str, check: Check = wanted) -> None:
+    def fetch(self, url: str, path: Path, *, name: str, check: Check = always_wanted) -> None:
         """Write the file to `path`, which exists afterwards only if it is whole. `check` is asked at every block.
 
         Raises InputError, which names the input and never an address, for anything that is not as it should be.
@@ -62,7 +62,7 @@ class Downloader:
         deadline = time.monotonic() + self.limits.max_seconds
         retrying = Retrying(
             retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(ATTEMPTS),
+            stop=stop_after_attempt(MAX_ATTEMPTS),
             wait=wait_fixed(PAUSE_S),
             reraise=True,
         )
@@ -78,20 +78,20 @@ class Downloader:
 
     def follow(self, url: str, draft: Path, name: str, deadline: float, check: Check) -> None:
         """One attempt, through its redirects."""
-        for _ in range(REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             check()
             parts = self.judge(url, name)
             addresses = self.addresses(parts, name)
             with (
-                connected(parts, addresses, self.trust, deadline) as connection,
-                closing(ask(connection, parts, deadline)) as response,
+                open_connection(parts, addresses, self.trust, deadline) as connection,
+                closing(send_request(connection, parts, deadline)) as response,
             ):
-                if response.status not in MOVED or not response.headers.get("Location"):
+                if response.status not in REDIRECT_STATUS or not response.headers.get("Location"):
                     stated = self.promised(response, url, name)
                     self.save(response, stated, draft, name, deadline, check)
                     return
                 url = urljoin(url, response.headers["Location"])
-        raise InputError(f"{name}: {shown(url)} redirects more than {REDIRECTS} times; at most so often is allowed")
+        raise InputError(f"{name}: {shown(url)} redirects more than {MAX_REDIRECTS} times; at most so often is allowed")
 
     def judge(self, url: str, name: str) -> SplitResult:
         """The parts of a URL that may be asked; InputError for any other."""
@@ -115,21 +115,25 @@ class Downloader:
         try:
             found = self.resolve(host, port_of(parts))
         except (OSError, UnicodeError) as error:
-            raise InputError(f"{name}: there is no host {quoted(host)}; a public one is needed") from error
-        refused = [address for address in found if not permitted(address, self.limits.networks)]
+            raise InputError(f"{name}: there is no host {truncated_repr(host)}; a public one is needed") from error
+        refused = [address for address in found if not is_allowed(address, self.limits.networks)]
         if refused:
             logger.warning("%s: the host of a URL was refused: it leads to %s", name, ", ".join(map(str, refused)))
-            raise InputError(f"{name}: the host {quoted(host)} is not on the public internet; a public one is needed")
+            raise InputError(
+                f"{name}: the host {truncated_repr(host)} is not on the public internet; a public one is needed"
+            )
         return found
 
     def promised(self, response: BaseHTTPResponse, url: str, name: str) -> int | None:
         """How many bytes an answer's head announces, if it does; InputError for an answer that is no plain file."""
-        if response.status in PASSING:
+        if response.status in RETRYABLE_STATUS:
             raise TransientError(f"HTTP {response.status}")
         if response.status != 200:
             raise InputError(f"{name}: {shown(url)} answers HTTP {response.status}; a file (200) is needed")
         if (packing := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
-            raise InputError(f"{name}: {shown(url)} is sent compressed ({quoted(packing)}); a plain file is needed")
+            raise InputError(
+                f"{name}: {shown(url)} is sent compressed ({truncated_repr(packing)}); a plain file is needed"
+            )
         stated = int(text) if LENGTH.fullmatch(text := response.headers.get("Content-Length", "")) else None
         check_size(stated or 0, self.limits, name)
         return stated
@@ -145,12 +149,12 @@ class Downloader:
                 count += len(block)
                 check_size(count, self.limits, name)
                 file.write(block)
-        left(deadline)
+        time_left(deadline)
         if stated is not None and count != stated:
             raise TransientError(f"the connection ended at byte {count:,} of {stated:,}")
 
 
-def ask(connection: HTTPConnection, parts: SplitResult, deadline: float) -> BaseHTTPResponse:
+def send_request(connection: HTTPConnection, parts: SplitResult, deadline: float) -> BaseHTTPResponse:
     """The answer's head."""
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host = parts.netloc.rpartition("@")[2]
@@ -159,22 +163,22 @@ def ask(connection: HTTPConnection, parts: SplitResult, deadline: float) -> Base
         connection.request("GET", target, headers=headers, preload_content=False)
         return connection.getresponse()
     except (HTTPError, HTTPException, OSError, ValueError) as error:
-        left(deadline)
+        time_left(deadline)
         raise TransientError(brief(error)) from error
 
 
 def receive(response: BaseHTTPResponse, deadline: float) -> bytes:
     """The next bytes, as few as have come."""
     try:
-        block: bytes = response.read1(BLOCK)
+        block: bytes = response.read1(CHUNK_BYTES)
     except (HTTPError, HTTPException, OSError, ValueError) as error:
-        left(deadline)
+        time_left(deadline)
         raise TransientError(brief(error)) from error
-    left(deadline)
+    time_left(deadline)
     return block
 
 
-def check_size(count: int, limits: Limits, name: str) -> None:
+def check_size(count: int, limits: DownloadLimits, name: str) -> None:
     """InputError for a file of more bytes than allowed."""
     if count > limits.max_bytes:
         raise InputError(
@@ -183,7 +187,7 @@ def check_size(count: int, limits: Limits, name: str) -> None:
         )
 
 
-def too_late(what: str, limits: Limits, name: str) -> InputError:
+def too_late(what: str, limits: DownloadLimits, name: str) -> InputError:
     """For a file that took longer than allowed."""
     return InputError(
         f"{name}: {what} was not here after {limits.max_seconds:g} s; no more are allowed "
@@ -193,4 +197,4 @@ def too_late(what: str, limits: Limits, name: str) -> InputError:
 
 def shown(url: str) -> str:
     """A URL as a message repeats it: without the query, which may hold a signature."""
-    return quoted(url.partition("?")[0])
+    return truncated_repr(url.partition("?")[0])

@@ -14,7 +14,7 @@ RESERVED = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"), ip_netwo
 NAT64 = ip_network("64:ff9b::/96")
 MAPPED = ip_network("::ffff:0:0/96")
 # All that is given out of IPv6. Outside are old forms of IPv4 addresses and of private ones, which some machines heed.
-GIVEN_OUT = (ip_network("2000::/3"), NAT64, MAPPED)
+ALLOCATED_IPV6 = (ip_network("2000::/3"), NAT64, MAPPED)
 
 
 def resolve(host: str, port: int) -> list[Address]:
@@ -26,19 +26,21 @@ def resolve(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
 
 
-def permitted(address: Address, networks: Sequence[Network]) -> bool:
+def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
     """Whether a stranger may make us connect to this address."""
-    return any(address in network for network in networks) or all(public(each) for each in meanings(address))
+    return any(address in network for network in networks) or all(
+        is_public(each) for each in embedded_addresses(address)
+    )
 
 
-def public(address: Address) -> bool:
+def is_public(address: Address) -> bool:
     """Neither private, loopback, link-local (where clouds keep their metadata), shared, multicast nor reserved."""
-    if isinstance(address, IPv6Address) and not any(address in network for network in GIVEN_OUT):
+    if isinstance(address, IPv6Address) and not any(address in network for network in ALLOCATED_IPV6):
         return False
     return address.is_global and not address.is_multicast and not any(address in network for network in RESERVED)
 
 
-def meanings(address: Address) -> Iterator[Address]:
+def embedded_addresses(address: Address) -> Iterator[Address]:
     """The address itself, and those that an IPv6 address carries for a translator on the way."""
     yield address
     if isinstance(address, IPv6Address):

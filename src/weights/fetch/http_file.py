@@ -8,7 +8,7 @@ import requests
 from urllib3.exceptions import HTTPError, IncompleteRead
 
 from src.weights.errors import CorruptError, SourceError
-from src.weights.retry import Patience, TransientError
+from src.weights.retry import RetryPolicy, TransientError
 
 BLOCK = 1 << 20
 NEAR = 1 << 18  # bytes that are read over rather than asked for anew
@@ -24,7 +24,7 @@ class RemoteFile:
     server has no such file or stays out of reach, CorruptError when the file changes while it is read.
     """
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, patience: RetryPolicy) -> None:
         self.url = url
         self.patience = patience
         self.session = requests.Session()

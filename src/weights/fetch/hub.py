@@ -13,18 +13,18 @@ from typing import Any, TypeVar
 from src.weights.errors import CorruptError, SourceError
 from src.weights.integrity import sha256
 from src.weights.manifest import File, Hub
-from src.weights.retry import Patience, TransientError
+from src.weights.retry import RetryPolicy, TransientError
 
 PARALLEL_FILES = 4
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PASSING = {408, 425, 429, 500, 502, 503, 504}
+RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remote:
+class HubFile:
     """A file as the hub describes it; the hash is known of large files only."""
 
     path: str
@@ -33,7 +33,7 @@ class Remote:
     sha256: str | None
 
 
-def look_up(hub: Hub, files: Iterable[File], patience: Patience) -> list[Remote]:
+def resolve_files(hub: Hub, files: Iterable[File], patience: RetryPolicy) -> list[HubFile]:
     """What the hub has of the files, or of their alternatives; SourceError for a needed file that it has not."""
     from huggingface_hub.constants import is_offline_mode
 
@@ -50,7 +50,7 @@ def look_up(hub: Hub, files: Iterable[File], patience: Patience) -> list[Remote]
     return found
 
 
-def describe(hub: Hub, file: File, path: str, commits: dict[str, str], patience: Patience) -> Remote | None:
+def describe(hub: Hub, file: File, path: str, commits: dict[str, str], patience: RetryPolicy) -> HubFile | None:
     """One file's size, hash and commit; None if it is not there. A branch is resolved once, for all files."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
@@ -59,7 +59,7 @@ def describe(hub: Hub, file: File, path: str, commits: dict[str, str], patience:
     revision = commits.get(wish, wish)
     url = hf_hub_url(hub.repository, path, revision=revision, endpoint=endpoint())
     try:
-        data = patiently(lambda: get_hf_file_metadata(url, timeout=patience.read_s), hub, patience)
+        data = with_retry(lambda: get_hf_file_metadata(url, timeout=patience.read_s), hub, patience)
     except EntryNotFoundError:
         return None
     except RevisionNotFoundError as error:
@@ -70,10 +70,10 @@ def describe(hub: Hub, file: File, path: str, commits: dict[str, str], patience:
         raise SourceError(f"{url} does not say what it is")
     commits[wish] = data.commit_hash
     digest = data.etag if data.etag and SHA256.fullmatch(data.etag) else None
-    return Remote(path=path, commit=data.commit_hash, bytes=data.size, sha256=digest)
+    return HubFile(path=path, commit=data.commit_hash, bytes=data.size, sha256=digest)
 
 
-def download(hub: Hub, remotes: list[Remote], tree: Path, patience: Patience) -> None:
+def download(hub: Hub, remotes: list[HubFile], tree: Path, patience: RetryPolicy) -> None:
     """Fetch files into `tree`, several at once; whole ones of an earlier attempt are kept, half ones are not."""
     for stale in tree.rglob("*.incomplete"):
         stale.unlink()
@@ -88,19 +88,19 @@ def download(hub: Hub, remotes: list[Remote], tree: Path, patience: Patience) ->
     shutil.rmtree(tree / ".cache", ignore_errors=True)
 
 
-def fetch(hub: Hub, remote: Remote, tree: Path, patience: Patience) -> None:
+def fetch(hub: Hub, remote: HubFile, tree: Path, patience: RetryPolicy) -> None:
     """Fetch one file and check it; CorruptError for another size or hash."""
     from huggingface_hub import hf_hub_download
 
     patience.check()
-    patiently(
+    with_retry(
         lambda: hf_hub_download(
             hub.repository,
             remote.path,
             revision=remote.commit,
             local_dir=tree,
             endpoint=endpoint(),
-            tqdm_class=silent_bar(patience),
+            tqdm_class=silent_tqdm(patience),
         ),
         hub,
         patience,
@@ -111,7 +111,7 @@ def fetch(hub: Hub, remote: Remote, tree: Path, patience: Patience) -> None:
         raise CorruptError(f"{remote.path} of {hub.repository} came with another size or hash than announced")
 
 
-def patiently(step: Callable[[], T], hub: Hub, patience: Patience) -> T:
+def with_retry(step: Callable[[], T], hub: Hub, patience: RetryPolicy) -> T:
     """Do something with the hub; faults that may pass are retried. SourceError for others, in one sentence."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
 
@@ -140,7 +140,7 @@ def translate(error: OSError, hub: Hub) -> Exception:
     """An answer of the hub, or a fault of the network or the disk, as one of our errors."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     made_by_library = status is None and error.errno is None  # such as "consistency check failed"
-    if status in PASSING or made_by_library or isinstance(error, (ConnectionError, TimeoutError)):
+    if status in RETRYABLE_STATUS or made_by_library or isinstance(error, (ConnectionError, TimeoutError)):
         return TransientError(f"{hub.repository}: {reason(error)}")
     if status in (401, 403):
         return SourceError(f"{hub.repository} is closed to us (HTTP {status}): set HF_TOKEN, or check the name")
@@ -165,7 +165,7 @@ def endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def silent_bar(patience: Patience) -> type[Any]:
+def silent_tqdm(patience: RetryPolicy) -> type[Any]:
     """A progress bar that shows nothing, and is where a download can be stopped."""
     from tqdm.auto import tqdm
 

@@ -7,24 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.weights.fetch.methods import hub
-from src.weights.fetch.methods import pget
 from src.weights.disk import remove, require_space, tree_bytes
 from src.weights.errors import CorruptError, SourceError, StoppedError, WeightsError
-from src.weights.manifest import Bundle, File
-from src.weights.retry import Patience
-from src.weights.install import is_new, mark, put
-from src.weights.progress import partials
+from src.weights.fetch import hub, pget
 from src.weights.fetch.http_file import RemoteFile
-from src.weights.sources import BASE_URL_VARIABLE, Sources
 from src.weights.fetch.tar import unpack
-from src.weights.verify import Finding, examine, examine_file, home
+from src.weights.install import install, is_empty, write_marker
+from src.weights.manifest import Bundle, File
+from src.weights.progress import partial_dirs
+from src.weights.retry import RetryPolicy
+from src.weights.sources import BASE_URL_VARIABLE, Sources
+from src.weights.verify import FileStatus, bundle_dir, inspect_bundle, inspect_file
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class FetchTask:
     """A bundle that is missing, or incomplete, in `folder`.
 
     `lacking` are the files that it needs, `absent` the optional ones that are not there either.
@@ -32,15 +31,15 @@ class Task:
 
     bundle: Bundle
     folder: Path
-    lacking: tuple[Finding, ...]
-    absent: tuple[Finding, ...]
+    lacking: tuple[FileStatus, ...]
+    absent: tuple[FileStatus, ...]
     sources: Sources
-    patience: Patience
+    patience: RetryPolicy
 
     @property
     def whole(self) -> bool:
         """Whether nothing of the bundle is there yet."""
-        return len(self.lacking) == len(self.bundle.needed) and is_new(home(self.folder, self.bundle))
+        return len(self.lacking) == len(self.bundle.needed) and is_empty(bundle_dir(self.folder, self.bundle))
 
     @property
     def wanted(self) -> tuple[File, ...]:
@@ -60,7 +59,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class FetchMethod:
     """A way to fetch: what it is called, its temporary folder, and what fills that and returns where the files are."""
 
     source: str
@@ -68,71 +67,73 @@ class Way:
     fill: Callable[[Path], Path]
 
 
-def fetch(task: Task) -> None:
+def fetch(task: FetchTask) -> None:
     """Fetch what a bundle lacks, from the first source that can.
 
     Raises WeightsError, in one sentence, when none can; SpaceError at once.
     """
     reasons: list[str] = []
-    for way in ways(task):
+    for way in fetch_methods(task):
         logger.info("downloading %s (about %.1f GB) from %s", task.bundle.name, task.bytes / 1e9, way.source)
         try:
-            attempt(task, way)
+            try_method(task, way)
         except StoppedError:
             raise
         except SourceError as error:
             logger.warning("%s: %s", task.bundle.name, error)
             reasons.append(str(error))
         else:
-            for left in partials(task.folder, task.bundle.name):
+            for left in partial_dirs(task.folder, task.bundle.name):
                 remove(left)
             return
     names = ", ".join(found.path.name for found in task.lacking)
     why = "; ".join(dict.fromkeys(reasons)) or "no source that is switched on has it"
     raise WeightsError(
         f"{task.bundle.name} lacks {names} and could not be fetched: {why}. Put the files into "
-        f"{home(task.folder, task.bundle)}, or name another server with {BASE_URL_VARIABLE}"
+        f"{bundle_dir(task.folder, task.bundle)}, or name another server with {BASE_URL_VARIABLE}"
     )
 
 
-def ways(task: Task) -> list[Way]:
+def fetch_methods(task: FetchTask) -> list[FetchMethod]:
     """How a bundle can be fetched. pget can only fetch a whole tar: where half is there, reading ranges goes first."""
-    found: list[Way] = []
+    found: list[FetchMethod] = []
     for source in task.sources.of(task.bundle):
         if source == "huggingface":
             found.append(
-                Way(source=task.sources.hub(task.bundle).repository, partial=task.partial("hub"), fill=by_hub(task))
+                FetchMethod(
+                    source=task.sources.hub(task.bundle).repository, partial=task.partial("hub"), fill=hub_method(task)
+                )
             )
             continue
         url = task.sources.tar_url(task.bundle)
-        tars = [Way(source=url, partial=task.partial("http"), fill=by_http(task, url))]
+        tars = [FetchMethod(source=url, partial=task.partial("http"), fill=http_method(task, url))]
         if program := pget.find_pget():
             partial = task.partial(f"pget.{secrets.token_hex(4)}")
-            tars.insert(0, Way(source=url, partial=partial, fill=by_pget(task, program, url)))
+            tars.insert(0, FetchMethod(source=url, partial=partial, fill=pget_method(task, program, url)))
         found += tars if task.whole else reversed(tars)
     return found
 
 
-def attempt(task: Task, way: Way) -> None:
+def try_method(task: FetchTask, way: FetchMethod) -> None:
     """Fill the temporary folder and settle what is in it; what was resumed and proves corrupt is begun anew, once."""
     resumed = way.partial.exists()
     try:
-        settle(task, way.fill(way.partial), way.source)
+        finalize(task, way.fill(way.partial), way.source)
     except CorruptError as error:
         remove(way.partial)
         if not resumed:
             raise CorruptError(f"{way.source} {error}") from error
         logger.warning("%s: what an earlier run left %s; beginning anew", task.bundle.name, error)
-        attempt(task, way)
+        try_method(task, way)
 
 
-def by_pget(task: Task, program: str, url: str) -> Callable[[Path], Path]:
+def pget_method(task: FetchTask, program: str, url: str) -> Callable[[Path], Path]:
     """pget, whose leavings are of no use."""
 
     def fill(partial: Path) -> Path:
         require_space(task.folder, task.bundle.bytes, task.bundle.name)
         try:
-            return root(pget.download(program, url, partial, task.patience), task.bundle)
+            return bundle_root(pget.download(program, url, partial, task.patience), task.bundle)
         except SourceError:
             remove(partial)
             raise
@@ -140,7 +141,7 @@ def by_pget(task: Task, program: str, url: str) -> Callable[[Path], Path]:
     return fill
 
 
-def by_http(task: Task, url: str) -> Callable[[Path], Path]:
+def http_method(task: FetchTask, url: str) -> Callable[[Path], Path]:
     """The tar read over HTTP: only the files that are lacking, from the byte where an earlier run ended."""
     paths = {path for file in task.wanted for path in file.paths}
 
@@ -153,17 +154,17 @@ def by_http(task: Task, url: str) -> Callable[[Path], Path]:
             expected = remote.size if task.whole else task.bytes
             require_space(task.folder, expected - tree_bytes(partial / "tree"), task.bundle.name)
             unpack(remote, partial / "tree", wanted)
-        return root(partial / "tree", task.bundle)
+        return bundle_root(partial / "tree", task.bundle)
 
     return fill
 
 
-def by_hub(task: Task) -> Callable[[Path], Path]:
+def hub_method(task: FetchTask) -> Callable[[Path], Path]:
     """The hub's repository: only the files that are lacking."""
     repository = task.sources.hub(task.bundle)
 
     def fill(partial: Path) -> Path:
-        remotes = hub.look_up(repository, task.wanted, task.patience)
+        remotes = hub.resolve_files(repository, task.wanted, task.patience)
         same_source(partial, {"repository": repository.repository, "commits": sorted({r.commit for r in remotes})})
         require_space(task.folder, sum(r.bytes for r in remotes) - tree_bytes(partial / "tree"), task.bundle.name)
         hub.download(repository, remotes, partial / "tree", task.patience)
@@ -185,29 +186,29 @@ def same_source(partial: Path, source: dict[str, object]) -> None:
         note.write_text(json.dumps(source), encoding="utf-8")
 
 
-def root(tree: Path, bundle: Bundle) -> Path:
+def bundle_root(tree: Path, bundle: Bundle) -> Path:
     """Where the files of an unpacked tar are: in a folder of the bundle's name, or at the top."""
     return tree / bundle.name if (tree / bundle.name).is_dir() else tree
 
 
-def settle(task: Task, tree: Path, source: str) -> None:
+def finalize(task: FetchTask, tree: Path, source: str) -> None:
     """Check what was fetched, put it into place, check all of the bundle, and mark it complete.
 
     Raises CorruptError if anything that was lacking still is.
     """
-    fetched = [examine_file(tree, file, depth="hash") for file in task.wanted]
+    fetched = [inspect_file(tree, file, depth="hash") for file in task.wanted]
     if wrong := [found for found in fetched if found.lacking]:
         raise CorruptError("came without " + "; ".join(describe(found, tree) for found in wrong))
-    place = home(task.folder, task.bundle)
-    put(tree, place, fetched)
-    findings = examine(task.folder, task.bundle)
+    place = bundle_dir(task.folder, task.bundle)
+    install(tree, place, fetched)
+    findings = inspect_bundle(task.folder, task.bundle)
     if wrong := [found for found in findings if found.lacking]:
         raise WeightsError(f"{place} changed while it was completed: {'; '.join(map(str, wrong))}")
-    mark(place, task.bundle, source, findings)
+    write_marker(place, task.bundle, source, findings)
     logger.info("%s is complete in %s", task.bundle.name, place)
 
 
-def describe(found: Finding, tree: Path) -> str:
+def describe(found: FileStatus, tree: Path) -> str:
     """`config.json`, or `model.safetensors (has 3 bytes …)`."""
     name = found.path.relative_to(tree).as_posix() if found.state == "broken" else " or ".join(found.file.paths)
     return f"{name} ({found.remark})" if found.state == "broken" else name

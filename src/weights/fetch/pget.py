@@ -12,8 +12,8 @@ from pathlib import Path
 
 from src.weights.disk import tree_bytes
 from src.weights.errors import CorruptError, SourceError
-from src.weights.retry import Patience
 from src.weights.fetch.tar import check_tree
+from src.weights.retry import RetryPolicy
 
 REPLICATE_PGET = re.compile(r"^pget version \S", re.IGNORECASE)
 POLL_S = 0.2
@@ -41,7 +41,7 @@ def find_pget() -> str | None:
     return None
 
 
-def download(program: str, url: str, run: Path, patience: Patience) -> Path:
+def download(program: str, url: str, run: Path, patience: RetryPolicy) -> Path:
     """Download and unpack a tar into the new folder `run/tree`. Returns that folder.
 
     Raises SourceError for a failure, for `timeout_s` over all and for `stall_s` without a new byte on the disk, and
@@ -68,7 +68,7 @@ def download(program: str, url: str, run: Path, patience: Patience) -> Path:
     return tree
 
 
-def watch(process: subprocess.Popen[bytes], url: str, tree: Path, patience: Patience) -> None:
+def watch(process: subprocess.Popen[bytes], url: str, tree: Path, patience: RetryPolicy) -> None:
     """Wait for the end; SourceError when it takes too long altogether, or stands still."""
     started = moved = time.monotonic()
     size = -1

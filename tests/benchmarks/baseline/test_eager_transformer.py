@@ -9,7 +9,7 @@ from benchmarks.baseline.eager_transformer import PlainTransformer
 from tests.golden.file import read_golden
 from tests.golden.modules import transformer_config
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 
 
 @pytest.mark.parametrize("persons", [1, 2])

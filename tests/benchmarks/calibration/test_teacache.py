@@ -2,10 +2,10 @@
 
 import torch
 
-from benchmarks.quality.clips import ROWS, draw_clip
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.calibration.residual_recorder import Evaluation, recording
 from benchmarks.calibration.teacache import changes
+from benchmarks.quality.clips import ROWS, draw_clip
 
 
 def test_each_step_is_recorded_once() -> None:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.quality.sync_metrics import correlation
 from benchmarks.quality.clips import CHUNK, MOTION, ROWS, Row, draw_clip
-from benchmarks.quality.metrics import measure
 from benchmarks.quality.lipsync import LIMITS, misses, worst
+from benchmarks.quality.metrics import measure
+from benchmarks.quality.sync_metrics import correlation
 from src.media.rates import SAMPLES_PER_FRAME
 from training.mouths import opening_track
 

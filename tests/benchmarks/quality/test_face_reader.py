@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.quality.sync_metrics import Reading, correlation, own_correlation
 from benchmarks.quality.clips import ROWS, draw_clip, plain
 from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness, mouth_free, mouth_opening
 from benchmarks.quality.metrics import read
+from benchmarks.quality.sync_metrics import Reading, correlation, own_correlation
 from training.scenes import face_boxes, render
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import BoxRegion
 
 ON_AVERAGE, EACH, BLURRED = 0.98, 0.95, 0.97
 SHORT = [row for row in ROWS if row.chunks == 1 and row.sound != "none"]
@@ -55,7 +55,7 @@ def test_a_pixel_more_or_less_does_not_matter(shift: tuple[int, int]) -> None:
     clip = draw_clip(SHORT[0], 2, 0)
     (box,) = face_boxes(clip.scene)
     down, right = shift
-    moved = Box(top=box.top + down, left=box.left + right, bottom=box.bottom + down, right=box.right + right)
+    moved = BoxRegion(top=box.top + down, left=box.left + right, bottom=box.bottom + down, right=box.right + right)
     video = clip.truth()
     assert correlation(mouth_opening(video, moved)[1:], clip.openings[0][1:]) > ON_AVERAGE
 

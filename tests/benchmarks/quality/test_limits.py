@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.speed import load
 from benchmarks.quality import precision
+from benchmarks.speed import load
 from wan.configs import ModelConfig
 from wan.types import VideoSize
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmarks.quality import conditioning_ablation as influences
-from benchmarks.quality.sync_metrics import Reading, best_lag, other_correlation, own_correlation
-from benchmarks.quality.clips import ROWS, draw_clip
-from benchmarks.quality.metrics import read
-from benchmarks.quality.lipsync import measure_row
 from benchmarks.baseline.puppet import Puppet
+from benchmarks.quality import conditioning_ablation
+from benchmarks.quality.clips import ROWS, draw_clip
+from benchmarks.quality.lipsync import measure_row
+from benchmarks.quality.metrics import read
+from benchmarks.quality.sync_metrics import Reading, best_lag, other_correlation, own_correlation
 
 # The full tables ask for 0.90, 0.15 and 1 on 40 clips; a few clips scatter.
 OWN, OTHER, LAG, STILL = 0.80, 0.20, 1, 0.08
@@ -62,7 +62,7 @@ def test_silent_mouths_are_still(trained: Puppet) -> None:
 
 
 def test_everything_that_is_told_counts(trained: Puppet) -> None:
-    found = influences.left_out(trained, trained.options(), clips=2, seed=SEED)
+    found = conditioning_ablation.ablate(trained, trained.options(), clips=2, seed=SEED)
     assert found["nothing"]["relative_change"] == 0
     for name in ("prompt", "picture tokens", "sound"):
         assert found[name]["relative_change"] > CHANGE, name
@@ -72,7 +72,7 @@ def test_everything_that_is_told_counts(trained: Puppet) -> None:
 @pytest.fixture(scope="module")
 def obedience(trained: Puppet) -> dict[str, dict[str, float]]:
     """What is seen of eyes and brows, with a neutral prompt and one that asks."""
-    found = influences.prompts(trained, trained.options(), clips=2, seed=SEED)
+    found = conditioning_ablation.prompts(trained, trained.options(), clips=2, seed=SEED)
     return {name: subjects["model"] for name, subjects in found.items()}
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.baseline.puppet import WEIGHTS, Puppet
 from benchmarks.quality.clips import ROWS, draw_clip
 from benchmarks.quality.quality_cost import CONFIG, MEASURED, PLAIN, options_of, plot, price, table, text, variants
-from benchmarks.baseline.puppet import WEIGHTS, Puppet
 
 
 def test_every_line_changes_something_and_only_that() -> None:

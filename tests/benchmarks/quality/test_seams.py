@@ -17,7 +17,7 @@ def drawn(seed: int = 0) -> Watched:
     return Watched(
         mouth=voice + 0.02 * rng.standard_normal(FRAMES),
         voice=voice,
-        colour=2 + 0.1 * rng.standard_normal(FRAMES),
+        color=2 + 0.1 * rng.standard_normal(FRAMES),
         step=0.3 * rng.random(FRAMES // 4),
     )
 
@@ -44,13 +44,13 @@ def test_a_seam_is_found(name: str) -> None:
         elif name == "distance":
             video.mouth[around] += 0.3
         elif name == "colour":
-            video.colour[around] += 0.5
+            video.color[around] += 0.5
         else:
             video.step[place // 4] += 1
     assert name in beyond(compared([video]))
 
 
-def test_lips_and_colours_at_seams_are_those_elsewhere() -> None:
+def test_lips_and_colors_at_seams_are_those_elsewhere() -> None:
     """Ten chunks of the trained model; `python -m benchmarks.quality.seams` makes more of them."""
     puppet = Puppet()
     puppet.use_lora_of("fast")

@@ -7,20 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import bench
-from benchmarks.speed import ablation as ladder
-from benchmarks.report import performance
-from benchmarks.speed.peak_throughput import Ceilings
-from benchmarks.quality.clips import ROWS, draw_clip
 from benchmarks.baseline.eager_clip import in_plain_form
-from benchmarks.report.environment import RESULTS
 from benchmarks.baseline.puppet import Puppet
+from benchmarks.quality.clips import ROWS, draw_clip
+from benchmarks.report import performance
+from benchmarks.report.environment import RESULTS
+from benchmarks.speed import ablation, bench
+from benchmarks.speed.peak_throughput import PeakThroughput
 from wan.configs import WAN_CONFIGS
 from wan.modules.transformer import MultiTalkTransformer
 from wan.types import VideoSize
 
 SIZE = VideoSize(frames=5, height=32, width=64)
-CEILINGS = Ceilings(product=1e11, product_fp8=None, copy=1e10, upload=None)
+CEILINGS = PeakThroughput(product=1e11, product_fp8=None, copy=1e10, upload=None)
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +34,25 @@ def model() -> MultiTalkTransformer:
 def test_every_rung_computes_the_same_step(
     model: MultiTalkTransformer, scales: tuple[float, float], persons: int
 ) -> None:
-    rungs = ladder.rungs(model, ladder.draw_clip(model.config, SIZE, persons), scales)
+    rungs = ablation.rungs(model, ablation.draw_clip(model.config, SIZE, persons), scales)
     plain = next(iter(rungs.values()))()
-    assert len(rungs) == len(ladder.RUNGS) + 2
+    assert len(rungs) == len(ablation.RUNGS) + 2
     for name, step in rungs.items():
-        assert ladder.difference(step(), plain) < 1e-5, name
-        assert ladder.difference(step(), plain) < 1e-5, f"{name}, a second time"
+        assert ablation.difference(step(), plain) < 1e-5, name
+        assert ablation.difference(step(), plain) < 1e-5, f"{name}, a second time"
 
 
 @torch.inference_mode()
 def test_what_a_rung_leaves_out(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    whole = ladder.PlainTransformer.labels
+    whole = ablation.PlainTransformer.labels
 
     def counted(*given: Any) -> torch.Tensor:
         calls.append("map")
         return whole(*given)
 
-    monkeypatch.setattr(ladder.PlainTransformer, "labels", counted)
-    rungs = ladder.rungs(model, ladder.draw_clip(model.config, SIZE, 2), bench.SCALES["quality"])
+    monkeypatch.setattr(ablation.PlainTransformer, "labels", counted)
+    rungs = ablation.rungs(model, ablation.draw_clip(model.config, SIZE, 2), bench.SCALES["quality"])
     maps = {}
     for name, step in rungs.items():
         calls.clear()

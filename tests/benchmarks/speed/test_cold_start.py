@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.speed import cold_start
 from benchmarks.report import performance
+from benchmarks.speed import cold_start
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEAVY = {"torch", "transformers", "diffusers", "librosa", "scipy", "av", "numpy", "PIL", "cog"}
 GENEROUS = 4
 """Times the promised seconds: other work may keep the machine."""

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.speed.compiled import compare
 from benchmarks.gpu.page import sections
-from benchmarks.report.environment import provenance
+from benchmarks.report.environment import environment
+from benchmarks.speed.compiled import compare
 from wan.configs import ModelConfig
 from wan.types import VideoSize
 
@@ -25,6 +25,6 @@ def test_forms_agree_and_sizes_share_what_is_compiled(puppet: ModelConfig) -> No
         assert ("triton" in row) == torch.cuda.is_available()
     assert result["attention"]["self"] != ""
     assert {"name"} <= result["device"].keys()
-    text = "\n".join(sections(None, {**provenance("benchmarks.speed.compiled"), **result}))
+    text = "\n".join(sections(None, {**environment("benchmarks.speed.compiled"), **result}))
     assert [line.split("|")[1].strip() for line in text.splitlines()[-3:]] == ["416x448", "448x480", "432x416"]
     assert text.endswith("| 1 |")

@@ -5,25 +5,25 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from deploy.batch.files import Task
-from deploy.batch.worker import Worker
+from deploy.batch.files import BatchTask
+from deploy.batch.worker import BatchWorker
 from src.media.errors import InputError
-from src.serving.eta import TooLongError
-from src.storage.output_store import find_shelf
+from src.serving.eta import TimeLimitError
+from src.storage.output_store import open_output_store
 
 
-class Scribe(Worker):
+class Scribe(BatchWorker):
     """Does as the inputs say, and writes down what it did: a line for each request begun."""
 
     def __init__(self, output: str) -> None:
         self.folder = Path(output)
-        super().__init__(find_shelf(output, None))
+        super().__init__(open_output_store(output, None))
 
     def ready(self) -> None:
         if (self.folder / "no workers").exists():
             raise RuntimeError("there are no weights")
 
-    def make(self, task: Task) -> dict[str, Any]:
+    def make(self, task: BatchTask) -> dict[str, Any]:
         with (self.folder / "begun").open("a") as begun:
             begun.write(f"{task.id}\n")
         marks = self.folder / f"{task.id}.mark"
@@ -39,7 +39,7 @@ class Scribe(Worker):
             case "fail":
                 raise ConnectionError("the store is away")
             case "take too long":
-                raise TooLongError("this video would take about 9 s; 5 s are allowed")
+                raise TimeLimitError("this video would take about 9 s; 5 s are allowed")
             case "refuse":
                 raise InputError("image is bad")
         path = self.folder / f"{task.id}.tmp"

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 import ray
 
-from deploy.batch.driver import BatchError, Crew, Plan, make_plan, parser, run, start_ray, worker_maker
-from deploy.batch.files import Journal, Record, Task, check_apart, journal, read_tasks
+from deploy.batch.driver import BatchError, BatchOptions, WorkerPool, make_plan, parser, run, start_ray, worker_maker
+from deploy.batch.files import BatchTask, Journal, Record, journal, read_tasks, require_distinct
 from deploy.batch.model import ModelWorker
-from deploy.runner import Engine
+from deploy.runner import PredictorRunner
 from src.media.errors import InputError
 from tests.conftest import ROOT
-from tests.deploy.conftest import SMALL, child_environment
 from tests.deploy.batch.file_worker import Scribe
+from tests.deploy.conftest import SMALL, child_environment
 from tests.predict.uploads import plain, uri, voice
 from tests.src.storage.store import LocalStore
 
-TWO = Plan(workers=2, attempts=2)
+TWO = BatchOptions(workers=2, attempts=2)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def requests(folder: Path, **acts: str) -> list[Task]:
+def requests(folder: Path, **acts: str) -> list[BatchTask]:
     path = folder / "requests.jsonl"
     path.write_text("".join(json.dumps({"id": name, "act": act}) + "\n" for name, act in acts.items()))
     return read_tasks(path)
 
 
-def work(folder: Path, tasks: list[Task], *, again: bool = False) -> dict[str, Record]:
+def work(folder: Path, tasks: list[BatchTask], *, again: bool = False) -> dict[str, Record]:
     """One run of a batch; every record."""
     with journal(folder / "results.jsonl") as results:
         run(results.open_tasks(tasks, again=again), results, worker_maker(Scribe, str(folder), 0), TWO)
@@ -102,7 +102,7 @@ def test_a_batch_that_crashed_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         write(self, record)
 
     monkeypatch.setattr(Journal, "write", crash)
-    monkeypatch.setattr(Crew, "dismiss", lambda _: None)
+    monkeypatch.setattr(WorkerPool, "dismiss", lambda _: None)
     with pytest.raises(KeyboardInterrupt):
         work(tmp_path, tasks)
     monkeypatch.undo()
@@ -169,8 +169,8 @@ def test_requests_and_results_are_two_files(tmp_path: Path) -> None:
     path.touch()
     link.symlink_to(path)
     with pytest.raises(InputError, match="is the file of requests"):
-        check_apart(path, link)
-    check_apart(path, tmp_path / "results.jsonl")
+        require_distinct(path, link)
+    require_distinct(path, tmp_path / "results.jsonl")
 
 
 def test_text_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
@@ -235,18 +235,18 @@ def test_requests_that_are_none(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_a_worker_makes_a_video_and_takes_over_one_that_is_there(
-    engine: Engine, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    engine: PredictorRunner, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = ModelWorker("s3://talks/batch")
     worker.service = type(worker.service)(engine=engine, inputs=worker.service.inputs)
-    task = Task(id="one", inputs={"image": "multi1.png", "first_audio": "1.wav", "seed": 3, **SMALL}, digest="d")
+    task = BatchTask(id="one", inputs={"image": "multi1.png", "first_audio": "1.wav", "seed": 3, **SMALL}, digest="d")
     record = worker.work(task)
     assert (record["status"], record["output"]) == ("succeeded", "s3://talks/batch/one.mp4")
     assert record["metrics"]["seed"] == 3
     assert {"batch/one.mp4", "batch/one.json"} <= set(store.objects())
     monkeypatch.setattr(worker, "make", None)
     assert worker.work(task) == record
-    bad = Task(id="two", inputs={"image": 5, "first_audio": "1.wav"}, digest="d")
+    bad = BatchTask(id="two", inputs={"image": 5, "first_audio": "1.wav"}, digest="d")
     monkeypatch.undo()
     assert worker.work(bad)["error"] == "image is 5; text is needed"
 
@@ -263,7 +263,17 @@ def test_the_command_through_kills_of_a_worker_and_of_the_batch(environ: dict[st
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(json.dumps({**inputs, "id": f"r{seed}", "seed": seed}) + "\n" for seed in range(12)))
     output, results = tmp_path / "videos", tmp_path / "results.jsonl"
-    command = [sys.executable, "-m", "deploy.batch.driver", str(path), str(results), "--output", str(output), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.batch.driver",
+        str(path),
+        str(results),
+        "--output",
+        str(output),
+        "--workers",
+        "2",
+    ]
     env = child_environment(environ)
 
     def videos() -> list[Path]:

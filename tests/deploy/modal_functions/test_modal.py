@@ -184,7 +184,9 @@ def test_what_modal_says_of_a_call(monkeypatch: pytest.MonkeyPatch, outcome: Any
 def test_the_names_that_an_operator_makes(run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODAL_GPU", "H100")
     names = "on_gpu['gpu'], m.AWS.name, m.HUGGING_FACE.name, m.WEB.name, m.VOLUME.name"
-    told = run(f"from deploy import modal_settings as m; from deploy.modal_functions.app import on_gpu; print(*({names}))")
+    told = run(
+        f"from deploy import modal_settings as m; from deploy.modal_functions.app import on_gpu; print(*({names}))"
+    )
     assert told.split() == ["H100", "aws-secret", "huggingface-secret", "multitalk-web", "multitalk-weights"]
 
 

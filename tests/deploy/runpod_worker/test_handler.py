@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from runpod.serverless.modules.rp_fastapi import WorkerAPI
 
-from deploy.runpod_worker import handler as runpod_handler
-from deploy.runner import Engine
-from deploy.runpod_worker.handler import Worker
+from deploy.runner import PredictorRunner
+from deploy.runpod_worker import handler
+from deploy.runpod_worker.handler import RunPodWorker
 from deploy.service import Service
 from src.serving.cog.server import free_port
 from tests.conftest import ROOT
@@ -149,11 +149,11 @@ def test_errors_over_runpods_server(call: Callable[..., dict[str, Any]], fields:
     assert "Traceback" not in json.dumps(answer)
 
 
-def worker(service: Service, tell: Any = lambda *_: None, **environ: str) -> Worker:
-    return Worker(service=service, environ={**os.environ, **environ}, tell=tell)
+def worker(service: Service, tell: Any = lambda *_: None, **environ: str) -> RunPodWorker:
+    return RunPodWorker(service=service, environ={**os.environ, **environ}, tell=tell)
 
 
-def handled(worker: Worker, fields: dict[str, Any], name: str = "job") -> dict[str, Any]:
+def handled(worker: RunPodWorker, fields: dict[str, Any], name: str = "job") -> dict[str, Any]:
     return asyncio.run(worker.handle({"id": name, "input": fields}))
 
 
@@ -289,7 +289,7 @@ def test_without_weights_it_says_so_and_makes_nothing(
     settings = environ | {"MODEL_PATH": str(tmp_path)}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    empty = replace(worker(replace(service, engine=Engine())), environ=settings)
+    empty = replace(worker(replace(service, engine=PredictorRunner())), environ=settings)
     answer = handled(empty, first_form())
     assert answer.keys() == {"error"}
     assert f"MODEL_PATH is '{tmp_path}'" in answer["error"]
@@ -312,5 +312,5 @@ def test_an_unexpected_failure_is_one_sentence(service: Service, monkeypatch: py
     def broken(*_: Any) -> None:
         raise KeyError("inside")
 
-    monkeypatch.setattr(runpod_handler, "read_wish", broken)
+    monkeypatch.setattr(handler, "parse_request", broken)
     assert handled(worker(service), first_form()) == {"error": "KeyError: 'inside'"}

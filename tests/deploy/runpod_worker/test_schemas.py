@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from deploy.runpod_worker.schemas import Wish
-from deploy.runpod_worker.schemas import read_wish as read
+from deploy.runpod_worker.schemas import ParsedRequest
+from deploy.runpod_worker.schemas import parse_request as read
 from src.media.errors import InputError
 
 FIRST = {"reference_image": "a.png", "audio_1": "1.wav"}
@@ -13,7 +13,7 @@ MOST = 600.0
 SECOND = {"action": "generate", "reference_image": "a.png", "audio": "1.wav"}
 
 
-def read_wish(fields: dict[str, Any], most_seconds: float = MOST) -> Wish:
+def read_wish(fields: dict[str, Any], most_seconds: float = MOST) -> ParsedRequest:
     return read(fields, most_seconds)
 
 

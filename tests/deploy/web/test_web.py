@@ -14,10 +14,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deploy.service import Service
-from deploy.web.app import Failed, Finished, Keys, Talk, Working, make_app, read_keys
+from deploy.web.app import Credentials, Failed, Finished, SubmitRequest, Working, make_app, read_credentials
 from deploy.web.local import Call, LocalBackend
 from src.serving.cog.server import free_port
-from src.storage.fetcher import Inputs, make_inputs
+from src.storage.fetcher import InputFetcher, make_fetcher
 from src.storage.settings import read_settings
 from tests.conftest import ROOT
 from tests.deploy.conftest import child_environment
@@ -27,7 +27,7 @@ from tests.src.storage.web import Web, serving
 
 TOKEN = {"Authorization": "Bearer word"}
 PAIR = {"Modal-Key": "key", "Modal-Secret": "secret"}
-KEYS = Keys(token="word", key="key", secret="secret")
+KEYS = Credentials(token="word", key="key", secret="secret")
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def files() -> Iterator[str]:
 
 
 @pytest.fixture
-def inputs() -> Inputs:
-    return make_inputs(read_settings({"MULTITALK_HTTP": "1", "MULTITALK_NETWORKS": "127.0.0.0/8"}))
+def inputs() -> InputFetcher:
+    return make_fetcher(read_settings({"MULTITALK_HTTP": "1", "MULTITALK_NETWORKS": "127.0.0.0/8"}))
 
 
 @pytest.fixture
-def backend(service: Service, inputs: Inputs, tmp_path: Path) -> Iterator[LocalBackend]:
+def backend(service: Service, inputs: InputFetcher, tmp_path: Path) -> Iterator[LocalBackend]:
     backend = LocalBackend(Service(engine=service.engine, inputs=inputs), tmp_path, most_waiting=2)
     yield backend
     backend.close()
@@ -158,7 +158,9 @@ def test_unknown_and_expired(client: TestClient, backend: LocalBackend, files: s
     assert list(backend.folder.iterdir()) == []
 
 
-def test_a_result_that_nobody_asks_for_is_thrown_away_too(service: Service, inputs: Inputs, tmp_path: Path) -> None:
+def test_a_result_that_nobody_asks_for_is_thrown_away_too(
+    service: Service, inputs: InputFetcher, tmp_path: Path
+) -> None:
     brief = LocalBackend(Service(engine=service.engine, inputs=inputs), tmp_path, keep_s=0.1)
     (tmp_path / "done.mp4").touch()
     brief.calls["done"] = Call(state=Finished(video=tmp_path / "done.mp4"), settled=time.monotonic())
@@ -216,7 +218,7 @@ ROUTES = [("post", "/submit"), ("get", "/result/x"), ("head", "/result/x"), ("po
 class Nobody:
     """A backend that must not be asked."""
 
-    def submit(self, talk: Talk) -> str:
+    def submit(self, talk: SubmitRequest) -> str:
         raise AssertionError
 
     def result(self, call_id: str) -> Working | Failed:
@@ -230,29 +232,29 @@ class Nobody:
 @pytest.mark.parametrize(
     ("keys", "headers", "status"),
     [
-        (Keys(), {}, 503),
-        (Keys(), {"Authorization": "Bearer "}, 503),
-        (Keys(), {"Modal-Key": "", "Modal-Secret": ""}, 503),
-        (Keys(key="key"), PAIR, 503),
+        (Credentials(), {}, 503),
+        (Credentials(), {"Authorization": "Bearer "}, 503),
+        (Credentials(), {"Modal-Key": "", "Modal-Secret": ""}, 503),
+        (Credentials(key="key"), PAIR, 503),
         (KEYS, {}, 401),
         (KEYS, {"Authorization": "Bearer wrong"}, 401),
         (KEYS, {"Authorization": "Basic word"}, 401),
         (KEYS, {"Authorization": "Bearer wörd".encode()}, 401),
         (KEYS, {"Modal-Key": "key"}, 401),
         (KEYS, {"Modal-Key": "key", "Modal-Secret": "wrong"}, 401),
-        (Keys(token="word"), {"Modal-Key": "", "Modal-Secret": ""}, 401),
-        (Keys(key="key", secret="secret"), {"Authorization": "Bearer "}, 401),
+        (Credentials(token="word"), {"Modal-Key": "", "Modal-Secret": ""}, 401),
+        (Credentials(key="key", secret="secret"), {"Authorization": "Bearer "}, 401),
     ],
 )
-def test_strangers_are_not_let_in(method: str, path: str, keys: Keys, headers: Any, status: int) -> None:
+def test_strangers_are_not_let_in(method: str, path: str, keys: Credentials, headers: Any, status: int) -> None:
     answer = TestClient(make_app(Nobody(), keys)).request(method, path, headers=headers)
     assert answer.status_code == status
 
 
 def test_a_key_and_its_secret(backend: LocalBackend) -> None:
     assert TestClient(make_app(backend, KEYS)).get("/result/x", headers=PAIR).status_code == 404
-    assert read_keys({"WEB_KEY": "key", "WEB_SECRET": "secret", "WEB_TOKEN": "word"}) == KEYS
-    assert not read_keys({}).configured()
+    assert read_credentials({"WEB_KEY": "key", "WEB_SECRET": "secret", "WEB_TOKEN": "word"}) == KEYS
+    assert not read_credentials({}).configured()
 
 
 def test_there_is_no_page_that_tells_about_the_interface(client: TestClient) -> None:

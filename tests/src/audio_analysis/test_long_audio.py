@@ -5,17 +5,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.audio_analysis import long_audio as windows
+from src.audio_analysis import long_audio
+from src.audio_analysis.long_audio import LazySpeechEmbeddings, SegmentSize, embed_speech
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from src.audio_analysis.long_audio import SpeechTrack, Windows, encode
-from src.media.audio.audio import mono, read_sound
+from src.media.audio.audio import read_audio, to_mono
 from tests.conftest import ROOT
 from tests.golden.run import relative_error
 from wan.chunks import plan_chunks
 from wan.conditioning.speech import speech_windows
 
 RATE = 16_000
-SMALL = Windows(core=50, context=25)
+SMALL = SegmentSize(core=50, context=25)
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def model() -> Wav2Vec2Model:
 def voice() -> np.ndarray:
     """Two voices by turns, 16 seconds."""
     paths = [ROOT / "examples" / f"voice_{name}.flac" for name in ("anna", "ben")]
-    turns = [mono(read_sound(path, name="voice", max_seconds=60), RATE)[: 4 * RATE] for path in paths]
+    turns = [to_mono(read_audio(path, name="voice", max_seconds=60), RATE)[: 4 * RATE] for path in paths]
     return np.concatenate(turns * 4)[: 16 * RATE]
 
 
-def states(track: SpeechTrack) -> Tensor:
+def states(track: LazySpeechEmbeddings) -> Tensor:
     return track[torch.arange(len(track))]
 
 
@@ -41,31 +41,36 @@ def whole(model: Wav2Vec2Model, track_N: np.ndarray) -> Tensor:
 
 
 def test_one_window_over_all_is_the_whole_file(model: Wav2Vec2Model, voice: np.ndarray) -> None:
-    track = SpeechTrack(model, voice, Windows(core=1000))
+    track = LazySpeechEmbeddings(model, voice, SegmentSize(core=1000))
     expected = whole(model, voice)
     assert track.shape == expected.shape
     assert relative_error(states(track), expected) < 1e-3
 
 
 def test_windows_are_near_the_whole_file(model: Wav2Vec2Model, voice: np.ndarray) -> None:
-    assert relative_error(states(SpeechTrack(model, voice, Windows(core=100, context=100))), whole(model, voice)) < 0.2
+    assert (
+        relative_error(
+            states(LazySpeechEmbeddings(model, voice, SegmentSize(core=100, context=100))), whole(model, voice)
+        )
+        < 0.2
+    )
 
 
 def test_states_do_not_depend_on_the_length(model: Wav2Vec2Model, voice: np.ndarray) -> None:
-    shorter, longer = (SpeechTrack(model, voice[: seconds * RATE], SMALL, measured=5) for seconds in (9, 16))
+    shorter, longer = (LazySpeechEmbeddings(model, voice[: seconds * RATE], SMALL, measured=5) for seconds in (9, 16))
     ended = 9 * 25 - SMALL.context - 25  # in the last window but one that does not reach the end
     torch.testing.assert_close(states(longer)[:ended], states(shorter)[:ended])
 
 
 def test_silence_first_does_not_make_the_rest_loud(model: Wav2Vec2Model, voice: np.ndarray) -> None:
-    late = SpeechTrack(model, np.concatenate([np.zeros(10 * RATE, np.float32), voice]), SMALL)
-    early = SpeechTrack(model, voice, SMALL)
+    late = LazySpeechEmbeddings(model, np.concatenate([np.zeros(10 * RATE, np.float32), voice]), SMALL)
+    early = LazySpeechEmbeddings(model, voice, SMALL)
     torch.testing.assert_close(states(late)[300:], states(early)[50:])
-    assert torch.isfinite(states(SpeechTrack(model, np.zeros(5 * RATE, np.float32), SMALL))).all()
+    assert torch.isfinite(states(LazySpeechEmbeddings(model, np.zeros(5 * RATE, np.float32), SMALL))).all()
 
 
 def test_chunks_hear_a_long_track_as_they_hear_a_tensor(model: Wav2Vec2Model, voice: np.ndarray) -> None:
-    track = SpeechTrack(model, voice, SMALL)
+    track = LazySpeechEmbeddings(model, voice, SMALL)
     tensor = states(track)
     for chunk in plan_chunks(len(track), 33, 9):
         assert torch.equal(speech_windows((track,), chunk, 5), speech_windows((tensor,), chunk, 5))
@@ -75,6 +80,6 @@ def test_chunks_hear_a_long_track_as_they_hear_a_tensor(model: Wav2Vec2Model, vo
 def test_short_tracks_are_encoded_whole(
     model: Wav2Vec2Model, voice: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert torch.equal(encode(model, voice), whole(model, voice))  # type: ignore[arg-type]
-    monkeypatch.setattr(windows, "WHOLE_SECONDS", 15)
-    assert isinstance(encode(model, voice), SpeechTrack)
+    assert torch.equal(embed_speech(model, voice), whole(model, voice))  # type: ignore[arg-type]
+    monkeypatch.setattr(long_audio, "MAX_WHOLE_SECONDS", 15)
+    assert isinstance(embed_speech(model, voice), LazySpeechEmbeddings)

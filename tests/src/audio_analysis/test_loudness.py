@@ -4,7 +4,7 @@ import numpy as np
 import pyloudnorm
 import pytest
 
-from src.audio_analysis.loudness import measure, normalise
+from src.audio_analysis.loudness import measure, normalize
 
 
 def noise(seconds: float, level: float, rate: int = 16000) -> np.ndarray:
@@ -14,19 +14,19 @@ def noise(seconds: float, level: float, rate: int = 16000) -> np.ndarray:
 @pytest.mark.parametrize("level", [1e-3, 0.01, 0.3, 2.0])
 @pytest.mark.parametrize("target", [-23.0, -16.0])
 def test_the_result_has_the_target_loudness(level: float, target: float) -> None:
-    loud_N = normalise(noise(2, level), 16000, target)
+    loud_N = normalize(noise(2, level), 16000, target)
     assert loud_N.dtype == np.float32
     assert pyloudnorm.Meter(16000).integrated_loudness(loud_N.astype(float)) == pytest.approx(target, abs=0.01)
 
 
 @pytest.mark.parametrize("waveform_N", [noise(0.39, 0.3), np.zeros(32000), np.zeros(0), noise(1, 1e-4)])
 def test_what_has_no_loudness_is_left_alone(waveform_N: np.ndarray) -> None:
-    np.testing.assert_array_equal(normalise(waveform_N, 16000), waveform_N)
+    np.testing.assert_array_equal(normalize(waveform_N, 16000), waveform_N)
 
 
 def test_the_shortest_that_can_be_metered() -> None:
     short_N = noise(0.4, 0.3)
-    assert not np.allclose(normalise(short_N, 16000), short_N)
+    assert not np.allclose(normalize(short_N, 16000), short_N)
 
 
 @pytest.mark.parametrize("seconds", [41.05, 81.3, 120.449, 130.0])
@@ -42,6 +42,6 @@ def test_long_silence() -> None:
     long_N = np.zeros(16000 * 90, np.float32)
     assert measure(long_N, 16000) == -np.inf
     long_N[16000 * 80 :] = noise(10, 0.1)
-    assert normalise(long_N, 16000)[16000 * 80 :].std() == pytest.approx(
-        normalise(long_N[16000 * 79 :], 16000)[16000:].std(), rel=1e-3
+    assert normalize(long_N, 16000)[16000 * 80 :].std() == pytest.approx(
+        normalize(long_N[16000 * 79 :], 16000)[16000:].std(), rel=1e-3
     )

@@ -6,26 +6,26 @@ N samples, C channels.
 import numpy as np
 import pytest
 
-from src.audio_analysis.loudness import normalise
-from src.audio_analysis.timeline import SILENT_PEAK, Mode, arrange, fit
+from src.audio_analysis.loudness import normalize
+from src.audio_analysis.timeline import SILENT_PEAK, Mode, mix, pad_to_frames
+from src.media.audio.audio import Audio, to_mono
 from src.media.errors import InputError
-from src.media.audio.audio import Sound, mono
 
 
-def voice(seconds: float, rate: int = 48000, channels: int = 1, seed: int = 0, level: float = 0.1) -> Sound:
+def voice(seconds: float, rate: int = 48000, channels: int = 1, seed: int = 0, level: float = 0.1) -> Audio:
     noise_CN = np.random.default_rng(seed).standard_normal((channels, round(seconds * rate)))
-    return Sound(samples_CN=(level * noise_CN).clip(-1, 1).astype(np.float32), rate=rate)
+    return Audio(samples_CN=(level * noise_CN).clip(-1, 1).astype(np.float32), rate=rate)
 
 
-def track(sound: Sound) -> np.ndarray:
+def track(sound: Audio) -> np.ndarray:
     """The voice as a person's track is made of it."""
-    return normalise(mono(sound, 16000), 16000).astype(np.float32)
+    return normalize(to_mono(sound, 16000), 16000).astype(np.float32)
 
 
 @pytest.mark.parametrize("mode", ["add", "para"])
 def test_one_voice_is_left_as_it_is(mode: Mode) -> None:
     alone = voice(1.5, rate=44100, channels=2)
-    timeline = arrange([alone], mode)
+    timeline = mix([alone], mode)
     assert timeline.soundtrack is alone
     assert len(timeline.tracks) == 1
     np.testing.assert_array_equal(timeline.tracks[0], track(alone))
@@ -34,7 +34,7 @@ def test_one_voice_is_left_as_it_is(mode: Mode) -> None:
 
 def test_in_turn_one_is_silent_while_the_other_speaks() -> None:
     first, second = voice(1.0), voice(1.5, seed=1)
-    timeline = arrange([first, second], "add")
+    timeline = mix([first, second], "add")
     np.testing.assert_array_equal(timeline.tracks[0], np.concatenate([track(first), np.zeros(24000)]))
     np.testing.assert_array_equal(timeline.tracks[1], np.concatenate([np.zeros(16000), track(second)]))
     both_CN = np.concatenate([first.samples_CN, second.samples_CN], axis=1)
@@ -45,7 +45,7 @@ def test_in_turn_one_is_silent_while_the_other_speaks() -> None:
 @pytest.mark.parametrize("lengths", [(1.0, 1.5), (1.5, 1.0), (1.2, 1.2)])
 def test_together_the_shorter_is_silent_at_its_end(lengths: tuple[float, float]) -> None:
     voices = [voice(seconds, seed=seed) for seed, seconds in enumerate(lengths)]
-    timeline = arrange(voices, "para")
+    timeline = mix(voices, "para")
     longest = round(max(lengths) * 16000)
     for person, sound in enumerate(voices):
         alone_N = track(sound)
@@ -60,14 +60,14 @@ def test_together_the_shorter_is_silent_at_its_end(lengths: tuple[float, float])
 def test_the_soundtrack_has_the_better_quality_of_both(mode: Mode) -> None:
     low, high = voice(1.0, rate=8000), voice(0.5, rate=44100, channels=2, seed=1)
     for voices in ([low, high], [high, low]):
-        mixed = arrange(voices, mode).soundtrack
+        mixed = mix(voices, mode).soundtrack
         assert (mixed.rate, mixed.channels) == (44100, 2)
         assert mixed.seconds == pytest.approx(1.5 if mode == "add" else 1.0, abs=1e-4)
         assert mixed.samples_CN.dtype == np.float32
 
 
 def test_a_mono_voice_is_heard_on_both_sides() -> None:
-    mixed = arrange([voice(0.5), voice(0.5, channels=2, seed=1)], "add").soundtrack
+    mixed = mix([voice(0.5), voice(0.5, channels=2, seed=1)], "add").soundtrack
     half = mixed.samples_CN[:, :24000]
     assert half.any()
     np.testing.assert_array_equal(half[0], half[1])
@@ -75,7 +75,7 @@ def test_a_mono_voice_is_heard_on_both_sides() -> None:
 
 def test_a_sum_beyond_full_scale_is_scaled_as_a_whole() -> None:
     loud = voice(1.0, level=0.5)
-    mixed_CN = arrange([loud, loud], "para").soundtrack.samples_CN
+    mixed_CN = mix([loud, loud], "para").soundtrack.samples_CN
     assert np.abs(mixed_CN).max() == pytest.approx(1.0)
     np.testing.assert_allclose(mixed_CN, loud.samples_CN / np.abs(loud.samples_CN).max(), atol=1e-6)
 
@@ -83,17 +83,17 @@ def test_a_sum_beyond_full_scale_is_scaled_as_a_whole() -> None:
 def test_loudness_is_measured_before_silence_is_added() -> None:
     """A short answer in a long talk is as loud as the talk."""
     talk, answer = voice(3.0, level=0.3), voice(0.5, level=0.01, seed=1)
-    tracks = arrange([talk, answer], "para").tracks
+    tracks = mix([talk, answer], "para").tracks
     spoken = [np.sqrt(np.mean(tracks[0] ** 2)), np.sqrt(np.mean(tracks[1][:8000] ** 2))]
     assert spoken[0] == pytest.approx(spoken[1], rel=0.1)
 
 
 @pytest.mark.parametrize("silence", [voice(1.0, level=0), voice(0), voice(1.0, level=SILENT_PEAK / 10)])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_silent_person_listens(silence: Sound, first: bool) -> None:
+def test_a_silent_person_listens(silence: Audio, first: bool) -> None:
     speaker = voice(2.0)
     voices = [silence, speaker] if first else [speaker, silence]
-    timeline = arrange(voices, "para")
+    timeline = mix(voices, "para")
     assert [len(track_N) for track_N in timeline.tracks] == [32000, 32000]
     assert np.abs(timeline.tracks[0 if first else 1]).max() < 1e-3
     assert timeline.soundtrack.seconds == 2.0
@@ -108,21 +108,21 @@ def test_a_silent_person_listens(silence: Sound, first: bool) -> None:
         ([voice(1.0, level=SILENT_PEAK / 10), voice(0)], "first_audio and second_audio: "),
     ],
 )
-def test_somebody_must_be_heard(voices: list[Sound], named: str) -> None:
+def test_somebody_must_be_heard(voices: list[Audio], named: str) -> None:
     with pytest.raises(InputError, match=f"^{named}nothing can be heard.*at least 0.0001"):
-        arrange(voices, "para")
+        mix(voices, "para")
 
 
 @pytest.mark.parametrize("mode", ["together", "", "ADD"])
 def test_another_mode(mode: str) -> None:
     with pytest.raises(InputError, match=f"audio_mode is '{mode}'; it must be one of add, para"):
-        arrange([voice(1.0)], mode)  # type: ignore[arg-type]
+        mix([voice(1.0)], mode)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_another_number_of_people(count: int) -> None:
     with pytest.raises(InputError, match=f"{count} voices are given; the model knows one or two"):
-        arrange([voice(1.0)] * count, "add")
+        mix([voice(1.0)] * count, "add")
 
 
 @pytest.mark.parametrize(
@@ -130,16 +130,16 @@ def test_another_number_of_people(count: int) -> None:
     [(16000, 16000, 25), (8000, 16000, 12), (44100, 44100, 25), (641, 16000, 1), (1, 16000, 1), (471_000, 44100, 267)],
 )
 def test_frames_are_seconds_times_25_rounded(samples: int, rate: int, frames: int) -> None:
-    sound = Sound(samples_CN=np.full((1, samples), 0.1, np.float32), rate=rate)
-    assert arrange([sound], "add").frames == frames
+    sound = Audio(samples_CN=np.full((1, samples), 0.1, np.float32), rate=rate)
+    assert mix([sound], "add").frames == frames
     assert frames == max(1, round(25 * samples / rate))
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
 @pytest.mark.parametrize("frames", [1, 10, 24, 25, 26, 81, 200])
 def test_fit_gives_the_soundtrack_exactly_the_length_of_the_video(rate: int, frames: int) -> None:
-    timeline = arrange([voice(1.0, rate=rate, channels=2), voice(0.7, rate=rate, seed=1)], "para")
-    fitted = fit(timeline, frames)
+    timeline = mix([voice(1.0, rate=rate, channels=2), voice(0.7, rate=rate, seed=1)], "para")
+    fitted = pad_to_frames(timeline, frames)
     samples = round(frames * rate / 25)
     assert fitted.soundtrack.samples_CN.shape == (2, samples)
     kept = min(samples, rate)
@@ -152,7 +152,7 @@ def test_fit_gives_the_soundtrack_exactly_the_length_of_the_video(rate: int, fra
 
 
 def test_a_mix_that_would_fill_the_memory_is_refused() -> None:
-    long = Sound(samples_CN=np.full((1, 8000 * 600), 0.1, np.float32), rate=8000)
-    fine = Sound(samples_CN=np.full((8, 192_000), 0.1, np.float32), rate=192_000)
+    long = Audio(samples_CN=np.full((1, 8000 * 600), 0.1, np.float32), rate=8000)
+    fine = Audio(samples_CN=np.full((8, 192_000), 0.1, np.float32), rate=192_000)
     with pytest.raises(InputError, match=r"192,000 Hz in 8 channels.*at most 268,435,456"):
-        arrange((long, fine), "add")
+        mix((long, fine), "add")

@@ -139,7 +139,7 @@ def test_loading_a_folder(tmp_path: Path, model: Wav2Vec2Model, kind: str, caplo
     assert relative_error(loaded.get_embeddings(features_1N), theirs) < (2e-2 if kind == "half" else 1e-7)
 
 
-def test_the_folder_says_whether_to_normalise(tmp_path: Path, model: Wav2Vec2Model) -> None:
+def test_the_folder_says_whether_to_normalize(tmp_path: Path, model: Wav2Vec2Model) -> None:
     folder = write_folder(tmp_path, model)
     transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     loaded = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)

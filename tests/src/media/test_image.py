@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from src.media.errors import InputError
-from src.media.image import MAX_PIXELS, MIN_SIDE, UPRIGHT, read_picture
+from src.media.image import MAX_PIXELS, MIN_SIDE, UPRIGHT, read_image
 from tests.src.media.audio.recordings import silent_video
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -32,7 +32,7 @@ def saved(path: Path, image: Image.Image, form: str, **options: Any) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
-        read_picture(path, name="portrait")
+        read_image(path, name="portrait")
     assert str(caught.value).startswith("portrait")
     return str(caught.value)
 
@@ -47,7 +47,7 @@ def difference(picture: Image.Image, expected: Image.Image) -> int:
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"])
 def test_every_format_by_its_content(tmp_path: Path, form: str) -> None:
     path = saved(tmp_path / "upload", scene(), form)
-    assert difference(read_picture(path), scene()) <= 8
+    assert difference(read_image(path), scene()) <= 8
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "PA", "LAB"])
@@ -55,7 +55,7 @@ def test_every_mode(tmp_path: Path, mode: str) -> None:
     image = scene().convert("RGBA" if mode == "PA" else "RGB").convert(mode)
     form = "TIFF" if mode in ("PA", "CMYK", "YCbCr", "LAB") else "PNG"
     expected = scene().convert("L") if mode in ("L", "LA") else scene()
-    picture = read_picture(saved(tmp_path / "upload", image, form))
+    picture = read_image(saved(tmp_path / "upload", image, form))
     if mode == "1":
         assert set(np.unique(np.asarray(picture))) == {0, 255}
     else:
@@ -64,7 +64,7 @@ def test_every_mode(tmp_path: Path, mode: str) -> None:
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
     path = saved(tmp_path / "upload", scene().convert("CMYK"), "JPEG", quality=95)
-    assert difference(read_picture(path), scene()) <= 4
+    assert difference(read_image(path), scene()) <= 4
 
 
 @pytest.mark.parametrize(
@@ -80,20 +80,20 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
         ("<f4", 65535.0, "TIFF"),
     ],
 )
-def test_deep_grey_keeps_its_shades(tmp_path: Path, kind: str, white: float, form: str) -> None:
+def test_deep_gray_keeps_its_shades(tmp_path: Path, kind: str, white: float, form: str) -> None:
     ramp_HW = np.tile(np.linspace(0, 1, 256), (40, 1))
     path = saved(tmp_path / "upload", Image.fromarray((ramp_HW * white).astype(kind)), form)
-    picture_HW3 = np.asarray(read_picture(path)).astype(int)
+    picture_HW3 = np.asarray(read_image(path)).astype(int)
     assert picture_HW3.shape == (40, 256, 3)
     assert np.abs(picture_HW3 - np.arange(256)[None, :, None]).max() <= 1
 
 
 def test_a_dark_deep_picture_stays_dark(tmp_path: Path) -> None:
     path = saved(tmp_path / "upload", Image.fromarray(np.full((40, 40), 200, np.uint16)), "PNG")
-    assert read_picture(path).getextrema() == ((1, 1),) * 3
+    assert read_image(path).getextrema() == ((1, 1),) * 3
 
 
-def test_grey_values_that_are_no_numbers(tmp_path: Path) -> None:
+def test_gray_values_that_are_no_numbers(tmp_path: Path) -> None:
     path = saved(tmp_path / "upload", Image.fromarray(np.full((40, 40), np.nan, np.float32)), "TIFF")
     assert "NaN" in refusal(path)
 
@@ -106,12 +106,12 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path / "upload", stored, "JPEG", exif=exif, quality=95)
-    assert difference(read_picture(path), scene()) <= 4
+    assert difference(read_image(path), scene()) <= 4
 
 
 def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     path = saved(tmp_path / "upload", scene(), "JPEG", exif=b"Exif\0\0not a header at all", quality=95)
-    assert difference(read_picture(path), scene()) <= 4
+    assert difference(read_image(path), scene()) <= 4
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "GIF", "TIFF"])
@@ -123,18 +123,18 @@ def test_transparency_lies_on_white(tmp_path: Path, form: str) -> None:
     expected = scene()
     expected.paste(WHITE, (0, 0, 96, 32))
     options = {"lossless": True} if form == "WEBP" else {}
-    assert difference(read_picture(saved(tmp_path / "upload", image, form, **options)), expected) <= 1
+    assert difference(read_image(saved(tmp_path / "upload", image, form, **options)), expected) <= 1
 
 
 def test_half_transparent_red_is_pink(tmp_path: Path) -> None:
     path = saved(tmp_path / "upload", Image.new("RGBA", (40, 40), (255, 0, 0, 128)), "PNG")
-    assert read_picture(path).getpixel((5, 5)) == (255, 127, 127)
+    assert read_image(path).getpixel((5, 5)) == (255, 127, 127)
 
 
 def test_a_palette_with_a_transparent_entry(tmp_path: Path) -> None:
     image = scene().quantize(4)
     path = saved(tmp_path / "upload", image, "PNG", transparency=image.getpixel((5, 5)))
-    picture = read_picture(path)
+    picture = read_image(path)
     assert picture.getpixel((5, 5)) == WHITE
     assert picture.getpixel((5, 40)) == BLUE
 
@@ -144,7 +144,7 @@ def test_an_animation_is_its_first_frame(tmp_path: Path, form: str) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
     later = [Image.new("RGB", (96, 64), BLUE)]
     path = saved(tmp_path / "upload", scene(), form, save_all=True, append_images=later, **options)
-    assert difference(read_picture(path), scene()) <= 1
+    assert difference(read_image(path), scene()) <= 1
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000"])
@@ -181,7 +181,7 @@ def test_too_small(tmp_path: Path, size: tuple[int, int]) -> None:
 
 def test_the_smallest_picture(tmp_path: Path) -> None:
     path = saved(tmp_path / "upload", Image.new("RGB", (MIN_SIDE, MIN_SIDE)), "PNG")
-    assert read_picture(path).size == (MIN_SIDE, MIN_SIDE)
+    assert read_image(path).size == (MIN_SIDE, MIN_SIDE)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_damage_is_never_worse_than_a_refusal(tmp_path: Path) -> None:
                 data[place] = random.integers(0, 256)
             (tmp_path / "upload").write_bytes(data)
             try:
-                picture = read_picture(tmp_path / "upload", name="portrait")
+                picture = read_image(tmp_path / "upload", name="portrait")
             except InputError as error:
                 assert str(error).startswith("portrait")  # noqa: PT017
             else:

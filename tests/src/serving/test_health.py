@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.serving.health import LEAST_FREE, Health
+from src.serving.health import MIN_FREE_BYTES, Health
 
 
 class Device:
@@ -77,12 +77,12 @@ def test_a_device_that_hangs(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = SimpleNamespace(free=LEAST_FREE - 1)
+    usage = SimpleNamespace(free=MIN_FREE_BYTES - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     health = Health(lambda: None, tmp_path)
     assert not health.well
     assert "500 MB left; 500 MB are needed" in health.faults["disk"]
-    usage.free = LEAST_FREE
+    usage.free = MIN_FREE_BYTES
     health.look()
     assert health.well
 

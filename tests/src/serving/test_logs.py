@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from src.serving import logs
-from src.serving.cancellation import Follower, StoppedError, followed, passed
-from src.serving.timing import Stages
+from src.serving.cancellation import CancelledError, RequestContext, report_progress, request_context
+from src.serving.timing import StageTimer
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def restored() -> Iterator[None]:
 def test_json_lines_have_the_request(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure({"MULTITALK_LOG": "json"})
     logger = logging.getLogger("deploy.test")
-    with followed(Follower(request="r1")):
+    with request_context(RequestContext(request="r1")):
         logger.info("made %d", 3, extra={"fields": {"event": "request", "seconds": 1.5}})
     logger.warning("äh")
     try:
@@ -62,13 +62,13 @@ def test_settings_that_cannot_be(name: str, value: str) -> None:
 
 def test_a_follower_hears_and_stops() -> None:
     told: list[str] = []
-    follower = Follower(request="r1", tell=told.append)
-    with followed(follower):
-        stages = Stages()
+    follower = RequestContext(request="r1", tell=told.append)
+    with request_context(follower):
+        stages = StageTimer()
         stages.done("denoise", "step 1 of 2")
         stages.done("encode")
         follower.stop.set()
-        with pytest.raises(StoppedError, match="r1 was stopped"):
+        with pytest.raises(CancelledError, match="r1 was stopped"):
             stages.done("denoise")
     assert told == ["denoise: step 1 of 2", "encode"]
-    passed("nobody follows")
+    report_progress("nobody follows")

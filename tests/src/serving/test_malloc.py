@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.serving.malloc import heap_trimmed
+from src.serving.malloc import trim_malloc_on_exit
 
 libc = ctypes.CDLL(None)
 
@@ -25,7 +25,7 @@ def test_what_was_freed_goes_back() -> None:
     for piece in pieces[:-1]:  # the last one holds the heap's end where it is
         libc.free(piece)
     full = resident()
-    with pytest.raises(KeyError), heap_trimmed():
+    with pytest.raises(KeyError), trim_malloc_on_exit():
         raise KeyError
     assert resident() < full - 50_000_000
     libc.free(pieces[-1])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from src.serving.cog.schema import openapi
-from src.serving.validation import ValuesError, complete
+from src.serving.validation import ValidationError, validate
 from tests.conftest import ROOT
 
 DOCUMENT = openapi((ROOT / "predict.py").read_text(encoding="utf-8"))
@@ -13,7 +13,7 @@ FILES = {"image": "a.png", "first_audio": "1.wav"}
 
 
 def test_defaults_and_types() -> None:
-    values = complete({**FILES, "seed": 3.0, "text_guidance": 2, "num_frames": None}, DOCUMENT)
+    values = validate({**FILES, "seed": 3.0, "text_guidance": 2, "num_frames": None}, DOCUMENT)
     assert list(values) == list(DOCUMENT["components"]["schemas"]["Input"]["properties"])
     assert (values["sampling_steps"], values["turbo"], values["audio_mode"]) == (40, True, "add")
     assert values["num_frames"] is None
@@ -41,5 +41,5 @@ def test_defaults_and_types() -> None:
     ],
 )
 def test_what_is_refused(inputs: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValuesError, match=f"^{words}"):
-        complete(inputs, DOCUMENT)
+    with pytest.raises(ValidationError, match=f"^{words}"):
+        validate(inputs, DOCUMENT)

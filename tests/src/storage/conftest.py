@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from src.storage.s3 import Bucket
-from src.storage.settings import Settings, read_settings
+from src.storage.s3 import S3Bucket
+from src.storage.settings import StorageSettings, read_settings
 from tests.src.storage.store import BUCKET, KEYS, LocalStore, local_store
 
 OTHER, CLOSED = "others", "closed"
@@ -28,11 +28,11 @@ def store(shared_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def settings(store: LocalStore) -> Settings:
+def settings(store: LocalStore) -> StorageSettings:
     return read_settings(store.environ() | {"S3_READABLE_BUCKETS": OTHER})
 
 
 @pytest.fixture
-def bucket(settings: Settings) -> Bucket:
+def bucket(settings: StorageSettings) -> S3Bucket:
     assert settings.store is not None
-    return Bucket(settings.store)
+    return S3Bucket(settings.store)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from src.media.errors import InputError
-from src.storage.fetcher import Inputs, make_inputs
-from src.storage.settings import Settings, read_settings
+from src.storage.fetcher import InputFetcher, make_fetcher
+from src.storage.settings import StorageSettings, read_settings
 from tests.src.storage.conftest import CLOSED, OTHER
 from tests.src.storage.store import BUCKET, LocalStore
 
@@ -18,11 +18,11 @@ KEY_LIKE_BASE64 = "abcd/" * 16
 
 
 @pytest.fixture
-def inputs(settings: Settings, store: LocalStore) -> Inputs:
+def inputs(settings: StorageSettings, store: LocalStore) -> InputFetcher:
     for key in ("1.wav", "folder/a b.png", KEY_LIKE_BASE64 + "x"):
         store.client().put_object(Bucket=BUCKET, Key=key, Body=DATA)
     store.client().put_object(Bucket=OTHER, Key="theirs.png", Body=DATA)
-    return make_inputs(settings)
+    return make_fetcher(settings)
 
 
 FORMS = {
@@ -40,7 +40,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms(inputs: Inputs, tmp_path: Path, form: str) -> None:
+def test_forms(inputs: InputFetcher, tmp_path: Path, form: str) -> None:
     path = inputs.fetch(FORMS[form], tmp_path, name="first_audio")
     assert path.read_bytes() == DATA
     assert [path.name for path in tmp_path.iterdir()] == ["first_audio"]
@@ -72,15 +72,15 @@ NO_FORMS = {
 
 
 @pytest.mark.parametrize("text", NO_FORMS)
-def test_what_is_refused(inputs: Inputs, tmp_path: Path, text: str) -> None:
+def test_what_is_refused(inputs: InputFetcher, tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=f"^image.*{NO_FORMS[text]}"):
         inputs.fetch(text, tmp_path, name="image")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("form", ["data URI", "data URI in percents", "base64", "key", "address"])
-def test_size_is_bounded_in_every_form(store: LocalStore, inputs: Inputs, tmp_path: Path, form: str) -> None:
-    small = make_inputs(read_settings(store.environ() | {"MAX_INPUT_MB": "0.0001"}))
+def test_size_is_bounded_in_every_form(store: LocalStore, inputs: InputFetcher, tmp_path: Path, form: str) -> None:
+    small = make_fetcher(read_settings(store.environ() | {"MAX_INPUT_MB": "0.0001"}))
     with pytest.raises(InputError, match=r"^image has .* at most 100 are allowed .*MAX_INPUT_MB"):
         small.fetch(FORMS[form], tmp_path, name="image")
     assert list(tmp_path.iterdir()) == []
@@ -90,8 +90,8 @@ def test_local_paths_only_where_the_operator_allows(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(DATA)
     with pytest.raises(InputError, match="an https URL, a data URI or base64 is needed"):
-        make_inputs(read_settings({})).fetch(str(path), tmp_path, name="image")
-    allowed = make_inputs(read_settings({"MULTITALK_LOCAL_FILES": "1"}))
+        make_fetcher(read_settings({})).fetch(str(path), tmp_path, name="image")
+    allowed = make_fetcher(read_settings({"MULTITALK_LOCAL_FILES": "1"}))
     assert allowed.fetch(str(path), tmp_path, name="image") == path
     jpeg = base64.b64encode(b"\xff\xd8\xff" + DATA).decode()
     assert jpeg.startswith("/")
@@ -99,7 +99,7 @@ def test_local_paths_only_where_the_operator_allows(tmp_path: Path) -> None:
 
 
 def test_without_a_bucket_there_are_no_keys(tmp_path: Path) -> None:
-    inputs = make_inputs(read_settings({}))
+    inputs = make_fetcher(read_settings({}))
     with pytest.raises(InputError, match="an https URL, a data URI or base64 is needed"):
         inputs.fetch("1.wav", tmp_path, name="image")
     with pytest.raises(InputError, match="has no bucket"):

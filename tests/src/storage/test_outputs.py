@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from src.media.errors import InputError
-from src.storage.s3 import Bucket
-from src.storage.outputs import choose_place, in_base64, to_file
+from src.storage.outputs import copy_atomic, resolve_destination, to_base64
+from src.storage.s3 import S3Bucket
 from tests.src.storage.store import BUCKET, LocalStore
 
 
@@ -24,8 +24,8 @@ from tests.src.storage.store import BUCKET, LocalStore
         (None, r"outputs/[0-9a-f]{32}\.mp4"),
     ],
 )
-def test_keys_and_prefixes(bucket: Bucket, store: LocalStore, tmp_path: Path, wanted: str | None, key: str) -> None:
-    place = choose_place(bucket, wanted, folder="outputs", name="s3_output_key")
+def test_keys_and_prefixes(bucket: S3Bucket, store: LocalStore, tmp_path: Path, wanted: str | None, key: str) -> None:
+    place = resolve_destination(bucket, wanted, folder="outputs", name="s3_output_key")
     assert re.fullmatch(key, place.key)
     assert place.address == f"s3://{BUCKET}/{place.key}"
     assert place.key not in store.objects()
@@ -39,16 +39,16 @@ def test_keys_and_prefixes(bucket: Bucket, store: LocalStore, tmp_path: Path, wa
 @pytest.mark.parametrize(
     "wanted", ["weights/model.safetensors", "../a.mp4", "a//b.mp4", "s3://theirs/a.mp4", "/a.mp4", "a\n.mp4", ".mp4/.."]
 )
-def test_keys_that_results_cannot_have(bucket: Bucket, wanted: str) -> None:
+def test_keys_that_results_cannot_have(bucket: S3Bucket, wanted: str) -> None:
     with pytest.raises(InputError, match=r"^s3_output_key is "):
-        choose_place(bucket, wanted, folder="outputs", name="s3_output_key")
+        resolve_destination(bucket, wanted, folder="outputs", name="s3_output_key")
 
 
-def test_a_prefix_that_the_operator_chose(bucket: Bucket) -> None:
-    fenced = Bucket(replace(bucket.store, output_prefix="outputs/"))
-    assert choose_place(fenced, "outputs/a.mp4", folder="outputs", name="x").key == "outputs/a.mp4"
+def test_a_prefix_that_the_operator_chose(bucket: S3Bucket) -> None:
+    fenced = S3Bucket(replace(bucket.store, output_prefix="outputs/"))
+    assert resolve_destination(fenced, "outputs/a.mp4", folder="outputs", name="x").key == "outputs/a.mp4"
     with pytest.raises(InputError, match="begins with 'outputs/'"):
-        choose_place(fenced, "inputs/a.mp4", folder="outputs", name="x")
+        resolve_destination(fenced, "inputs/a.mp4", folder="outputs", name="x")
 
 
 @pytest.mark.parametrize(
@@ -59,23 +59,23 @@ def test_a_prefix_that_the_operator_chose(bucket: Bucket) -> None:
         ("mine", r"mine/outputs/[0-9a-f]{32}\.mp4"),
     ],
 )
-def test_who_names_no_key_gets_one_below_the_prefix(bucket: Bucket, prefix: str, key: str) -> None:
-    fenced = Bucket(replace(bucket.store, output_prefix=prefix))
-    assert re.fullmatch(key, choose_place(fenced, None, folder="outputs", name="x").key)
+def test_who_names_no_key_gets_one_below_the_prefix(bucket: S3Bucket, prefix: str, key: str) -> None:
+    fenced = S3Bucket(replace(bucket.store, output_prefix=prefix))
+    assert re.fullmatch(key, resolve_destination(fenced, None, folder="outputs", name="x").key)
 
 
 def test_without_a_bucket() -> None:
     with pytest.raises(InputError, match="has no bucket"):
-        choose_place(None, "a.mp4", folder="outputs", name="s3_output_key")
+        resolve_destination(None, "a.mp4", folder="outputs", name="s3_output_key")
 
 
 def test_files_and_base64(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(b"video")
-    to_file(path, tmp_path / "new" / "copy.mp4")
+    copy_atomic(path, tmp_path / "new" / "copy.mp4")
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["copy.mp4"]
     assert (tmp_path / "new" / "copy.mp4").read_bytes() == b"video"
-    assert base64.b64decode(in_base64(path)) == b"video"
+    assert base64.b64decode(to_base64(path)) == b"video"
     with pytest.raises(FileNotFoundError):
-        to_file(tmp_path / "missing.mp4", tmp_path / "new" / "other.mp4")
+        copy_atomic(tmp_path / "missing.mp4", tmp_path / "new" / "other.mp4")
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["copy.mp4"]

@@ -9,14 +9,14 @@ import pytest
 
 from src.media.errors import InputError
 from src.storage import s3 as bucket_module
-from src.storage.s3 import PART, Bucket
 from src.storage.errors import StorageError
-from src.storage.settings import Limits
+from src.storage.s3 import PART_BYTES, S3Bucket
+from src.storage.settings import DownloadLimits
 from tests.src.storage.conftest import CLOSED, OTHER
 from tests.src.storage.store import BUCKET, LocalStore
 
-LIMITS = Limits(max_bytes=5 * PART)
-LARGE = bytes(range(256)) * (PART // 256) * 2 + b"end"
+LIMITS = DownloadLimits(max_bytes=5 * PART_BYTES)
+LARGE = bytes(range(256)) * (PART_BYTES // 256) * 2 + b"end"
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_large_file_goes_in_parts_and_comes_back(bucket: Bucket, store: LocalStore, video: Path) -> None:
+def test_a_large_file_goes_in_parts_and_comes_back(bucket: S3Bucket, store: LocalStore, video: Path) -> None:
     assert bucket.put(video, "outputs/large.mp4") == f"s3://{BUCKET}/outputs/large.mp4"
     parts = [line for line in store.faults.seen if "partNumber=" in line]
     assert len(parts) == 3
@@ -36,7 +36,7 @@ def test_a_large_file_goes_in_parts_and_comes_back(bucket: Bucket, store: LocalS
     assert store.client().head_object(Bucket=BUCKET, Key="outputs/large.mp4")["ContentType"] == "video/mp4"
 
 
-def test_passing_faults_are_tried_again(bucket: Bucket, store: LocalStore, video: Path) -> None:
+def test_passing_faults_are_tried_again(bucket: S3Bucket, store: LocalStore, video: Path) -> None:
     failed: set[str] = set()
 
     def once(method: str, path: str) -> bool:
@@ -53,7 +53,7 @@ def test_passing_faults_are_tried_again(bucket: Bucket, store: LocalStore, video
 
 
 def test_a_failed_upload_leaves_nothing(
-    bucket: Bucket, store: LocalStore, video: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: S3Bucket, store: LocalStore, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_module, "ATTEMPTS", 1)
     store.faults.refuse = lambda method, path: "partNumber=2" in path
@@ -63,7 +63,7 @@ def test_a_failed_upload_leaves_nothing(
     assert "Uploads" not in store.client().list_multipart_uploads(Bucket=BUCKET)
 
 
-def test_nothing_is_visible_before_the_last_part(bucket: Bucket, store: LocalStore, video: Path) -> None:
+def test_nothing_is_visible_before_the_last_part(bucket: S3Bucket, store: LocalStore, video: Path) -> None:
     seen_before_the_end: list[bool] = []
 
     def look(method: str, path: str) -> bool:
@@ -78,25 +78,25 @@ def test_nothing_is_visible_before_the_last_part(bucket: Bucket, store: LocalSto
 
 
 def test_a_failed_download_leaves_no_file(
-    bucket: Bucket, store: LocalStore, video: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: S3Bucket, store: LocalStore, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.put(video, "there.mp4")
     monkeypatch.setattr(bucket_module, "ATTEMPTS", 1)
-    fresh = Bucket(bucket.store)
+    fresh = S3Bucket(bucket.store)
     store.faults.refuse = lambda method, path: method == "GET"
     with pytest.raises(StorageError, match=r"did not give 'there\.mp4'"):
         fresh.get(BUCKET, "there.mp4", video.with_name("back"), limits=LIMITS, name="image")
     assert [path.name for path in video.parent.iterdir()] == ["video.mp4"]
 
 
-def test_time_is_bounded(bucket: Bucket, video: Path) -> None:
+def test_time_is_bounded(bucket: S3Bucket, video: Path) -> None:
     bucket.put(video, "slow.mp4")
     with pytest.raises(InputError, match=r"image: 'slow\.mp4' was not here after 1e-06 s.*MAX_DOWNLOAD_SECONDS"):
         bucket.get(BUCKET, "slow.mp4", video.with_name("back"), limits=replace(LIMITS, max_seconds=1e-6), name="image")
     assert [path.name for path in video.parent.iterdir()] == ["video.mp4"]
 
 
-def test_what_the_caller_got_wrong(bucket: Bucket, video: Path) -> None:
+def test_what_the_caller_got_wrong(bucket: S3Bucket, video: Path) -> None:
     bucket.put(video, "there.mp4")
     cases = {
         (BUCKET, "missing.png"): "there is no 'missing.png' in the bucket 'talks'",
@@ -107,12 +107,12 @@ def test_what_the_caller_got_wrong(bucket: Bucket, video: Path) -> None:
         with pytest.raises(InputError, match=f"^image.*{words}"):
             bucket.get(name, key, video.with_name("back"), limits=LIMITS, name="image")
     with pytest.raises(InputError, match=r"image has 16,777,219 bytes or more; at most 1,000"):
-        bucket.get(BUCKET, "there.mp4", video.with_name("back"), limits=Limits(max_bytes=1000), name="image")
+        bucket.get(BUCKET, "there.mp4", video.with_name("back"), limits=DownloadLimits(max_bytes=1000), name="image")
     assert [path.name for path in video.parent.iterdir()] == ["video.mp4"]
 
 
-def test_a_link_works_for_its_life_and_answers_ranges(bucket: Bucket, store: LocalStore, video: Path) -> None:
-    brief = Bucket(replace(bucket.store, url_seconds=60))
+def test_a_link_works_for_its_life_and_answers_ranges(bucket: S3Bucket, store: LocalStore, video: Path) -> None:
+    brief = S3Bucket(replace(bucket.store, url_seconds=60))
     brief.put(video, "linked.mp4")
     link = brief.link("linked.mp4")
     assert "X-Amz-Expires=60&" in link
@@ -122,19 +122,19 @@ def test_a_link_works_for_its_life_and_answers_ranges(bucket: Bucket, store: Loc
         assert answer.read() == LARGE[:4]
 
 
-def test_a_store_that_is_away(tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away(tmp_path: Path, bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_module, "ATTEMPTS", 1)
-    away = Bucket(replace(bucket.store, endpoint="http://127.0.0.1:9"))
+    away = S3Bucket(replace(bucket.store, endpoint="http://127.0.0.1:9"))
     with pytest.raises(StorageError, match="did not give 'x' ") as error:
         away.get(BUCKET, "x", tmp_path / "x", limits=LIMITS, name="image")
     assert "127.0.0.1" not in str(error.value)
 
 
-def test_without_credentials_it_says_so(tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_it_says_so(tmp_path: Path, bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     with pytest.raises(StorageError, match="NoCredentials"):
-        Bucket(bucket.store).get(BUCKET, "x", tmp_path / "x", limits=LIMITS, name="image")
+        S3Bucket(bucket.store).get(BUCKET, "x", tmp_path / "x", limits=LIMITS, name="image")

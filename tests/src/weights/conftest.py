@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.weights.retry import Patience
+from src.weights.retry import RetryPolicy
 from tests.src.weights.server import Server
 
 STAND_IN = Path(__file__).parent / "pget"
@@ -20,9 +20,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def patience() -> Patience:
+def patience() -> RetryPolicy:
     """Fails within a second or two."""
-    return Patience(timeout_s=20, stall_s=1.0, connect_s=2, read_s=0.5, attempts=4, backoff_s=0.01)
+    return RetryPolicy(timeout_s=20, stall_s=1.0, connect_s=2, read_s=0.5, attempts=4, backoff_s=0.01)
 
 
 @pytest.fixture

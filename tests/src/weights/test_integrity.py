@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.weights.integrity import BrokenError, check_format, sha256
+from src.weights.integrity import CorruptFileError, check_format, sha256
 from tests.src.weights.samples import safetensors, torch_file, write
 
 # The flags of a zip entry in the directory, and those that call its name UTF-8.
@@ -49,7 +49,7 @@ def test_whole_files(tmp_path: Path, name: str, data: bytes, checked: str) -> No
     ],
 )
 def test_broken_files(tmp_path: Path, name: str, data: bytes, words: str) -> None:
-    with pytest.raises(BrokenError, match=words):
+    with pytest.raises(CorruptFileError, match=words):
         check_format(write(tmp_path / name, data))
 
 
@@ -58,7 +58,7 @@ def test_a_flipped_bit_in_a_zip_shows_in_depth(tmp_path: Path) -> None:
     spoilt[3000] ^= 1
     path = write(tmp_path / "a.pth", bytes(spoilt))
     check_format(path)
-    with pytest.raises(BrokenError, match="another checksum"):
+    with pytest.raises(CorruptFileError, match="another checksum"):
         check_format(path, deep=True)
 
 

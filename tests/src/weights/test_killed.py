@@ -14,9 +14,9 @@ import pytest
 from src.weights.disk import tree_bytes
 from src.weights.manifest import BUNDLES, MARKER
 from tests.src.weights.conftest import StandIn
+from tests.src.weights.fetch.test_hub import COMMIT
 from tests.src.weights.samples import WAV2VEC, files_of, tar, tree, visible
 from tests.src.weights.server import Answer, Server
-from tests.src.weights.fetch.test_hub import COMMIT
 
 ROOT = Path(__file__).parents[3]
 SIZE = 2_000_000

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wan.checkpoint.components import CheckpointError, load_models
-from wan.configs import ModelConfig
 from wan.checkpoint.layout import find_layout
-from wan.checkpoint.loading import Cast, read_all
+from wan.checkpoint.loading import Cast, load_tensors
 from wan.checkpoint.tensor_files import open_pth, open_tensors
+from wan.configs import ModelConfig
 
 CPU = torch.device("cpu")
 
@@ -143,7 +143,7 @@ def test_a_compressed_pth_is_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "x.pth", "w") as packed:
         for entry in plain.infolist():
             packed.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
-    assert torch.equal(read_all({"x": Cast(open_pth(tmp_path / "x.pth")["x"], torch.float32)}, CPU)["x"], tensor)
+    assert torch.equal(load_tensors({"x": Cast(open_pth(tmp_path / "x.pth")["x"], torch.float32)}, CPU)["x"], tensor)
 
 
 @pytest.mark.parametrize("content", [[1], {"x": 1}, {1: torch.ones(1)}, {"state_dict": {"x": torch.ones(1)}}])
@@ -171,7 +171,7 @@ def test_random_bytes_are_refused_or_read(tmp_path: Path, name: str) -> None:
             data[dice.randrange(len(data))] = dice.randrange(256)
         path.write_bytes(data)
         with contextlib.suppress(CheckpointError):
-            read_all({key: Cast(source, torch.float32) for key, source in open_tensors(path).items()}, CPU)
+            load_tensors({key: Cast(source, torch.float32) for key, source in open_tensors(path).items()}, CPU)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "5"])
@@ -187,4 +187,4 @@ def test_sizes_that_are_none(puppet: ModelConfig, folder: Path, text: str) -> No
 def test_both_kinds_of_pth_are_read(tmp_path: Path, legacy: bool) -> None:
     path = tmp_path / "x.pth"
     torch.save({"x": torch.arange(3)}, path, _use_new_zipfile_serialization=not legacy)
-    assert torch.equal(read_all({"x": Cast(open_pth(path)["x"], torch.int64)}, CPU)["x"], torch.arange(3))
+    assert torch.equal(load_tensors({"x": Cast(open_pth(path)["x"], torch.int64)}, CPU)["x"], torch.arange(3))

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from wan.checkpoint.components import keys as naming
-from wan.checkpoint.components import stays_float32
+from wan.checkpoint import keys as naming
+from wan.checkpoint.component import check_names
+from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.modules.image import build_image_encoder
 from wan.modules.text import build_text_encoder
 from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import build_vae
-from wan.checkpoint.component import check_names
 
-PUBLISHED = json.loads(lzma.decompress((Path(__file__).parents[1] / "data" / "checkpoint_shapes.json.xz").read_bytes()))
+PUBLISHED = json.loads(lzma.decompress((Path(__file__).parents[2] / "data" / "checkpoint_shapes.json.xz").read_bytes()))
 CONFIG = WAN_CONFIGS["multitalk-14B"]
 
 
-def shapes(build: Callable[[], nn.Module], name: naming.Naming = str) -> dict[str, list[int]]:
+def shapes(build: Callable[[], nn.Module], name: naming.KeyMap = str) -> dict[str, list[int]]:
     with torch.device("meta"):
         state = build().state_dict()
     return {name(ours): list(tensor.shape) for ours, tensor in state.items()}
@@ -39,25 +39,25 @@ def test_transformer() -> None:
 
 
 def test_float32_islands_exist() -> None:
-    kept = {name for name in published("dit") if stays_float32(name)}
+    kept = {name for name in published("dit") if is_fp32_param(name)}
     assert {"time_embedding.0.weight", "time_projection.1.bias", "head.head.weight", "head.modulation"} <= kept
     assert "blocks.39.modulation" in kept
     assert "blocks.0.self_attn.q.weight" not in kept
 
 
 def test_text_encoder() -> None:
-    assert shapes(lambda: build_text_encoder(CONFIG.text_encoder), naming.text_encoder_name) == published("t5")
+    assert shapes(lambda: build_text_encoder(CONFIG.text_encoder), naming.text_encoder_key) == published("t5")
 
 
 def test_vae() -> None:
-    name = naming.vae_name(CONFIG.vae.num_res_blocks)
+    name = naming.vae_key(CONFIG.vae.num_res_blocks)
     assert shapes(lambda: build_vae(CONFIG.vae), name) == published("vae")
 
 
 def test_image_encoder() -> None:
     file = {name: torch.empty(shape, device="meta") for name, shape in published("clip").items()}
     theirs = {name: list(tensor.shape) for name, tensor in naming.split_qkv(file).items()}
-    ours = shapes(lambda: build_image_encoder(CONFIG.image_encoder), naming.image_encoder_name)
+    ours = shapes(lambda: build_image_encoder(CONFIG.image_encoder), naming.image_encoder_key)
     assert ours.items() <= theirs.items()
     left = set(theirs) - set(ours)
     assert all(name.startswith((*naming.IMAGE_UNUSED, "visual.transformer.31.")) for name in left)

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.weights.pack import pack
-from src.weights.verify import examine_converted
+from src.weights.verify import inspect_converted
 from wan.checkpoint.components import CheckpointError, Models, load_models
+from wan.checkpoint.convert import convert, staging_dir
+from wan.checkpoint.layout import MANIFEST, Precision, find_layout, find_speech_encoder, map_path
+from wan.checkpoint.quanto import map_content
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.configs.models import infinitetalk
-from wan.checkpoint.convert import convert, unfinished
-from wan.checkpoint.layout import MANIFEST, Precision, find_layout, find_speech_encoder, map_path
-from wan.modules.quantized import QuantisedLinear, quantise_rows, quantised_layers
-from wan.checkpoint.quanto import map_content
+from wan.modules.quantized import QuantizedLinear, quantize_rows, quantized_layers
 
 CPU = torch.device("cpu")
 Arrange = Callable[[ModelConfig, Path], None]
@@ -139,7 +139,7 @@ def test_infinitetalk_is_the_same_network() -> None:
         assert replace(config, **names, mode=base.mode, motion_frame=base.motion_frame, persons=base.persons) == base
 
 
-def write_quantised(config: ModelConfig, folder: Path, dtype: torch.dtype, weights: str, layer_map: str) -> None:
+def write_quantized(config: ModelConfig, folder: Path, dtype: torch.dtype, weights: str, layer_map: str) -> None:
     """What optimum-quanto leaves of the transformer."""
     tensors = all_tensors(config, folder)
     layers = {
@@ -148,7 +148,7 @@ def write_quantised(config: ModelConfig, folder: Path, dtype: torch.dtype, weigh
         if name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2
     }
     for layer in layers:
-        data, scale = quantise_rows(tensors.pop(f"{layer}.weight"), dtype)
+        data, scale = quantize_rows(tensors.pop(f"{layer}.weight"), dtype)
         tensors |= {f"{layer}.weight._data": data, f"{layer}.weight._scale": scale}
         tensors |= {f"{layer}.input_scale": torch.ones(()), f"{layer}.output_scale": torch.ones(())}
     path = folder / config.files.audio / "quant_models" / weights
@@ -158,9 +158,9 @@ def write_quantised(config: ModelConfig, folder: Path, dtype: torch.dtype, weigh
 
 
 @pytest.mark.parametrize("shards", [True, False])
-def test_a_quantised_file_is_the_whole_network(puppet: ModelConfig, folder: Path, shards: bool) -> None:
+def test_a_quantized_file_is_the_whole_network(puppet: ModelConfig, folder: Path, shards: bool) -> None:
     expected = state(load_models(puppet, folder, CPU, "int8"))
-    write_quantised(puppet, folder, torch.int8, "dit_model_int8.safetensors", "dit_model_map_int8.json")
+    write_quantized(puppet, folder, torch.int8, "dit_model_int8.safetensors", "dit_model_map_int8.json")
     if not shards:
         for path in (folder / puppet.files.base).glob("diffusion_pytorch_model*"):
             path.unlink()
@@ -188,12 +188,12 @@ def test_published_names_of_maps(tmp_path: Path, weights: str, layer_map: str) -
     assert map_path(path) == tmp_path / f"{layer_map}.json"
 
 
-def test_the_text_encoder_s_quantised_file(puppet: ModelConfig, folder: Path) -> None:
+def test_the_text_encoder_s_quantized_file(puppet: ModelConfig, folder: Path) -> None:
     expected = state(load_models(puppet, folder, CPU, "int8"))
     tensors = torch.load(folder / puppet.files.base / puppet.files.text_encoder, weights_only=True)
     names = [name for name in tensors if name.startswith("blocks.") and (".attn." in name or ".ffn." in name)]
     for name in names:
-        data, scale = quantise_rows(tensors.pop(name), torch.int8)
+        data, scale = quantize_rows(tensors.pop(name), torch.int8)
         tensors |= {f"{name}._data": data, f"{name}._scale": scale}
     place = folder / puppet.files.audio / "quant_models"
     place.mkdir()
@@ -206,17 +206,17 @@ def test_the_text_encoder_s_quantised_file(puppet: ModelConfig, folder: Path) ->
 
 
 @pytest.mark.parametrize("precision", ["fp8", "int8"])
-def test_linear_layers_of_blocks_are_quantised_on_reading(
+def test_linear_layers_of_blocks_are_quantized_on_reading(
     puppet: ModelConfig, puppet_folder: Path, plain: dict[str, Tensor], precision: Precision
 ) -> None:
     models = load_models(puppet, puppet_folder, CPU, precision)
     for part, module in modules(models):
-        layers = quantised_layers(module)
+        layers = quantized_layers(module)
         linears = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
         assert bool(layers) == (part in ("transformer", "text_encoder"))
         assert not [name for name in linears if name.startswith(("blocks.", "encoder.block."))]
     first = models.transformer.get_submodule("blocks.0.ffn.0")
-    assert isinstance(first, QuantisedLinear)
+    assert isinstance(first, QuantizedLinear)
     assert first.products == (precision == "fp8")
     before, after = plain["transformer.blocks.0.ffn.0.weight"], first.data.float() * first.scale
     assert 0 < (after - before).norm() / before.norm() < 0.05
@@ -268,14 +268,14 @@ def test_other_precisions_of_the_converted_form(puppet: ModelConfig, converted: 
         with pytest.raises(CheckpointError, match="was converted to fp8; bf16 cannot be made of that"):
             load_models(config, target, CPU)
     else:
-        assert quantised_layers(load_models(config, target, CPU, "int8").transformer)
+        assert quantized_layers(load_models(config, target, CPU, "int8").transformer)
     with pytest.raises(CheckpointError, match="holds multitalk-puppet, not other"):
         load_models(replace(config, name="other"), target, CPU, precision)
 
 
 def lacking(folder: Path) -> list[str]:
     """Names of the files of a converted folder that are absent or differ from their hashes."""
-    return [found.file.path for found in examine_converted(folder, "all") if found.lacking]
+    return [found.file.path for found in inspect_converted(folder, "all") if found.lacking]
 
 
 def test_a_damaged_file_is_found(converted: tuple[Precision, Path], tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_two_that_convert_at_once(puppet: ModelConfig, puppet_folder: Path, tmp_
     target = tmp_path / "target"
     (tmp_path / ".target.partial").mkdir()
     (tmp_path / ".target.partial" / "left.safetensors").write_text("by a run that was killed")
-    with unfinished(target) as partial:
+    with staging_dir(target) as partial:
         assert list(partial.iterdir()) == []
         with pytest.raises(CheckpointError, match="another process is writing"):
             convert(puppet, puppet_folder, target)

@@ -22,7 +22,7 @@ from training.export import AUDIO_NAMES
 from wan.configs import ModelConfig
 from wan.modules.transformer import MultiTalkTransformer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHARDS = 7
 PROGRAM = """
 import json, sys

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wan.modules.quantized import QuantisedLinear, quantise_rows
-from wan.checkpoint.component import Part, load_part
+from wan.checkpoint.component import Component, load_component
 from wan.checkpoint.quanto import map_content, parse_map, read_map
 from wan.checkpoint.tensor_files import CheckpointError
+from wan.modules.quantized import QuantizedLinear, quantize_rows
 
 CPU = torch.device("cpu")
 NONE = {"weights": "qint8", "activations": "none"}
@@ -29,37 +29,37 @@ class Small(nn.Module):
         self.norm = nn.LayerNorm(4)
 
 
-def quantised_file() -> dict[str, Tensor]:
+def quantized_file() -> dict[str, Tensor]:
     tensors = dict(Small().state_dict())
     for layer in MAP:
-        data, scale = quantise_rows(tensors.pop(f"{layer}.weight"), torch.int8)
+        data, scale = quantize_rows(tensors.pop(f"{layer}.weight"), torch.int8)
         tensors |= {f"{layer}.weight._data": data, f"{layer}.weight._scale": scale}
         tensors |= {f"{layer}.input_scale": torch.ones(()), f"{layer}.output_scale": torch.ones(())}
     return tensors
 
 
 def load(tensors: dict[str, Tensor], layers: dict[str, Any] = MAP) -> Small:
-    part = Part(build=Small, name=str, tensors=tensors, dtype=torch.bfloat16, stored=parse_map(layers, "the map"))
-    return load_part(part, CPU)
+    part = Component(build=Small, name=str, tensors=tensors, dtype=torch.bfloat16, stored=parse_map(layers, "the map"))
+    return load_component(part, CPU)
 
 
-def test_the_map_s_layers_are_quantised_and_no_others() -> None:
-    tensors = quantised_file()
+def test_the_map_s_layers_are_quantized_and_no_others() -> None:
+    tensors = quantized_file()
     module = load(tensors)
-    assert [isinstance(layer, QuantisedLinear) for layer in (module.a, module.b, module.c)] == [True, True, False]
+    assert [isinstance(layer, QuantizedLinear) for layer in (module.a, module.b, module.c)] == [True, True, False]
     assert torch.equal(module.state_dict()["a.data"], tensors["a.weight._data"])
     assert module.state_dict()["a.scale"].dtype == torch.float32
     assert {module.a.bias.dtype, module.c.weight.dtype, module.norm.weight.dtype} == {torch.bfloat16}
 
 
 def test_scales_of_activations_need_not_be_there() -> None:
-    tensors = {name: tensor for name, tensor in quantised_file().items() if "put_scale" not in name}
-    assert isinstance(load(tensors).b, QuantisedLinear)
+    tensors = {name: tensor for name, tensor in quantized_file().items() if "put_scale" not in name}
+    assert isinstance(load(tensors).b, QuantizedLinear)
 
 
 def changed(**changes: Tensor | None) -> dict[str, Tensor]:
     new = {name.replace("__", "."): tensor for name, tensor in changes.items()}
-    return {name: tensor for name, tensor in {**quantised_file(), **new}.items() if tensor is not None}
+    return {name: tensor for name, tensor in {**quantized_file(), **new}.items() if tensor is not None}
 
 
 DATA, SCALE = torch.zeros(4, 4, dtype=torch.int8), torch.ones(4, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wan.conditioning.image import MAX_CROP, choose_size, crop_picture, nearest_bucket, plan_crop
+from wan.conditioning.image import MAX_CROP, choose_size, crop_image, nearest_bucket, plan_crop
 from wan.configs import WAN_CONFIGS
 from wan.types import PIXELS_PER_TOKEN
 
@@ -36,10 +36,10 @@ def test_the_crop_covers_the_bucket(size: tuple[int, int]) -> None:
             assert 0 <= first <= scaled - kept
 
 
-def test_the_picture_is_in_range_and_centred() -> None:
+def test_the_picture_is_in_range_and_centerd() -> None:
     picture = Image.new("RGB", (300, 100))
     picture.paste((255, 255, 255), (100, 0, 200, 100))
-    frame = crop_picture(picture, plan_crop(100, 300, (64, 64)))
+    frame = crop_image(picture, plan_crop(100, 300, (64, 64)))
     assert frame.shape == (3, 64, 64)
     assert (frame[..., 1:-1] == 1).all()
     assert torch.equal(frame, frame.flip(-1))

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wan.conditioning.request import parse_lengths, parse_request
-from wan.conditioning.speakers import Box
+from wan.conditioning.speakers import BoxRegion
 
 TRACK = torch.randn(30, 4, 64)
 PICTURE = Image.new("RGB", (200, 100))
@@ -25,8 +25,8 @@ def test_classic_form() -> None:
     two = {"person1": TRACK, "person2": TRACK}
     request = parse_request({**CLASSIC, "cond_audio": two, "audio_type": "para", "bbox": boxes})
     assert request.regions == (
-        Box(top=10, left=5, bottom=90, right=95),
-        Box(top=10, left=105, bottom=90, right=195),
+        BoxRegion(top=10, left=5, bottom=90, right=95),
+        BoxRegion(top=10, left=105, bottom=90, right=195),
     )
     assert len(request.tracks) == 2
 

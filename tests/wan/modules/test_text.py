@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from wan.checkpoint.components import load_text_encoder
-from wan.configs import ModelConfig
 from wan.checkpoint.layout import find_layout
+from wan.configs import ModelConfig
 from wan.modules.text import TextEncoder, clean
 
 

@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from wan.checkpoint.components import stays_float32
+from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
-from wan.modules import gelu, norms, rope
-from wan.modules import speaker_labels as labels
+from wan.modules import gelu, norms, rope, speaker_labels
+from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
-from wan.modules.rope import video_rotation
 from wan.modules.transformer import Context, MultiTalkTransformer
 
 CONFIG = WAN_CONFIGS["multitalk-puppet"].transformer
@@ -42,7 +41,7 @@ def run(model: MultiTalkTransformer, persons: int, batch: int = 1) -> Tensor:
         masks=token_masks(masks, *GRID[1:]) if persons == 2 else None,
     )
     time = model.embed_time(torch.tensor([700.0, 300.0, 100.0])[:batch])
-    rotation = video_rotation(GRID, CONFIG.head_dim, "cpu")
+    rotation = video_rope(GRID, CONFIG.head_dim, "cpu")
     return model(items(16, 2, 8, 12), items(20, 2, 8, 12), time, rotation, context)
 
 
@@ -57,10 +56,10 @@ def test_a_batch_is_its_items(model: MultiTalkTransformer, persons: int) -> None
 def test_kernels_are_wanted_in_one_dtype(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each dtype that is asked for is compiled and tried, all of its kernels."""
     asked: set[torch.dtype] = set()
-    for module in (norms, gelu, labels, rope):
-        monkeypatch.setattr(module, "runs_triton", lambda x: asked.add(x.dtype))
+    for module in (norms, gelu, speaker_labels, rope):
+        monkeypatch.setattr(module, "use_triton", lambda x: asked.add(x.dtype))
     low = MultiTalkTransformer(CONFIG).eval()
-    state = {name: tensor if stays_float32(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    state = {name: tensor if is_fp32_param(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
     low.load_state_dict(state, assign=True)
     run(low, persons=2)
     assert asked == {torch.bfloat16}
@@ -69,7 +68,7 @@ def test_kernels_are_wanted_in_one_dtype(model: MultiTalkTransformer, monkeypatc
 @pytest.mark.parametrize("persons", [1, 2])
 def test_bfloat16_with_float32_islands_stays_near(model: MultiTalkTransformer, persons: int) -> None:
     low = MultiTalkTransformer(CONFIG).eval().requires_grad_(False)
-    state = {name: tensor if stays_float32(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    state = {name: tensor if is_fp32_param(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
     low.load_state_dict(state, assign=True)
     expected, rough = run(model, persons), run(low, persons)
     assert rough.dtype == torch.float32

@@ -13,14 +13,14 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 from torch import Tensor, nn
 
+from wan.checkpoint.component import load_component
 from wan.checkpoint.components import vae_part
-from wan.configs import ModelConfig
 from wan.checkpoint.layout import find_layout
-from wan.modules import vae_layers as causal
-from wan.modules.vae_layers import Features, encoder_stages, reach
+from wan.configs import ModelConfig
+from wan.modules import vae_layers
 from wan.modules.conv3d import convolve
 from wan.modules.vae import VideoVAE, build_vae
-from wan.checkpoint.component import load_part
+from wan.modules.vae_layers import FeatureCache, encoder_stages, receptive_field
 
 CPU = torch.device("cpu")
 FRAMES = 13
@@ -79,8 +79,8 @@ def test_zero_frames_need_not_be_there(
         ran.append(layer)
         return through(layer, *arguments)
 
-    through = causal.through
-    monkeypatch.setattr(causal, "through", counted)
+    through = vae_layers.run_layer
+    monkeypatch.setattr(vae_layers, "run_layer", counted)
     with torch.inference_mode():
         vae, video = VideoVAE(model), torch.zeros(3, 81, 16, 24)
         video[:, :known] = draw(3, known, 16, 24)
@@ -97,16 +97,16 @@ def test_zero_frames_need_not_be_there(
 def test_reach_is_what_a_stage_sees(model: AutoencoderKLWan) -> None:
     """A change so many frames before a slice is seen there, one frame earlier is not."""
     stage = encoder_stages(model.encoder)[0]
-    frames_back = sum(map(reach, stage))
+    frames_back = sum(map(receptive_field, stage))
     video = draw(1, 3, frames_back + 1 + TAIL, 16, 16)
 
     def last_frames(changed: int) -> Tensor:
         other = video.clone()
         other[:, :, changed] += 1
-        return causal.through_all(stage, other, Features(CPU, CPU), first=False)[:, :, -TAIL:]
+        return vae_layers.run_layers(stage, other, FeatureCache(CPU, CPU), first=False)[:, :, -TAIL:]
 
     with torch.inference_mode():
-        expected = causal.through_all(stage, video, Features(CPU, CPU), first=False)[:, :, -TAIL:]
+        expected = vae_layers.run_layers(stage, video, FeatureCache(CPU, CPU), first=False)[:, :, -TAIL:]
         assert torch.equal(last_frames(0), expected)
         assert not torch.equal(last_frames(1), expected)
 
@@ -118,7 +118,7 @@ def test_where_features_rest_does_not_change_a_bit(model: AutoencoderKLWan, monk
     expected = whole(vae.decode(latent)), vae.encode(video)
     away: list[object] = []
 
-    class Elsewhere(Features):
+    class Elsewhere(FeatureCache):
         def __setitem__(self, layer: object, kept: Tensor) -> None:
             away.append(layer)
             self.kept[layer] = kept.double()
@@ -127,7 +127,7 @@ def test_where_features_rest_does_not_change_a_bit(model: AutoencoderKLWan, monk
             kept = self.kept.get(layer)
             return None if kept is None else kept.float()
 
-    monkeypatch.setattr("wan.modules.vae.Features", Elsewhere)
+    monkeypatch.setattr("wan.modules.vae.FeatureCache", Elsewhere)
     assert torch.equal(whole(vae.decode(latent)), expected[0])
     assert torch.equal(vae.encode(video), expected[1])
     assert len(set(away)) > 20
@@ -153,7 +153,7 @@ def test_channels_lie_last_wherever_frames_are_convolved(
         wrong.extend(tuple(each.shape) for each in both if not each.is_contiguous(memory_format=torch.channels_last_3d))
         return convolve(convolution, x, *padding)
 
-    monkeypatch.setattr(causal, "convolve", checked)
+    monkeypatch.setattr(vae_layers, "convolve", checked)
     with torch.inference_mode():
         vae = VideoVAE(model)
         whole(vae.decode(vae.encode(draw(3, FRAMES, 32, 48))))
@@ -166,7 +166,7 @@ def test_a_rounded_decoder_is_near(puppet: ModelConfig) -> None:
 
     def load(dtype: str) -> VideoVAE:
         config = replace(puppet, vae_dtype=dtype)
-        return VideoVAE(load_part(vae_part(config, find_layout(config, folder, "bf16").vae), CPU))
+        return VideoVAE(load_component(vae_part(config, find_layout(config, folder, "bf16").vae), CPU))
 
     exact, rounded = load("float32"), load("bfloat16")
     assert exact.model.encoder.conv_in.weight.dtype == rounded.model.encoder.conv_in.weight.dtype == torch.float32
@@ -179,7 +179,7 @@ def test_a_rounded_decoder_is_near(puppet: ModelConfig) -> None:
 
 
 def test_features_are_handed_out_where_they_are_needed() -> None:
-    features = Features(torch.device("meta"), CPU)
+    features = FeatureCache(torch.device("meta"), CPU)
     assert features["layer"] is None
     features["layer"] = torch.ones(2)
     kept: Any = features["layer"]

@@ -11,9 +11,9 @@ pytest.importorskip("triton", reason="Triton is not installed on this platform")
 from benchmarks.speed.forward import forward_call
 from tests.wan.modules.kernels.interpreter import round_like_hardware
 from wan.configs import WAN_CONFIGS
-from wan.modules.kernels.dispatch import forced
-from wan.modules.verify_kernels import AGREEMENT, Size, errors, operations
+from wan.modules.kernels.dispatch import force_backend
 from wan.modules.transformer import MultiTalkTransformer
+from wan.modules.verify_kernels import TOLERANCE, Size, kernel_errors, operations
 from wan.types import VideoSize
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -37,7 +37,7 @@ SIZES = [
 ]
 # float32 but for the order of sums; 16 bits but for results that lie on the border between two roundings.
 INTERPRETED_LIMITS = {torch.float32: 1e-6, torch.float16: 3e-4, torch.bfloat16: 2e-3}
-LIMITS = INTERPRETED_LIMITS if INTERPRETED else AGREEMENT
+LIMITS = INTERPRETED_LIMITS if INTERPRETED else TOLERANCE
 HERE = DEVICE if INTERPRETED or torch.cuda.is_available() else torch.device("cpu")
 NAMES = sorted(operations(HERE, torch.float32, SIZES[0]))
 # The plain form rounds each head's mass to 16 bits before their mean; the kernel does not.
@@ -47,7 +47,7 @@ ROUNDS_LESS = {"class mass"}
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_kernels_agree_with_their_plain_forms(size: Size, dtype: torch.dtype) -> None:
-    found = errors(DEVICE, dtype, size)
+    found = kernel_errors(DEVICE, dtype, size)
     assert sorted(found) == NAMES
     assert {name: error for name, error in found.items() if not error < LIMITS[dtype]} == {}
 
@@ -58,9 +58,9 @@ def test_nearly_all_16_bit_results_are_the_same(name: str) -> None:
     size = SIZES[1]
     with torch.inference_mode():
         run = operations(DEVICE, torch.bfloat16, size)[name]
-        with forced("plain"):
+        with force_backend("plain"):
             expected = run()
-        with forced("triton"):
+        with force_backend("triton"):
             results = run()
     for result, wanted in zip(results, expected, strict=True):
         assert result.dtype == wanted.dtype
@@ -76,8 +76,8 @@ def test_a_block_with_kernels_is_the_plain_block() -> None:
         model = MultiTalkTransformer(config).eval()
     with torch.inference_mode():
         forward = forward_call(model, VideoSize(frames=5, height=64, width=96), persons=2)
-        with forced("plain"):
+        with force_backend("plain"):
             expected = forward()
-        with forced("triton"):
+        with force_backend("triton"):
             result = forward()
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)

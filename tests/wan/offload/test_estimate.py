@@ -13,33 +13,33 @@ from wan import MultiTalkPipeline
 from wan.checkpoint.components import Precision, load_models
 from wan.conditioning.latent import condition_latent
 from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.decode import decode_video
+from wan.modules.vae import VideoVAE, build_vae
+from wan.modules.vae_layers import FeatureCache
 from wan.offload.estimate import (
     META,
-    Demand,
+    MemoryEstimate,
     OutOfMemoryPlanError,
-    Weights,
+    WeightBytes,
     choose_plan,
-    measure_demand,
+    enumerate_plans,
+    estimate_memory,
     peak_of,
-    plans,
     vae_peak,
 )
-from wan.modules.vae_layers import Features
+from wan.offload.manager import OffloadManager, blocks_within, weights_bytes, weights_of
 from wan.offload.streaming import StreamedBlocks
-from wan.modules.vae import VideoVAE, build_vae
-from wan.offload.manager import Residence, blocks_within, weights_bytes, weights_of
 from wan.types import VideoSize
-from wan.decode import decode_video
 
 CPU = torch.device("cpu")
-WEIGHTS = Weights(transformer=50, blocks=(4,) * 10, text_encoder=30, image_encoder=3, vae=2)
-DEMAND = Demand(constants=5, forward=10, vae=12, vae_slices=6)
+WEIGHTS = WeightBytes(transformer=50, blocks=(4,) * 10, text_encoder=30, image_encoder=3, vae=2)
+DEMAND = MemoryEstimate(constants=5, forward=10, vae=12, vae_slices=6)
 LARGE = replace(DEMAND, vae=40)
 """A large picture, of which the VAE's work is the most."""
 
 
 def test_plans_grow_leaner() -> None:
-    candidates = plans(WEIGHTS, DEMAND)
+    candidates = enumerate_plans(WEIGHTS, DEMAND)
     assert [plan.name for plan in candidates] == ["resident", "encoders leave"] + ["streamed"] * 10
     assert candidates[0].peak == 50 + 35 + 5 + 12
     assert candidates[1].peak == 50 + 30
@@ -48,7 +48,7 @@ def test_plans_grow_leaner() -> None:
 
 
 def test_a_vae_in_slices_comes_before_streaming_where_it_helps() -> None:
-    candidates = plans(WEIGHTS, LARGE)
+    candidates = enumerate_plans(WEIGHTS, LARGE)
     assert [(plan.name, plan.vae_slices) for plan in candidates[:4]] == [
         ("resident", False),
         ("encoders leave", False),
@@ -64,12 +64,12 @@ def test_a_vae_in_slices_comes_before_streaming_where_it_helps() -> None:
     ("free", "name", "resident"), [(113, "resident", 10), (112, "encoders leave", 10), (60, "streamed", 3)]
 )
 def test_the_fastest_plan_that_fits_is_chosen(free: int, name: str, resident: int) -> None:
-    plan = choose_plan(plans(WEIGHTS, DEMAND), free, margin=0.1)
+    plan = choose_plan(enumerate_plans(WEIGHTS, DEMAND), free, margin=0.1)
     assert (plan.name, plan.resident_blocks) == (name, resident)
 
 
 def test_at_most_so_many_blocks_stay() -> None:
-    candidates = plans(WEIGHTS, DEMAND, most_resident=3)
+    candidates = enumerate_plans(WEIGHTS, DEMAND, most_resident=3)
     assert [plan.resident_blocks for plan in candidates] == [3, 3, 2, 1, 0]
     assert {plan.name for plan in candidates} == {"streamed"}
     assert candidates[0].encoders_stay
@@ -79,24 +79,26 @@ def test_at_most_so_many_blocks_stay() -> None:
 def test_too_little_is_an_error_with_both_numbers() -> None:
     weights = replace(WEIGHTS, text_encoder=30 * 10**9)
     with pytest.raises(OutOfMemoryPlanError, match=r"8\.0 GB of the device's memory are free.*needs 33\.0 GB"):
-        choose_plan(plans(weights, DEMAND), 8 * 10**9, margin=0.1)
+        choose_plan(enumerate_plans(weights, DEMAND), 8 * 10**9, margin=0.1)
 
 
 def test_slots_count_where_blocks_are_gone_through() -> None:
     small_text = replace(WEIGHTS, text_encoder=0)
-    assert plans(small_text, DEMAND)[-1].peak == (50 - 40) + 2 * 4 + 5 + 10
+    assert enumerate_plans(small_text, DEMAND)[-1].peak == (50 - 40) + 2 * 4 + 5 + 10
 
 
 def test_the_leanest_plan_does_not_wait_for_the_vae() -> None:
     """Of the 14B model: a VAE that works tile by tile, which would be an approximation, could make no plan leaner."""
     config = WAN_CONFIGS["multitalk-14B"]
     sizes = [VideoSize(frames=81, height=height, width=width) for height, width in ((448, 896), (704, 1280))]
-    demands = [measure_demand(config, size, persons=1) for size in sizes]
+    demands = [estimate_memory(config, size, persons=1) for size in sizes]
     precisions: tuple[Precision, ...] = ("bf16", "fp8")
     for weights in (weights_of(draw_models(config, META, precision)) for precision in precisions):
         for demand in demands:
             without = replace(demand, vae=0, vae_slices=0)
-            least, least_without = (min(plan.peak for plan in plans(weights, each)) for each in (demand, without))
+            least, least_without = (
+                min(plan.peak for plan in enumerate_plans(weights, each)) for each in (demand, without)
+            )
             assert least == least_without
 
 
@@ -115,7 +117,7 @@ def test_the_vae_s_estimate_is_what_its_work_takes(
     )
     assert vae_peak(counted, size, META) == pytest.approx(measured, rel=0.15)
 
-    class InArrays(Features):
+    class InArrays(FeatureCache):
         def __setitem__(self, layer: Any, kept: Any) -> None:
             self.kept[layer] = kept.movedim(1, -1).contiguous().numpy().copy()
 
@@ -123,7 +125,7 @@ def test_the_vae_s_estimate_is_what_its_work_takes(
             kept = self.kept.get(layer)
             return None if kept is None else torch.from_numpy(kept).clone().movedim(-1, 1)
 
-    monkeypatch.setattr("wan.modules.vae.Features", InArrays)
+    monkeypatch.setattr("wan.modules.vae.FeatureCache", InArrays)
     video = torch.zeros(3, size.frames, size.height, size.width)
     lean = max(
         peak_of(lambda: decode_video(vae, latent, frame, 1.0, META), CPU),
@@ -143,7 +145,7 @@ def test_the_estimate_is_what_a_request_takes(
     request = request_of(*(9,) * persons)
     options = options_of(puppet, teacache_thresh=0.0)
     size, _ = pipeline.frame(request, options)
-    demand = measure_demand(puppet, size, persons, models.transformer)
+    demand = estimate_memory(puppet, size, persons, models.transformer)
     estimate = demand.constants + max(demand.forward, demand.vae)
     measured = peak_of(lambda: list(pipeline.stream(request, options)), CPU)
     assert abs(estimate - measured) < 0.15 * measured
@@ -153,7 +155,7 @@ def limited(puppet: ModelConfig, folder: Path, persons: int, share: float) -> Mu
     """A pipeline that may use a share of what it would like to."""
     pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, folder, CPU))
     size = VideoSize(frames=9, height=64, width=128)
-    candidates = plans(pipeline.residence.weights, pipeline.residence.demand(size, persons))
+    candidates = enumerate_plans(pipeline.residence.weights, pipeline.residence.demand(size, persons))
     leanest, richest = candidates[-1].peak, candidates[0].peak
     pipeline.residence.limit = int((leanest + share * (richest - leanest)) * 1.1) + 1
     return pipeline
@@ -193,9 +195,11 @@ def test_networks_on_the_host_are_brought_to_where_the_plan_wants_them(
     puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = load_models(puppet, puppet_folder, CPU)
-    residence = Residence(puppet, models, torch.device("meta"))
+    residence = OffloadManager(puppet, models, torch.device("meta"))
     moved: list[str] = []
-    monkeypatch.setattr("wan.offload.manager.move", lambda module, device: moved.append(f"{type(module).__name__} {device}"))
+    monkeypatch.setattr(
+        "wan.offload.manager.move", lambda module, device: moved.append(f"{type(module).__name__} {device}")
+    )
     residence.settle(residence.plan)
     networks = ("UMT5EncoderModel", "CLIPVisionModel", "AutoencoderKLWan", "ModuleList", "Conv3d", "Head")
     assert {f"{name} meta" for name in networks} <= set(moved)
@@ -210,7 +214,7 @@ def test_eight_bits_are_counted() -> None:
     size = VideoSize(frames=5, height=64, width=64)
     eight = draw_models(config, META, "fp8").transformer
     layer = config.transformer.dim * config.transformer.ffn_dim
-    plain, eight_bits = (measure_demand(config, size, 1, each).forward for each in (None, eight))
+    plain, eight_bits = (estimate_memory(config, size, 1, each).forward for each in (None, eight))
     assert eight_bits - plain > layer * (torch.float32.itemsize + torch.bfloat16.itemsize)
 
 

@@ -5,9 +5,9 @@ import torch
 
 from wan.sampling.guidance import (
     AdaptiveProjectedGuidance,
+    CachedGuidance,
     ClassifierFreeGuidance,
-    ProjectedDifference,
-    ReusedGuidance,
+    MomentumProjection,
 )
 
 CALLS = {name: torch.randn(16, 2, 4, 4) for name in ("cond", "no_text", "no_audio", "neither")}
@@ -52,7 +52,7 @@ def test_without_guidance_of_speech_two_passes_give_what_three_would(kind: type[
 
 
 def test_a_projected_difference_is_orthogonal_and_clipped() -> None:
-    project = ProjectedDifference(momentum=-0.75, norm_threshold=3.0)
+    project = MomentumProjection(momentum=-0.75, norm_threshold=3.0)
     for _ in range(3):
         part = project(torch.randn(16, 2, 4, 4), CALLS["cond"])
         assert abs((part.double() * CALLS["cond"].double()).sum()) < 1e-4
@@ -68,7 +68,7 @@ def test_chunks_do_not_share_averages() -> None:
 
 @pytest.mark.parametrize("kind", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)])
 def test_guidance_is_added_again(kind: type[ClassifierFreeGuidance]) -> None:
-    guider = ReusedGuidance(kind(5.0, 4.0))
+    guider = CachedGuidance(kind(5.0, 4.0))
     full = {name: CALLS[name] for name in guider.passes}
     guided = guider(full)
     torch.testing.assert_close(guided, kind(5.0, 4.0)(full))

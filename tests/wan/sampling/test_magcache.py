@@ -5,7 +5,7 @@ import pytest
 
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import MagCacheRatios
-from wan.sampling.magcache import LEAST_STEPS, MOST_SKIPS, magcache_plan, magnitude_ratios, recorded_times
+from wan.sampling.magcache import MAGCACHE_MIN_STEPS, MAX_SKIP_STEPS, magcache_plan, magnitude_ratios, recorded_times
 from wan.sampling.schedule import timesteps
 
 CALIBRATED = [
@@ -35,7 +35,7 @@ def test_a_threshold_of_zero_computes_every_step() -> None:
 
 
 def test_the_first_share_is_computed_and_then_so_many_in_a_row_are_left_out() -> None:
-    assert drawn(falling(1.0), 0.1) == "xxxx" + ("." * MOST_SKIPS + "x") * 3 + "."
+    assert drawn(falling(1.0), 0.1) == "xxxx" + ("." * MAX_SKIP_STEPS + "x") * 3 + "."
 
 
 def test_errors_of_the_product_of_ratios_add_up() -> None:
@@ -52,7 +52,7 @@ def test_the_recorded_steps_have_the_recorded_ratios(recorded: MagCacheRatios) -
 
 
 @pytest.mark.parametrize("recorded", CALIBRATED)
-@pytest.mark.parametrize(("steps", "shift"), [(40, 7.0), (20, 3.0), (LEAST_STEPS, 11.0)])
+@pytest.mark.parametrize(("steps", "shift"), [(40, 7.0), (20, 3.0), (MAGCACHE_MIN_STEPS, 11.0)])
 def test_ratios_of_other_steps_multiply_to_the_same_magnitude(
     recorded: MagCacheRatios, steps: int, shift: float
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from wan.configs import WAN_CONFIGS
-from wan.sampling.guidance import ClassifierFreeGuidance, ReusedGuidance
+from wan.sampling.guidance import CachedGuidance, ClassifierFreeGuidance
 from wan.sampling.options import MAX_SEED, choose_preset, resolve_options
 
 CONFIG = WAN_CONFIGS["multitalk-14B"]
@@ -116,7 +116,7 @@ def test_guidance_is_reused_where_it_is_asked_for() -> None:
         return type(resolve_options(CONFIG, size_class="480", turbo=True, **given).guider())
 
     assert kind() is ClassifierFreeGuidance
-    assert kind(guidance_reuse=True) is kind(guidance_reuse=True, use_apg=True) is ReusedGuidance
+    assert kind(guidance_reuse=True) is kind(guidance_reuse=True, use_apg=True) is CachedGuidance
 
 
 def test_unknown_names_are_errors() -> None:

@@ -1,6 +1,6 @@
 """What each step runs."""
 
-from wan.sampling.plan import Step, is_reused, plan_steps, share_done
+from wan.sampling.plan import Step, fraction_done, keeps_residual, plan_steps
 
 PASSES = ("cond", "no_text", "neither")
 
@@ -28,10 +28,10 @@ def test_steps_that_are_left_out_have_the_passes_of_the_step_before() -> None:
 
 def test_residuals_are_wanted_by_the_next_step_only() -> None:
     plan = plan_steps(PASSES, (True, False, False, True, True), reuses_guidance=False)
-    assert [is_reused(plan, number) for number in range(len(plan))] == [True, True, False, False, False]
+    assert [keeps_residual(plan, number) for number in range(len(plan))] == [True, True, False, False, False]
 
 
 def test_shares_are_of_evaluations() -> None:
     plan = plan_steps(PASSES, (True, False, True, True), reuses_guidance=True)
     assert drawn(plan) == "AaCA"
-    assert [share_done(plan, steps) for steps in range(1, 5)] == [3 / 7, 3 / 7, 4 / 7, 1.0]
+    assert [fraction_done(plan, steps) for steps in range(1, 5)] == [3 / 7, 3 / 7, 4 / 7, 1.0]

@@ -2,7 +2,7 @@
 
 import torch
 
-from wan.sampling.teacache import ALWAYS_COMPUTED, teacache_plan
+from wan.sampling.teacache import WARMUP_STEPS, teacache_plan
 
 IDENTITY = (1.0, 0.0)
 MOVING = [torch.full((1, 6, 8), 1.0 + 0.1 * i) for i in range(20)]
@@ -14,10 +14,10 @@ def test_a_threshold_of_zero_computes_every_step() -> None:
 
 def test_the_first_steps_always_compute() -> None:
     plan = teacache_plan(MOVING, IDENTITY, 1e9)
-    assert plan == (True,) * ALWAYS_COMPUTED + (False,) * (20 - ALWAYS_COMPUTED)
+    assert plan == (True,) * WARMUP_STEPS + (False,) * (20 - WARMUP_STEPS)
 
 
 def test_changes_add_up_to_the_threshold() -> None:
     plan = teacache_plan(MOVING, IDENTITY, 0.12)
     # Relative changes 0.0714, 0.0667, ... from step 5 on: two of them reach the threshold, later three do.
-    assert plan[ALWAYS_COMPUTED : ALWAYS_COMPUTED + 6] == (False, True, False, True, False, False)
+    assert plan[WARMUP_STEPS : WARMUP_STEPS + 6] == (False, True, False, True, False, False)

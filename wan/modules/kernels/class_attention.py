@@ -77,7 +77,7 @@ def _class_mass(
     )
 
 
-def class_mass(q_BLAE: Tensor, k_BLAE: Tensor, columns_BS3: Tensor) -> Tensor:
+def class_attention(q_BLAE: Tensor, k_BLAE: Tensor, columns_BS3: Tensor) -> Tensor:
     """Mean over heads of the softmax mass on each column of keys: float32 B x L x 3. Keys are the first S tokens."""
     q, k, columns = q_BLAE.contiguous(), k_BLAE.contiguous(), columns_BS3.float().contiguous()
     batch, tokens, heads, width = q.shape

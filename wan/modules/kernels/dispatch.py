@@ -22,7 +22,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _forced: ContextVar[Form | None] = ContextVar("forced", default=None)
 
 
-def runs_triton(x: Tensor) -> bool:
+def use_triton(x: Tensor) -> bool:
     """Whether the operation on `x` runs as a Triton kernel.
 
     Not where gradients are wanted, which kernels do not have, nor under torch.compile, which makes its own. A tensor on
@@ -34,12 +34,12 @@ def runs_triton(x: Tensor) -> bool:
     if form is not None:
         return form == "triton"
     if x.is_meta and torch.cuda.is_available():
-        return usable(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16)
-    return usable(x.device, x.dtype)
+        return is_enabled(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16)
+    return is_enabled(x.device, x.dtype)
 
 
 @contextmanager
-def forced(form: Form) -> Iterator[None]:
+def force_backend(form: Form) -> Iterator[None]:
     """Within this context every operation runs in the given form, whatever the device and the setting are."""
     if form not in get_args(Form):
         raise ValueError(f"{form!r} is no form of a kernel; allowed are {', '.join(get_args(Form))}")
@@ -50,7 +50,7 @@ def forced(form: Form) -> Iterator[None]:
         _forced.reset(token)
 
 
-def switched_off(environ: Mapping[str, str]) -> bool:
+def is_disabled(environ: Mapping[str, str]) -> bool:
     """What the operator's setting says; ValueError for a value it cannot have."""
     value = environ.get(SETTING, "auto")
     if value not in ("auto", "plain"):
@@ -58,9 +58,9 @@ def switched_off(environ: Mapping[str, str]) -> bool:
     return value == "plain"
 
 
-def usable(device: torch.device, dtype: torch.dtype) -> bool:
+def is_enabled(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether kernels are switched on, and agree with the plain forms on this device, which must be a CUDA device."""
-    return device.type == "cuda" and not switched_off(os.environ) and _agrees(device, dtype)
+    return device.type == "cuda" and not is_disabled(os.environ) and _agrees(device, dtype)
 
 
 @functools.cache

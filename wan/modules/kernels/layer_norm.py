@@ -49,8 +49,8 @@ def _rows(
         tl.store(sum_ptr + row * WIDTH + column, total, mask=inside)
         x = total.to(tl.float32)
     if NORMS:
-        centred = tl.where(inside, x - tl.sum(x, axis=0) / WIDTH, 0.0)
-        normed = centred * tl.rsqrt(tl.sum(centred * centred, axis=0) / WIDTH + eps)
+        centerd = tl.where(inside, x - tl.sum(x, axis=0) / WIDTH, 0.0)
+        normed = centerd * tl.rsqrt(tl.sum(centerd * centerd, axis=0) / WIDTH + eps)
         if MODULATED:
             normed = normed.to(out_ptr.dtype.element_ty).to(tl.float32)
             scale = 1.0 + tl.load(scale_ptr + item + column, mask=inside, other=0.0)
@@ -62,7 +62,7 @@ def _rows(
         tl.store(out_ptr + row * WIDTH + column, normed.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def sum_norm(
+def add_layer_norm(
     x_BLD: Tensor,
     y_BLD: Tensor | None,
     gate_BD: Tensor | None,

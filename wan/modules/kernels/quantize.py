@@ -11,7 +11,7 @@ _WARPS = 8
 
 
 @triton.jit
-def _quantise(
+def _quantize(
     x_ptr: tl.tensor,
     data_ptr: tl.tensor,
     scale_ptr: tl.tensor,
@@ -31,12 +31,12 @@ def _quantise(
     tl.store(scale_ptr + row, scale)
 
 
-def quantise(x_RI: Tensor, dtype: torch.dtype, largest: float) -> tuple[Tensor, Tensor]:
+def quantize(x_RI: Tensor, dtype: torch.dtype, largest: float) -> tuple[Tensor, Tensor]:
     """Data of `dtype`, a floating-point format up to `largest`, and the float32 scale of every row, R x 1."""
     x = x_RI.contiguous()
     rows, width = x.shape
     data = torch.empty_like(x, dtype=dtype)
     scale = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
     constants = {"WIDTH": width, "BLOCK": power_of_two(width), "LARGEST": largest, "num_warps": _WARPS}
-    launch(_quantise, (rows,), x, x, data, scale, **constants)
+    launch(_quantize, (rows,), x, x, data, scale, **constants)
     return data, scale

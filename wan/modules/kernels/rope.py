@@ -82,7 +82,9 @@ def _label_turn(
     tl.store(out_ptr + place, y.to(x.dtype), mask=inside)
 
 
-def norm_turn(x_BLD: Tensor, weight_D: Tensor, eps: float, heads: int, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+def rms_norm_rope(
+    x_BLD: Tensor, weight_D: Tensor, eps: float, heads: int, angles: tuple[Tensor, Tensor] | None
+) -> Tensor:
     """RMS normalisation over D times the weight; turned where `angles`, cos and sin of 1 x L x 1 x P, are given."""
     x = x_BLD.contiguous()
     out = torch.empty_like(x)
@@ -110,7 +112,7 @@ def norm_turn(x_BLD: Tensor, weight_D: Tensor, eps: float, heads: int, angles: t
     return out
 
 
-def label_turn(x_BLAE: Tensor, labels_BL: Tensor, base: float) -> Tensor:
+def label_rope(x_BLAE: Tensor, labels_BL: Tensor, base: float) -> Tensor:
     """Pair i of a token's heads turned by label * base^(-2i / E), the angles made where they are used."""
     x = x_BLAE.contiguous()
     out = torch.empty_like(x)

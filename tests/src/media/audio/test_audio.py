@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from src.media.audio import audio as sound_module
+from src.media.audio.audio import Audio, convert, pad_or_trim, read_audio, to_mono
 from src.media.errors import InputError
-from src.media.audio.audio import Sound, conform, lasting, mono, read_sound
 from tests.src.media.audio.recordings import cut, encoded, likeness, silent_video, tones, wav
 
 WAV_KINDS = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
@@ -18,8 +18,8 @@ WAV_KINDS = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", 
 LOOSE = 2 * 1536
 
 
-def read(path: Path, **options: float) -> Sound:
-    return read_sound(path, name="first_audio", **{"max_seconds": 60.0, **options})
+def read(path: Path, **options: float) -> Audio:
+    return read_audio(path, name="first_audio", **{"max_seconds": 60.0, **options})
 
 
 def refusal(path: Path, **options: float) -> str:
@@ -154,7 +154,7 @@ def test_a_part_is_exactly_those_samples(
         encoded(path, given_CN, 44100, codec="alac", form="mov")
     else:
         wav(path, given_CN, 44100, subtype="FLOAT")
-    part = read_sound(path, name="first_audio", start=start, duration=duration, max_seconds=60)
+    part = read_audio(path, name="first_audio", start=start, duration=duration, max_seconds=60)
     first = round(start * 44100)
     end = None if duration is None else first + round(duration * 44100)
     np.testing.assert_allclose(part.samples_CN, given_CN[:, first:end], atol=1e-4)
@@ -213,7 +213,7 @@ def test_a_part_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_part_that_begins_too_far_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is skipped has to be decoded: a small file of silence would keep a server busy for hours."""
-    monkeypatch.setattr(sound_module, "FARTHEST_SECONDS", 1)
+    monkeypatch.setattr(sound_module, "MAX_START_SECONDS", 1)
     path = wav(tmp_path / "upload", tones(16000, 1, seconds=4), 16000, format="FLAC")
     assert read(path, start=0.9, duration=1).seconds == 1
     assert "audio_start is 3 s, and first_audio goes on after 1 s; no more can be skipped" in refusal(path, start=3)
@@ -345,19 +345,19 @@ def test_damage_is_never_worse_than_a_refusal(tmp_path: Path) -> None:
 
 def test_mono_is_the_mean_at_the_wanted_rate() -> None:
     left_N = tones(48000, 1)[0]
-    sound = Sound(samples_CN=np.stack([left_N, np.zeros_like(left_N)]), rate=48000)
-    heard_N = mono(sound, 16000)
+    sound = Audio(samples_CN=np.stack([left_N, np.zeros_like(left_N)]), rate=48000)
+    heard_N = to_mono(sound, 16000)
     assert (heard_N.dtype, heard_N.shape) == (np.float32, (24000,))
     assert np.abs(heard_N - tones(16000, 1)[0] / 2)[200:-200].max() < 2e-3
 
 
 def test_mono_of_nothing_is_nothing() -> None:
-    assert mono(Sound(samples_CN=np.zeros((2, 0), np.float32), rate=44100), 16000).shape == (0,)
+    assert to_mono(Audio(samples_CN=np.zeros((2, 0), np.float32), rate=44100), 16000).shape == (0,)
 
 
 def test_conform_copies_one_channel_to_the_front_pair() -> None:
     given_CN = tones(16000, 1)
-    wide = conform(Sound(samples_CN=given_CN, rate=16000), rate=16000, channels=6)
+    wide = convert(Audio(samples_CN=given_CN, rate=16000), rate=16000, channels=6)
     np.testing.assert_array_equal(wide.samples_CN[:2], np.repeat(given_CN, 2, axis=0))
     assert not wide.samples_CN[2:].any()
 
@@ -365,16 +365,16 @@ def test_conform_copies_one_channel_to_the_front_pair() -> None:
 def test_conform_keeps_what_every_channel_says() -> None:
     """From seven channels to two nothing is lost, and the sides stay apart."""
     given_CN = tones(16000, 7)
-    stereo = conform(Sound(samples_CN=given_CN, rate=16000), rate=16000, channels=2)
+    stereo = convert(Audio(samples_CN=given_CN, rate=16000), rate=16000, channels=2)
     np.testing.assert_allclose(stereo.samples_CN[0] - stereo.samples_CN[1], given_CN[0] - given_CN[1], atol=1e-6)
-    centre_N = np.sqrt(0.5) * given_CN[2:].mean(axis=0)
-    np.testing.assert_allclose(stereo.samples_CN - given_CN[:2], np.stack([centre_N] * 2), atol=1e-6)
+    center_N = np.sqrt(0.5) * given_CN[2:].mean(axis=0)
+    np.testing.assert_allclose(stereo.samples_CN - given_CN[:2], np.stack([center_N] * 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("samples", [0, 100, 24000, 30000])
 def test_lasting_cuts_or_pads(samples: int) -> None:
     given_CN = tones(16000, 2)
-    changed_CN = lasting(Sound(samples_CN=given_CN, rate=16000), samples).samples_CN
+    changed_CN = pad_or_trim(Audio(samples_CN=given_CN, rate=16000), samples).samples_CN
     assert changed_CN.shape == (2, samples)
     np.testing.assert_array_equal(changed_CN[:, :24000], given_CN[:, :samples])
     assert not changed_CN[:, 24000:].any()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from src.audio_analysis.timeline import arrange, fit
-from src.media.audio.spool import IN_MEMORY, PIECE, let_go, peak, pieces, shelved, silence
-from src.media.audio.audio import Sound, conform, lasting, mono, read_sound
+from src.audio_analysis.timeline import mix, pad_to_frames
+from src.media.audio.audio import Audio, convert, pad_or_trim, read_audio, to_mono
+from src.media.audio.spool import CHUNK_SAMPLES, MAX_IN_MEMORY, iter_chunks, peak, release_pages, spool, zeros
 
 RATE = 16_000
 MEBIBYTE = 1 << 20
@@ -21,34 +21,34 @@ def noise(channels: int, samples: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
-@pytest.mark.parametrize("values", [0, 10, IN_MEMORY // 4, IN_MEMORY // 4 + 20, IN_MEMORY])
+@pytest.mark.parametrize("values", [0, 10, MAX_IN_MEMORY // 4, MAX_IN_MEMORY // 4 + 20, MAX_IN_MEMORY])
 def test_parts_become_one_array(channels: int, values: int) -> None:
     samples_CN = noise(channels, values // channels)
-    found_CN = shelved(pieces(samples_CN))
+    found_CN = spool(iter_chunks(samples_CN))
     assert found_CN.dtype == np.float32
     np.testing.assert_array_equal(found_CN, samples_CN)
-    np.testing.assert_array_equal(np.concatenate(list(pieces(found_CN[:, 3:])), axis=1), samples_CN[:, 3:])
+    np.testing.assert_array_equal(np.concatenate(list(iter_chunks(found_CN[:, 3:])), axis=1), samples_CN[:, 3:])
     assert peak(found_CN) == np.abs(samples_CN).max(initial=0)
 
 
 def test_silence_comes_in_pieces() -> None:
-    assert [part.shape for part in silence(2, 2 * PIECE + 1)] == [(2, PIECE), (2, PIECE), (2, 1)]
+    assert [part.shape for part in zeros(2, 2 * CHUNK_SAMPLES + 1)] == [(2, CHUNK_SAMPLES), (2, CHUNK_SAMPLES), (2, 1)]
 
 
 def test_what_was_let_go_is_still_there() -> None:
-    samples_CN = shelved(pieces(noise(1, IN_MEMORY)))
+    samples_CN = spool(iter_chunks(noise(1, MAX_IN_MEMORY)))
     before = samples_CN[0, 1000:].copy()
-    let_go(samples_CN[:, 5:])
+    release_pages(samples_CN[:, 5:])
     np.testing.assert_array_equal(samples_CN[0, 1000:], before)
-    let_go(before)
+    release_pages(before)
 
 
 @pytest.mark.parametrize(
     ("rate", "target", "channels"), [(44_100, 16_000, 1), (16_000, 48_000, 2), (22_050, 44_100, 1)]
 )
 def test_resampling_in_pieces_is_resampling(rate: int, target: int, channels: int) -> None:
-    samples_CN = noise(channels, 3 * PIECE + 12_345)
-    found = conform(Sound(samples_CN=samples_CN, rate=rate), rate=target, channels=channels)
+    samples_CN = noise(channels, 3 * CHUNK_SAMPLES + 12_345)
+    found = convert(Audio(samples_CN=samples_CN, rate=rate), rate=target, channels=channels)
     expected_CN = librosa.resample(samples_CN, orig_sr=rate, target_sr=target, res_type="soxr_hq")
     assert found.samples_CN.shape == expected_CN.shape
     np.testing.assert_allclose(found.samples_CN, expected_CN, atol=1e-6)
@@ -71,10 +71,10 @@ def test_twenty_minutes_of_two_voices_stay_out_of_memory(tmp_path: Path) -> None
     def prepare(duration: float) -> int:
         """Bytes in memory at most, sampled where arrays are made, above those before."""
         before = resident()
-        voice = read_sound(tmp_path / "long.wav", name="first_audio", duration=duration, max_seconds=seconds)
-        timeline = fit(arrange((voice, voice), "para"), round(25 * duration))
+        voice = read_audio(tmp_path / "long.wav", name="first_audio", duration=duration, max_seconds=seconds)
+        timeline = pad_to_frames(mix((voice, voice), "para"), round(25 * duration))
         marks = [resident()]
-        marks.append(mono(lasting(timeline.soundtrack, round(RATE * duration) + 7), 24_000).size and resident())
+        marks.append(to_mono(pad_or_trim(timeline.soundtrack, round(RATE * duration) + 7), 24_000).size and resident())
         assert len(timeline.tracks[0]) == round(RATE * duration)
         return max(marks) - before
 
@@ -83,7 +83,9 @@ def test_twenty_minutes_of_two_voices_stay_out_of_memory(tmp_path: Path) -> None
 
 
 def test_a_long_file_is_read_as_it_is(tmp_path: Path) -> None:
-    samples_CN = noise(2, IN_MEMORY)
+    samples_CN = noise(2, MAX_IN_MEMORY)
     soundfile.write(tmp_path / "long.wav", samples_CN.T, 48_000, subtype="FLOAT")
-    sound = read_sound(tmp_path / "long.wav", name="first_audio", max_seconds=600)
-    assert all(np.array_equal(*both) for both in itertools.zip_longest(pieces(sound.samples_CN), pieces(samples_CN)))
+    sound = read_audio(tmp_path / "long.wav", name="first_audio", max_seconds=600)
+    assert all(
+        np.array_equal(*both) for both in itertools.zip_longest(iter_chunks(sound.samples_CN), iter_chunks(samples_CN))
+    )

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from src.media.errors import InputError
-from src.media.persons.masks import MAX_PEOPLE, People, find_people
+from src.media.persons.masks import MAX_PEOPLE, PersonMasks, person_masks
 
 WIDTH, HEIGHT = 80, 40
 SIDES = {"a": (0, 20), "b": (20, 40), "c": (35, 60), "d": (60, 80)}
@@ -27,7 +27,7 @@ def mask(folder: Path, name: str, scale: float = 1) -> Path:
     return path
 
 
-def columns(people: People | None) -> tuple[set[int], set[int]]:
+def columns(people: PersonMasks | None) -> tuple[set[int], set[int]]:
     """Which columns are whose; every row is alike."""
     assert people is not None
     for mask_HW in people:
@@ -60,26 +60,26 @@ def test_everybody_has_a_place(
 ) -> None:
     boxes = None if drawn else ";".join(map(box, names))
     masks = [mask(tmp_path, name) for name in names] if drawn else []
-    assert columns(find_people(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)) == (first, second)
+    assert columns(person_masks(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)) == (first, second)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 5])
 def test_a_mask_may_have_another_size(tmp_path: Path, scale: float) -> None:
     masks = [mask(tmp_path, name, scale) for name in "ad"]
-    assert columns(find_people(None, masks, width=WIDTH, height=HEIGHT, voices=2)) == (between("a"), between("d"))
+    assert columns(person_masks(None, masks, width=WIDTH, height=HEIGHT, voices=2)) == (between("a"), between("d"))
 
 
 def test_what_is_transparent_in_a_mask_is_not_the_person(tmp_path: Path) -> None:
     cutout = Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 0))
     cutout.paste((255, 255, 255, 255), (0, 0, 20, HEIGHT))
     cutout.save(tmp_path / "cutout.png")
-    people = find_people(None, [tmp_path / "cutout.png"], width=WIDTH, height=HEIGHT, voices=1)
+    people = person_masks(None, [tmp_path / "cutout.png"], width=WIDTH, height=HEIGHT, voices=1)
     assert columns(people)[0] == between("a")
 
 
 @pytest.mark.parametrize("boxes", [None, "", "  \n"])
 def test_nobody_is_given(boxes: str | None) -> None:
-    assert find_people(boxes, [], width=WIDTH, height=HEIGHT, voices=2) is None
+    assert person_masks(boxes, [], width=WIDTH, height=HEIGHT, voices=2) is None
 
 
 @pytest.mark.parametrize("voices", [1, 2])
@@ -90,15 +90,15 @@ def test_numbers_of_people(tmp_path: Path, voices: int, drawn: bool) -> None:
         boxes = None if drawn else ";".join([box("a")] * count)
         masks = [mask(tmp_path, "a")] * count if drawn else []
         if voices <= count <= MAX_PEOPLE or not count:
-            find_people(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)
+            person_masks(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)
         else:
             with pytest.raises(InputError, match=f"{name} .*{count} with first_audio.*{MAX_PEOPLE} are allowed"):
-                find_people(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)
+                person_masks(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)
 
 
 def test_boxes_or_masks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"person_boxes is '0,0,20,40', and person_masks has 1; only one"):
-        find_people(box("a"), [mask(tmp_path, "a")], width=WIDTH, height=HEIGHT, voices=1)
+        person_masks(box("a"), [mask(tmp_path, "a")], width=WIDTH, height=HEIGHT, voices=1)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_masks_that_say_nothing(tmp_path: Path, picture: Image.Image, words: str
     picture.save(tmp_path / "mask.png")
     masks = [mask(tmp_path, "a"), tmp_path / "mask.png"]
     with pytest.raises(InputError, match=rf"person_masks \(number 2\) {words}"):
-        find_people(None, masks, width=WIDTH, height=HEIGHT, voices=2)
+        person_masks(None, masks, width=WIDTH, height=HEIGHT, voices=2)

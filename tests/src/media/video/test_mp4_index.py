@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
+from src.media.audio.audio import read_audio
 from src.media.errors import InputError
-from src.media.video.reader import Film
-from src.media.audio.audio import read_sound
-from src.media.video.mp4_index import check_tables
+from src.media.video.mp4_index import check_index_size
+from src.media.video.reader import VideoReader
 from tests.src.media.video.video_files import write_film
 
 MANY = 100_000_000
@@ -30,33 +30,33 @@ def announcing(path: Path, samples: int) -> Path:
 def test_a_film_of_too_many_pictures(tmp_path: Path) -> None:
     path = announcing(write_film(tmp_path / "a.mp4"), MANY)
     with pytest.raises(InputError, match=r"image: the file 'a.mp4' .* index of 100,000,000 samples.*at most 4,000,000"):
-        Film(path, seconds=600)
+        VideoReader(path, seconds=600)
 
 
 def test_a_fragment_of_too_many_pictures(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(write_film(path).read_bytes() + struct.pack(">I4sI4s2I", 24, b"moof", 16, b"trun", 0, MANY))
     with pytest.raises(InputError, match="100,000,012 samples"):
-        check_tables(path, name="image")
+        check_index_size(path, name="image")
 
 
 def test_a_sound_of_too_many_packets(tmp_path: Path) -> None:
     path = record(tmp_path / "a.m4a", "aac", "ipod", np.zeros((1, 48_000), np.float32))
-    assert read_sound(path, name="first_audio", max_seconds=600).seconds == pytest.approx(1)
+    assert read_audio(path, name="first_audio", max_seconds=600).seconds == pytest.approx(1)
     with pytest.raises(InputError, match=r"first_audio.*at most 4,000,000"):
-        read_sound(announcing(path, MANY), name="first_audio", max_seconds=600)
+        read_audio(announcing(path, MANY), name="first_audio", max_seconds=600)
 
 
 def test_long_sound_without_packets_is_no_such_thing(tmp_path: Path) -> None:
     """A hundred seconds of plain samples are 4.8 million, and FFmpeg lists few of them."""
     path = record(tmp_path / "a.mov", "pcm_s16le", "mov", np.zeros((1, 4_800_000), np.float32))
-    assert read_sound(path, name="first_audio", max_seconds=600).seconds == 100
+    assert read_audio(path, name="first_audio", max_seconds=600).seconds == 100
 
 
 def test_boxes_without_end(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(struct.pack(">I4s", 8, b"free") * 200_000)
     with pytest.raises(InputError, match="100,001 boxes"):
-        check_tables(tmp_path / "a.mp4", name="image")
+        check_index_size(tmp_path / "a.mp4", name="image")
 
 
 def test_other_large_files_pass(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_other_large_files_pass(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"OggS stsz" + bytes(50))
         file.truncate(200 << 20)
-    check_tables(path, name="first_audio")
+    check_index_size(path, name="first_audio")
 
 
 def record(path: Path, codec: str, form: str, samples_CN: np.ndarray) -> Path:

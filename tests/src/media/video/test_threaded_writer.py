@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.media.video.threaded_writer import BITE, BackgroundWriter
-from src.media.video.writer import MovieWriter
+from src.media.video.threaded_writer import BATCH_FRAMES, ThreadedWriter
+from src.media.video.writer import VideoWriter
 
 
 class EncoderError(Exception):
@@ -31,7 +31,7 @@ def test_everything_is_written_in_order_when_it_is_left() -> None:
         time.sleep(0.01)
         written.extend(frames_FHWC[:, 0, 0, 0].tolist())
 
-    with BackgroundWriter(slow) as writer:
+    with ThreadedWriter(slow) as writer:
         for first in range(0, 60, 20):
             writer.write(frames(*range(first, first + 20)))
     assert written == list(range(60))
@@ -47,12 +47,12 @@ def test_at_most_so_many_batches_wait() -> None:
 
     handed: list[int] = []
 
-    def call(writer: BackgroundWriter) -> None:
+    def call(writer: ThreadedWriter) -> None:
         for number in range(4):
             writer.write(frames(number))
             handed.append(number)
 
-    with BackgroundWriter(stuck, waiting=1) as writer:
+    with ThreadedWriter(stuck, waiting=1) as writer:
         caller = threading.Thread(target=call, args=(writer,))
         caller.start()
         assert blocked.wait(5)
@@ -67,7 +67,7 @@ def hand_over(
     write: Callable[[np.ndarray], None], batches: int, length: int = 1, error: BaseException | None = None
 ) -> None:
     """Some batches of frames, and then perhaps an error."""
-    with BackgroundWriter(write) as writer:
+    with ThreadedWriter(write) as writer:
         for _ in range(batches):
             writer.write(frames(*range(length)))
         if error is not None:
@@ -94,16 +94,16 @@ def test_after_an_error_what_waits_is_dropped() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         hand_over(slow, batches=2, length=100, error=KeyboardInterrupt())
-    assert sum(written) <= 2 * BITE
+    assert sum(written) <= 2 * BATCH_FRAMES
     assert not encoders()
 
 
 def test_a_movie_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
-    with pytest.raises(EncoderError), MovieWriter(path, width=16, height=16, frames=40) as movie:
+    with pytest.raises(EncoderError), VideoWriter(path, width=16, height=16, frames=40) as movie:
         hand_over(movie.write, batches=1, length=20, error=EncoderError())
     assert list(tmp_path.iterdir()) == []
-    with MovieWriter(path, width=16, height=16, frames=40) as movie, BackgroundWriter(movie.write) as writer:
+    with VideoWriter(path, width=16, height=16, frames=40) as movie, ThreadedWriter(movie.write) as writer:
         writer.write(frames(*range(20)))
         writer.write(frames(*range(20)))
     assert list(tmp_path.iterdir()) == [path]

@@ -18,9 +18,9 @@ CORNERS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey"
 def drawing(number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
     """A colour in each quarter, from the left above: red, green, blue, grey; in the middle the number's bits."""
     pixels_HWC = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    for place, colour in enumerate(CORNERS.values()):
+    for place, color in enumerate(CORNERS.values()):
         down, right = divmod(place, 2)
-        pixels_HWC[32 * down : 32 * (down + 1), 64 * right : 64 * (right + 1)] = colour
+        pixels_HWC[32 * down : 32 * (down + 1), 64 * right : 64 * (right + 1)] = color
     for bit in range(BITS):
         pixels_HWC[24:40, 16 * bit : 16 * (bit + 1)] = 255 * (number >> bit & 1)
     return Image.fromarray(pixels_HWC).resize(size, Image.Resampling.NEAREST)
@@ -28,8 +28,8 @@ def drawing(number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image
 
 def number_of(picture: Image.Image) -> int:
     """What `drawing` was given."""
-    grey_HW = np.asarray(picture.convert("L").resize((WIDTH, HEIGHT)))
-    return sum(int(grey_HW[28:36, 16 * bit + 4 : 16 * bit + 12].mean() > 127) << bit for bit in range(BITS))
+    gray_HW = np.asarray(picture.convert("L").resize((WIDTH, HEIGHT)))
+    return sum(int(gray_HW[28:36, 16 * bit + 4 : 16 * bit + 12].mean() > 127) << bit for bit in range(BITS))
 
 
 def write_film(

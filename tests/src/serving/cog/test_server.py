@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.serving.cog.cli_inputs import data_uri
-from src.serving.cog.server import InputRefusedError, Server, ServerError, readable
+from src.serving.cog.server import InputRefusedError, Server, ServerError, predictor_line
 
 FILE = "data:audio/wav;base64,YWJj"
 REVERSED = "base64,Y2Jh"
@@ -151,9 +151,9 @@ def test_a_body_over_the_limit_is_not_sent(server: Server) -> None:
 def test_only_the_predictor_is_readable() -> None:
     wrapped = '{"level":"INFO","fields":{"message":"step 1","source":"Stdout"},"target":"coglet::prediction"}'
     chatter = '{"level":"INFO","fields":{"message":"Spawning"},"target":"coglet"}'
-    assert readable(wrapped) == "step 1"
-    assert readable(chatter) is None
-    assert readable("Traceback\n") == "Traceback"
+    assert predictor_line(wrapped) == "step 1"
+    assert predictor_line(chatter) is None
+    assert predictor_line("Traceback\n") == "Traceback"
 
 
 def wait_for(condition: Any, seconds: float = 5.0) -> None:

@@ -16,11 +16,11 @@ import trustme
 
 from src.media.errors import InputError
 from src.storage.http.download import Downloader
-from src.storage.settings import Limits
+from src.storage.settings import DownloadLimits
 from tests.src.storage.web import FILE, Names, Web, serving
 
 LOOPBACK = ip_network("127.0.0.0/8")
-LIMITS = Limits(max_bytes=100_000, max_seconds=5, http=True, networks=(LOOPBACK,))
+LIMITS = DownloadLimits(max_bytes=100_000, max_seconds=5, http=True, networks=(LOOPBACK,))
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def names(**turns: list[str]) -> Names:
     return Names(**{"files_test": ["127.0.0.1"]} | turns)
 
 
-def fetch(url: str, folder: Path, limits: Limits = LIMITS, resolve: Any = None) -> Path:
+def fetch(url: str, folder: Path, limits: DownloadLimits = LIMITS, resolve: Any = None) -> Path:
     path = folder / "image"
     Downloader(limits=limits, resolve=resolve or names()).fetch(url, path, name="image")
     return path
 
 
-def refusal(url: str, folder: Path, limits: Limits = LIMITS, resolve: Any = None) -> str:
+def refusal(url: str, folder: Path, limits: DownloadLimits = LIMITS, resolve: Any = None) -> str:
     """The message, after which nothing is in the folder."""
     with pytest.raises(InputError, match=r"^image") as error:
         fetch(url, folder, limits, resolve)

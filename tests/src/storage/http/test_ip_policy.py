@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from src.storage.http.ip_policy import permitted, resolve
+from src.storage.http.ip_policy import is_allowed, resolve
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from src.storage.http.ip_policy import permitted, resolve
     ],
 )
 def test_refused(text: str) -> None:
-    assert not permitted(ip_address(text), ())
+    assert not is_allowed(ip_address(text), ())
 
 
 @pytest.mark.parametrize(
@@ -30,15 +30,15 @@ def test_refused(text: str) -> None:
     ],
 )
 def test_public(text: str) -> None:
-    assert permitted(ip_address(text), ())
+    assert is_allowed(ip_address(text), ())
 
 
 def test_the_operators_networks() -> None:
     networks = (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))
-    assert permitted(ip_address("10.1.2.3"), networks)
-    assert permitted(ip_address("fd12::1"), networks)
-    assert not permitted(ip_address("10.2.0.1"), networks)
-    assert not permitted(ip_address("127.0.0.1"), networks)
+    assert is_allowed(ip_address("10.1.2.3"), networks)
+    assert is_allowed(ip_address("fd12::1"), networks)
+    assert not is_allowed(ip_address("10.2.0.1"), networks)
+    assert not is_allowed(ip_address("127.0.0.1"), networks)
 
 
 @pytest.mark.parametrize("spelling", ["127.0.0.1", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "localhost"])

@@ -11,9 +11,9 @@ import pytest
 
 from src.weights.ensure import ensure
 from src.weights.errors import SourceError, SpaceError, WeightsError
-from src.weights.fetch.hub import Remote, download
+from src.weights.fetch.hub import HubFile, download
 from src.weights.manifest import MARKER, Bundle, File, Hub
-from src.weights.retry import Patience
+from src.weights.retry import RetryPolicy
 from src.weights.sources import Sources
 from tests.src.weights.samples import bundle, tar, tiny_files, tree, visible, write
 from tests.src.weights.server import Answer, Asked, Server
@@ -60,7 +60,7 @@ class FakeHub:
 
 
 @pytest.fixture
-def run(tmp_path: Path, patience: Patience, no_pget: None) -> Callable[..., None]:
+def run(tmp_path: Path, patience: RetryPolicy, no_pget: None) -> Callable[..., None]:
     def run(*bundles: Bundle, sources: Sources | None = None) -> None:
         sources = sources or Sources(names=("huggingface",))
         ensure(tmp_path / "w", bundles or [bundle(tar=None)], sources=sources, patience=patience)
@@ -135,18 +135,18 @@ def test_wrong_bytes_are_refused(tmp_path: Path, hub: FakeHub, run: Callable[...
     assert visible(tmp_path / "w") == []
 
 
-def test_what_has_not_begun_need_not(tmp_path: Path, patience: Patience, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_not_begun_need_not(tmp_path: Path, patience: RetryPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that fails is no reason to fetch thirty others first."""
     begun: list[str] = []
 
-    def fetch(_: Hub, remote: Remote, *__: object) -> None:
+    def fetch(_: Hub, remote: HubFile, *__: object) -> None:
         begun.append(remote.path)
         if remote.path == "0":
             raise SourceError("no")
         time.sleep(0.05)
 
     monkeypatch.setattr("src.weights.fetch.hub.fetch", fetch)
-    remotes = [Remote(path=str(number), commit=COMMIT, bytes=1, sha256=None) for number in range(40)]
+    remotes = [HubFile(path=str(number), commit=COMMIT, bytes=1, sha256=None) for number in range(40)]
     with pytest.raises(SourceError, match="no"):
         download(Hub(repository=REPOSITORY), remotes, tmp_path, patience)
     assert len(begun) < 20

@@ -16,12 +16,12 @@ import pytest
 from src.weights.ensure import ensure
 from src.weights.errors import SpaceError, WeightsError
 from src.weights.manifest import MARKER, Bundle, File
-from src.weights.retry import Patience
+from src.weights.retry import RetryPolicy
 from src.weights.sources import Sources
 from tests.src.weights.conftest import StandIn
+from tests.src.weights.fetch.test_tar import HOSTILE
 from tests.src.weights.samples import bundle, safetensors, tar, tiny_files, tree, visible, write
 from tests.src.weights.server import Answer, Asked, Server
-from tests.src.weights.fetch.test_tar import HOSTILE
 
 SIZE = 300_000
 FILES = tiny_files(SIZE)
@@ -35,7 +35,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def run(server: Server, patience: Patience, tmp_path: Path) -> Callable[..., None]:
+def run(server: Server, patience: RetryPolicy, tmp_path: Path) -> Callable[..., None]:
     """Leave bundles complete in `tmp_path/w`, from the tars of the server."""
     server.files["/tiny.tar"] = TAR
 
@@ -283,7 +283,7 @@ def test_faults_of_the_network_end_well(
 
 
 def test_wrong_bytes_that_were_resumed_are_begun_anew(
-    tmp_path: Path, server: Server, run: Callable[..., None], no_pget: None, patience: Patience
+    tmp_path: Path, server: Server, run: Callable[..., None], no_pget: None, patience: RetryPolicy
 ) -> None:
     partial = tmp_path / "w" / ".tiny.http.partial"
     source = {"url": f"{server.url}/tiny.tar", "bytes": len(TAR), "version": '"1"'}
@@ -303,12 +303,12 @@ def test_what_another_server_left_is_not_resumed(
     assert_complete(tmp_path / "w")
 
 
-def test_sources_switched_off(tmp_path: Path, server: Server, patience: Patience) -> None:
+def test_sources_switched_off(tmp_path: Path, server: Server, patience: RetryPolicy) -> None:
     with pytest.raises(WeightsError, match="no source that is switched on has it"):
         ensure(tmp_path / "w", [bundle()], sources=Sources(names=()), patience=patience)
 
 
-def test_progress_is_told(tmp_path: Path, server: Server, patience: Patience, no_pget: None) -> None:
+def test_progress_is_told(tmp_path: Path, server: Server, patience: RetryPolicy, no_pget: None) -> None:
     server.files["/tiny.tar"] = TAR
     server.answer = lambda asked: Answer(rate=600_000)
     told: list[tuple[str, int, int]] = []

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from src.weights.fetch.methods import pget as module
 from src.weights.ensure import ensure
 from src.weights.errors import CorruptError, SourceError, StoppedError, WeightsError
-from src.weights.retry import Patience
+from src.weights.fetch import pget as module
+from src.weights.retry import RetryPolicy
 from src.weights.sources import Sources
 from tests.src.weights.conftest import StandIn
 from tests.src.weights.samples import bundle, tar, tiny_files, tree, visible
@@ -23,19 +23,19 @@ def served(server: Server) -> None:
     server.files["/tiny.tar"] = tar(FILES)
 
 
-def download(server: Server, folder: Path, patience: Patience) -> Path:
+def download(server: Server, folder: Path, patience: RetryPolicy) -> Path:
     program = module.find_pget()
     assert program is not None
     return module.download(program, f"{server.url}/tiny.tar", folder / "run", patience)
 
 
-def test_its_arguments(server: Server, tmp_path: Path, pget: StandIn, patience: Patience) -> None:
+def test_its_arguments(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
     assert tree(download(server, tmp_path, patience)) == FILES
     assert pget.calls == [f"-xf {server.url}/tiny.tar {tmp_path}/run/tree"]
 
 
 def test_a_pid_file_that_a_killed_run_left_holds_nobody_up(
-    server: Server, tmp_path: Path, pget: StandIn, patience: Patience
+    server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy
 ) -> None:
     (pget.folder / "pget.pid").touch()
     assert tree(download(server, tmp_path, patience)) == FILES
@@ -47,7 +47,7 @@ def test_another_program_of_that_name_is_not_used(pget: StandIn, script: str) ->
     assert module.find_pget() is None
 
 
-def test_a_server_that_keeps_truncating(server: Server, tmp_path: Path, pget: StandIn, patience: Patience) -> None:
+def test_a_server_that_keeps_truncating(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
     server.answer = lambda asked: Answer(cut=50_000)
     with pytest.raises(SourceError, match="pget wrote nothing for 1 s"):
         download(server, tmp_path, patience)
@@ -56,28 +56,28 @@ def test_a_server_that_keeps_truncating(server: Server, tmp_path: Path, pget: St
 def test_an_overall_timeout(server: Server, tmp_path: Path, pget: StandIn) -> None:
     pget.write(pause_s=0.4)
     with pytest.raises(SourceError, match=r"did not end within 0\.5 s"):
-        download(server, tmp_path, Patience(timeout_s=0.5))
+        download(server, tmp_path, RetryPolicy(timeout_s=0.5))
 
 
-def test_a_server_without_ranges(server: Server, tmp_path: Path, pget: StandIn, patience: Patience) -> None:
+def test_a_server_without_ranges(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
     server.answer = lambda asked: Answer(ranges=False)
     with pytest.raises(SourceError, match=r"status 2 .*panic"):
         download(server, tmp_path, patience)
 
 
-def test_a_compressed_tar(server: Server, tmp_path: Path, pget: StandIn, patience: Patience) -> None:
+def test_a_compressed_tar(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
     server.files["/tiny.tar"] = b"\x1f\x8b\x08\x00" + bytes(600)
     with pytest.raises(SourceError, match="status 1"):
         download(server, tmp_path, patience)
 
 
-def test_an_archive_without_files(server: Server, tmp_path: Path, pget: StandIn, patience: Patience) -> None:
+def test_an_archive_without_files(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
     server.files["/tiny.tar"] = tar({})
     with pytest.raises(CorruptError, match="nothing"):
         download(server, tmp_path, patience)
 
 
-def test_it_stops_when_told_to(server: Server, tmp_path: Path, pget: StandIn, patience: Patience) -> None:
+def test_it_stops_when_told_to(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
     patience.stop.set()
     with pytest.raises(StoppedError):
         download(server, tmp_path, patience)
@@ -87,7 +87,7 @@ def test_nothing_of_it_outlives_the_download(tmp_path: Path, pget: StandIn, serv
     pid = tmp_path / "child"
     pget.replace(f'[ "$1" = version ] && echo "pget Version 0.11.0" && exit; sleep 60 & echo $! > {pid}; wait')
     with pytest.raises(SourceError, match="did not end"):
-        download(server, tmp_path, Patience(timeout_s=0.5))
+        download(server, tmp_path, RetryPolicy(timeout_s=0.5))
     time.sleep(0.1)
     stat = Path(f"/proc/{pid.read_text().strip()}/stat")
     assert not stat.exists() or stat.read_text().split()[2] == "Z"
@@ -95,7 +95,7 @@ def test_nothing_of_it_outlives_the_download(tmp_path: Path, pget: StandIn, serv
 
 @pytest.mark.parametrize("fault", [Answer(ranges=False), Answer(cut=50_000)])
 def test_where_pget_fails_http_goes_on(
-    server: Server, tmp_path: Path, pget: StandIn, patience: Patience, fault: Answer
+    server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy, fault: Answer
 ) -> None:
     sources = Sources(names=("multitalk",), base_url=server.url)
     server.answer = lambda asked: fault
@@ -104,7 +104,9 @@ def test_where_pget_fails_http_goes_on(
     assert len(pget.calls) == 1
 
 
-def test_what_a_killed_run_left_is_removed(server: Server, tmp_path: Path, pget: StandIn, patience: Patience) -> None:
+def test_what_a_killed_run_left_is_removed(
+    server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy
+) -> None:
     for name in (".tiny.partial", ".tiny.pget.0123.partial"):
         (tmp_path / "w" / name / "tree").mkdir(parents=True)
     (tmp_path / "w" / ".tiny.partial" / "config.json").touch()
@@ -112,7 +114,7 @@ def test_what_a_killed_run_left_is_removed(server: Server, tmp_path: Path, pget:
     assert visible(tmp_path / "w") == ["tiny"]
 
 
-def test_a_message_says_what_pget_said(tmp_path: Path, pget: StandIn, server: Server, patience: Patience) -> None:
+def test_a_message_says_what_pget_said(tmp_path: Path, pget: StandIn, server: Server, patience: RetryPolicy) -> None:
     pget.replace('[ "$1" = version ] && echo "pget Version 0.11.0" && exit; echo "ERR it rains" >&2; exit 7')
     sources = Sources(names=("multitalk",), base_url="http://127.0.0.1:1")
     with pytest.raises(WeightsError, match=r"status 7 for .*: ERR it rains; .*refused"):

@@ -14,17 +14,20 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from wan.configs import WAN_CONFIGS
-from wan.modules.kernels import gelu
-from wan.modules.kernels import class_attention as classes
-from wan.modules.kernels import quantize as quantise
-from wan.modules.kernels import layer_norm as rows
-from wan.modules import verify_kernels as trial
-from wan.modules.kernels import rope as turns
-from wan.modules.kernels.dispatch import forced
+from wan.modules import verify_kernels
+from wan.modules.kernels import class_attention, gelu, layer_norm, quantize, rope
+from wan.modules.kernels.dispatch import force_backend
 from wan.modules.verify_kernels import Size, operations
 from wan.types import VideoSize
 
-KERNELS = [rows._rows, turns._norm_turn, turns._label_turn, gelu._gelu, quantise._quantise, classes._class_mass]
+KERNELS = [
+    layer_norm._rows,
+    rope._norm_turn,
+    rope._label_turn,
+    gelu._gelu,
+    quantize._quantize,
+    class_attention._class_mass,
+]
 PUBLISHED = Size(tokens=2, hidden=13824, keys=2)
 HOPPER = 90
 VARIANTS = 12
@@ -54,7 +57,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     def compile_only(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
         found.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
 
-    for module in (rows, turns, gelu, quantise, classes):
+    for module in (layer_norm, rope, gelu, quantize, class_attention):
         monkeypatch.setattr(module, "launch", compile_only)
     for kernel in KERNELS:
         kernel.device_caches.clear()
@@ -69,7 +72,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 def compile_all(size: Size, dtype: torch.dtype) -> None:
-    with torch.inference_mode(), forced("triton"):
+    with torch.inference_mode(), force_backend("triton"):
         for run in operations(torch.device("cpu"), dtype, size).values():
             run()
 
@@ -119,11 +122,11 @@ def test_all_sizes_of_video_share_their_kernels(compiled: list[Any]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_a_device_all_sizes_share_their_kernels() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
-    trial.errors(device, torch.bfloat16, replace(PUBLISHED, tokens=2))
+    verify_kernels.kernel_errors(device, torch.bfloat16, replace(PUBLISHED, tokens=2))
     before = [len(kernel.device_caches[device.index][0]) for kernel in KERNELS]
     for tokens in token_counts():
         size = replace(PUBLISHED, tokens=tokens, keys=tokens // 21)
-        with torch.inference_mode(), forced("triton"):
+        with torch.inference_mode(), force_backend("triton"):
             for run in operations(device, torch.bfloat16, size).values():
                 run()
     assert [len(kernel.device_caches[device.index][0]) for kernel in KERNELS] == before

@@ -1,0 +1,6 @@
+"""Kept for those who call `python -m deploy.runpod_handler`: the command is `python -m deploy.runpod_worker`."""
+
+from deploy.runpod_worker.handler import main
+
+if __name__ == "__main__":
+    main()
