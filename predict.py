@@ -39,7 +39,7 @@ from src.media.video.threaded_writer import ThreadedWriter
 from src.media.video.writer import VideoWriter
 from src.request import MediaInputs, RawInputs, load_inputs
 from src.serving import logs
-from src.serving.cancellation import raise_if_cancelled
+from src.serving.cancellation import raise_if_cancelled, report_progress
 from src.serving.eta import RuntimeEstimator, TimeLimitError
 from src.serving.health import Health
 from src.serving.malloc import trim_malloc_on_exit
@@ -370,7 +370,7 @@ class Predictor(BasePredictor):
         logger.info("seed %d, %d frames", job.options.seed, material.frames)
         logger.debug("prompt: %s", job.prompt)
         tracks = tuple(self.embed(track_N) for track_N in material.timeline.tracks)
-        stages.done("speech")
+        finish_stage(stages, "speech")
         request = Request(
             picture=material.picture,
             tracks=tracks,
@@ -399,11 +399,11 @@ class Predictor(BasePredictor):
                 for _ in self.pipeline.stream(
                     request, job.options, lambda done: report(done, stages, forecast), hand_on=encode
                 ):
-                    stages.done("encode")
+                    finish_stage(stages, "encode")
         except BaseException:
             self.remove_last_output()
             raise
-        stages.done("finish")
+        finish_stage(stages, "finish")
         return path
 
     def make_preview(self, job: PreparedRequest, *, second_speaks: bool) -> Path:
@@ -451,7 +451,7 @@ class Predictor(BasePredictor):
         self.record_metric("frames", frames_at(job.fps, job.material.frames))
         self.record_metric("width", width)
         self.record_metric("height", height)
-        if stages.reports["denoise"]:
+        if stages.counts["denoise"]:
             self.record_metric("seconds_per_step", stages.mean("denoise"))
         self.record_metric("seconds.total", seconds)
         for stage, spent in stages.seconds.items():
@@ -495,7 +495,16 @@ def detect_scene_cuts_of(material: MediaInputs, stages: StageTimer) -> None:
     """Find where the source's scenes begin; a picture has one scene."""
     if material.film is not None:
         material.film.cuts = detect_scene_cuts(material.film, material.frames, raise_if_cancelled)
-        stages.done("cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
+        finish_stage(stages, "cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
+
+
+def finish_stage(timer: StageTimer, stage: str, details: str = "") -> None:
+    """Record, log and report the end of a stage. CancelledError if the request has been cancelled."""
+    timer.mark(stage)
+    message = f"{stage}: {details}" if details else stage
+    logger.info("%s", message)
+    raise_if_cancelled()
+    report_progress(message)
 
 
 def probe(device: torch.device) -> None:
@@ -508,6 +517,6 @@ def probe(device: torch.device) -> None:
 def report(done: Progress, stages: StageTimer, forecast: RuntimeEstimator) -> None:
     """Pass a report of the pipeline on; `TimeLimitError` when it says that the request will not be done in time."""
     step = f", step {done.step} of {done.steps}" if done.steps > 1 else ""
-    stages.done(done.stage, f"chunk {done.chunk} of {done.chunks}{step}")
+    finish_stage(stages, done.stage, f"chunk {done.chunk} of {done.chunks}{step}")
     if done.stage in ("denoise", "decode"):
-        forecast.look(done.chunk, done.chunks, done.share)
+        forecast.update(done.chunk, done.chunks, done.share)

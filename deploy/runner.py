@@ -111,8 +111,8 @@ class PredictorRunner:
     def turn(self, follower: RequestContext) -> Iterator[None]:
         """Wait until no other request is at work; CancelledError when the follower gives up meanwhile."""
         while not self.lock.acquire(timeout=WAIT_S):
-            if follower.stop.is_set():
-                raise CancelledError(f"{follower.request} was stopped before it began")
+            if follower.cancelled.is_set():
+                raise CancelledError(f"{follower.request_id} was cancelled before it began")
         try:
             yield
         finally:

@@ -70,6 +70,7 @@ class Service:
         self.engine.check({**values, **media})
         check_counts(media)
         with request_context(follower):
+            raise_if_cancelled()
             report_progress("fetching")
             files = self.fetch(media, folder)
             if size is not None:
@@ -102,6 +103,7 @@ def crop_to_aspect(image: Path, size: Size, folder: Path) -> Path:
 
 def resize_output(output: Output, size: Size, folder: Path) -> Output:
     """The video in the size that was asked for."""
+    raise_if_cancelled()
     report_progress("finishing")
     path = folder / "finished.mp4"
     resize_video(output.path, path, size)

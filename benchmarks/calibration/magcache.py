@@ -1,4 +1,4 @@
-"""`python -m benchmarks.calibration.magcache [DIR]`: record how the magnitude of what the blocks add falls from step to step.
+"""`python -m benchmarks.calibration.magcache [DIR]`: record how the magnitude of the residual falls over the steps.
 
 Ma et al. 2025: for each step the norm of what the blocks add to a token, by that norm in the step before, averaged over
 the tokens. Here over clips too; of the conditional pass, guided as with turbo, every step computed. The result is to be

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.calibration.teacache [DIR]`: fit the polynomial by which TeaCache guesses how much a step changes.
+"""`python -m benchmarks.calibration.teacache [DIR]`: fit the polynomial that TeaCache estimates changes with.
 
 Liu et al. 2024: from step to step, the relative change of what the time embedding gives the blocks foretells the
 relative change of what the blocks add. Both are recorded while clips are sampled with every step computed, and a

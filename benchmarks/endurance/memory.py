@@ -1,4 +1,4 @@
-"""`python -m benchmarks.endurance.memory`: whether twenty minutes of sound need more memory of the host than twenty seconds.
+"""`python -m benchmarks.endurance.memory`: host memory for 20 minutes of audio against 20 seconds.
 
 Each length is one prediction of the small model in a process of its own, through the predictor itself: from a sound
 file to an MP4, with one denoising step at the smallest size. Chunks are as long as the large model's and repeat five

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.endurance.soak`: hundreds of requests, good, bad and cancelled, to one server with the built-in model.
+"""`python -m benchmarks.endurance.soak`: hundreds of good, bad and cancelled requests to one server.
 
 It ends with status 1 when a request ends otherwise than it was meant to, when memory grows by more than LIMIT_MB for
 each hundred requests, or when a file is left behind. What a request is, its number decides, so every run is the same.

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quality.contact_sheet PNG`: frames to look at, of a video file or of a clip that lips are measured on.
+"""`python -m benchmarks.quality.contact_sheet PNG`: frames of a video file or of a benchmark clip.
 
 A name that ends in .gif gets all frames of the first video, as an animation at half the frame rate.
 

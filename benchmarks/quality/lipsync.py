@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quality.lipsync`: whether the right lips follow the right voice, on clips never seen in training.
+"""`python -m benchmarks.quality.lipsync`: whether lips follow the right voice, on held-out clips.
 
 Mouths are read back from the pixels (`faces`) and compared with what the renderer would draw for the same voices; the
 renderer's own frames are measured beside. The last line is the worst of the two-person rows. How figures are pooled

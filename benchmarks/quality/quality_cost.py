@@ -264,7 +264,8 @@ def text(document: Mapping[str, Any]) -> str:
     return (
         "# What approximations cost the lips\n\n"
         f"Made by `{document['command']}` ({said}).\n"
-        f"{document['clips_a_row']} clips each of the rows {', '.join(document['rows'][:2])} of `benchmarks.quality.lipsync`\n"
+        f"{document['clips_a_row']} clips each of the rows {', '.join(document['rows'][:2])} of "
+        f"`benchmarks.quality.lipsync`\n"
         f"and {document['long_clips']} of {document['rows'][2]}, the same for every line.\n"
         "One thing at a time differs from 8 steps, shift 3, speech guidance 2 and no text guidance; caches, reuse of\n"
         "guidance and APG are measured at 25 steps, shift 5 and guidance 3 of both; the LoRA at shift 2 without\n"

@@ -202,4 +202,3 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--again", action="store_true", help="try again what has failed before")
     command.add_argument("--address", help="of a Ray cluster; without it this machine alone")
     return command
-

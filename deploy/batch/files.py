@@ -60,7 +60,8 @@ def read_task(line: str, number: int) -> BatchTask:
     name = inputs.pop("id", str(number))
     if not isinstance(name, str) or not ID.fullmatch(name):
         raise InputError(
-            f"line {number}: the id is {truncated_repr(str(name))}; a text of 1 to 100 letters, digits, dots, dashes and "
+            f"line {number}: the id is {truncated_repr(str(name))}; a text of 1 to 100 letters, digits, dots, dashes "
+            f"and "
             "underscores is needed"
         )
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

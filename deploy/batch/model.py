@@ -34,7 +34,7 @@ class ModelWorker(BatchWorker):
         files = self.service.engine.files
         media = {name: task.inputs[name] for name in files if task.inputs.get(name) is not None}
         values = {name: value for name, value in task.inputs.items() if name not in files}
-        follower = RequestContext(request=task.id)
+        follower = RequestContext(request_id=task.id)
         with job_dir(follower) as folder:
             output = self.service.make(media, values, folder, follower)
             log_metrics(output)

@@ -1,6 +1,6 @@
-"""The app on Modal. `modal run deploy/modal_functions/app.py::download` once, then `modal deploy deploy/modal_functions/app.py`.
+"""The app on Modal: run `modal run deploy/modal_app.py::download` once, then `modal deploy deploy/modal_app.py`.
 
-One person or two: `modal run deploy/modal_functions/app.py --image-path a.png --audio1-path a.wav --output-path talk.mp4`.
+One person or two: `modal run deploy/modal_app.py --image-path a.png --audio1-path a.wav --output-path talk.mp4`.
 """
 
 import os
@@ -107,7 +107,7 @@ def to_bucket(media: dict[str, str], values: dict[str, object], names: dict[str,
     from src.storage.outputs import resolve_destination
 
     place = resolve_destination(service().inputs.bucket, None, folder=OUTPUTS, name="s3_output")
-    follower = RequestContext(request=uuid4().hex)
+    follower = RequestContext(request_id=uuid4().hex)
     try:
         with job_dir(follower) as folder:
             output = service().make(media, values, folder, follower)
@@ -124,7 +124,7 @@ def generate_video(media: dict[str, str], prompt: str | None = None) -> bytes:
     from deploy.service import job_dir, log_metrics
     from src.serving.cancellation import RequestContext
 
-    follower = RequestContext(request=modal.current_function_call_id() or uuid4().hex)
+    follower = RequestContext(request_id=modal.current_function_call_id() or uuid4().hex)
     with job_dir(follower) as folder:
         output = service().make(media, {"prompt": prompt}, folder, follower)
         log_metrics(output)

@@ -46,12 +46,12 @@ class RunPodWorker:
 
     async def handle(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one job. Cancelling this stops the work at its next step."""
-        follower = RequestContext(request=str(job["id"]), tell=lambda text: self.tell(job, text))
+        follower = RequestContext(request_id=str(job["id"]), on_progress=lambda text: self.tell(job, text))
         work = asyncio.get_running_loop().run_in_executor(None, self.answer, job, follower)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            follower.stop.set()
+            follower.cancelled.set()
             raise
 
     def answer(self, job: Mapping[str, Any], follower: RequestContext) -> dict[str, Any]:
@@ -160,4 +160,3 @@ def main() -> None:
         logger.exception("the model cannot be loaded; every request will fail and say so")
     concurrency = int(number(os.environ, "RUNPOD_CONCURRENCY", 1))
     runpod.serverless.start({"handler": worker.handle, "concurrency_modifier": lambda _: concurrency})
-

@@ -52,7 +52,7 @@ CANCELED = "canceled"
 class Call:
     """A request, what is known of it, and when that was settled."""
 
-    follower: RequestContext = field(default_factory=lambda: RequestContext(request="new"))
+    follower: RequestContext = field(default_factory=lambda: RequestContext(request_id="new"))
     state: Working | Finished | Failed = field(default_factory=Working)
     settled: float | None = None
 
@@ -83,7 +83,7 @@ class LocalBackend:
             if waiting >= self.most_waiting:
                 raise QueueFullError(f"{waiting} calls are waiting; at most {self.most_waiting} may")
             call = Call()
-            call.follower = RequestContext(request=call_id, tell=lambda text: self.tell(call, text))
+            call.follower = RequestContext(request_id=call_id, on_progress=lambda text: self.tell(call, text))
             self.calls[call_id] = call
         self.pool.submit(self.work, call_id, call, talk)
         return call_id
@@ -97,7 +97,7 @@ class LocalBackend:
     def work(self, call_id: str, call: Call, talk: SubmitRequest) -> None:
         """Make the video."""
         try:
-            if call.follower.stop.is_set():
+            if call.follower.cancelled.is_set():
                 return
             with job_dir(call.follower) as folder:
                 output = self.service.make(talk.media, {"prompt": talk.prompt}, folder, call.follower)
@@ -125,7 +125,7 @@ class LocalBackend:
     def cancel(self, call_id: str) -> None:
         """Stop a call at its next step; one that has ended stays as it is."""
         call = self.find(call_id)
-        call.follower.stop.set()
+        call.follower.cancelled.set()
         self.settle(call, Failed(message=CANCELED))
 
     def find(self, call_id: str) -> Call:
@@ -161,7 +161,7 @@ class LocalBackend:
         with self.lock:
             calls = list(self.calls.values())
         for call in calls:
-            call.follower.stop.set()
+            call.follower.cancelled.set()
         self.pool.shutdown(cancel_futures=True)
 
 
@@ -197,4 +197,3 @@ def harmless_signals() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-

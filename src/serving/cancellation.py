@@ -1,4 +1,4 @@
-"""Whoever waits for a request, outside of Cog: hears how far it is, and may stop it."""
+"""Progress reporting and cancellation of requests that are served outside Cog."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,51 +8,55 @@ from dataclasses import dataclass, field
 
 
 class CancelledError(BaseException):
-    """The request was stopped by whoever waits for it; like Cog's own cancelling no Exception, so that it passes."""
+    """The caller cancelled the request. Like Cog's own it is not an Exception, so `except Exception` lets it pass."""
 
 
 def ignore_progress(_: str) -> None:
-    """For requests whose progress nobody wants to know."""
+    """Progress callback that discards every message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """The request's id for the log, who is told of its progress, and whether it is to end."""
+    """A request's id for log lines, its progress callback, and the event that cancels it."""
 
-    request: str
-    tell: Callable[[str], None] = ignore_progress
-    stop: threading.Event = field(default_factory=threading.Event)
+    request_id: str
+    on_progress: Callable[[str], None] = ignore_progress
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def raise_if_cancelled(self) -> None:
+        """CancelledError if the request has been cancelled."""
+        if self.cancelled.is_set():
+            raise CancelledError(f"{self.request_id} was cancelled")
 
 
-_current: ContextVar[RequestContext | None] = ContextVar("follower", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
 
 @contextmanager
-def request_context(follower: RequestContext) -> Iterator[None]:
-    """Everything within belongs to the follower's request."""
-    token = _current.set(follower)
+def request_context(context: RequestContext) -> Iterator[None]:
+    """Make `context` the current one of this thread inside the `with` block."""
+    token = _current.set(context)
     try:
         yield
     finally:
         _current.reset(token)
 
 
-def request_id() -> str | None:
-    """The id of the request that this thread works on."""
-    follower = _current.get()
-    return None if follower is None else follower.request
+def current_request_id() -> str | None:
+    """Id of this thread's request, None outside of one."""
+    context = _current.get()
+    return None if context is None else context.request_id
 
 
 def raise_if_cancelled() -> None:
-    """CancelledError when the work is to end here."""
-    follower = _current.get()
-    if follower is not None and follower.stop.is_set():
-        raise CancelledError(f"{follower.request} was stopped")
+    """CancelledError if this thread's request has been cancelled."""
+    context = _current.get()
+    if context is not None:
+        context.raise_if_cancelled()
 
 
-def report_progress(progress: str) -> None:
-    """The work has come this far. CancelledError when it is to end here."""
-    raise_if_cancelled()
-    follower = _current.get()
-    if follower is not None:
-        follower.tell(progress)
+def report_progress(message: str) -> None:
+    """Pass a message to the progress callback of this thread's request."""
+    context = _current.get()
+    if context is not None:
+        context.on_progress(message)

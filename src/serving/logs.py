@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from src.serving.cancellation import request_id
+from src.serving.cancellation import current_request_id
 
 FORMATS = ("text", "json")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            "request": request_id(),
+            "request": current_request_id(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:

@@ -85,7 +85,8 @@ class S3Bucket:
                 ) from error
             if code in FORBIDDEN:
                 raise InputError(
-                    f"{name}: {truncated_repr(key)} in the bucket {bucket!r} may not be read with this server's credentials; "
+                    f"{name}: {truncated_repr(key)} in the bucket {bucket!r} may not be read with this server's "
+                    f"credentials; "
                     "one that it may read is needed"
                 ) from error
             raise failure("give", key, error) from error

@@ -21,7 +21,7 @@ class CorruptFileError(ValueError):
 
 
 def check_format(path: Path, *, deep: bool = False) -> str:
-    """What was checked of a file, in words; CorruptFileError if it is not whole. `deep` reads all of it where that helps."""
+    """What was checked of a file; CorruptFileError if it is damaged. `deep` reads all of it where that helps."""
     if not path.stat().st_size:
         raise CorruptFileError("is empty")
     match path.suffix:

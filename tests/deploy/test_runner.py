@@ -24,7 +24,7 @@ def files(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_video_with_its_metrics(engine: PredictorRunner, files: dict[str, Any], tmp_path: Path) -> None:
-    output = engine.run({**files, "seed": 5}, tmp_path, RequestContext(request="r"))
+    output = engine.run({**files, "seed": 5}, tmp_path, RequestContext(request_id="r"))
     assert output.path.parent == tmp_path
     assert (output.metrics["seed"], output.metrics["frames"]) == (5, 3)
     assert output.metrics["speech_shape"][0] == 10
@@ -37,19 +37,19 @@ def test_a_video_with_its_metrics(engine: PredictorRunner, files: dict[str, Any]
 
 def test_errors_come_before_the_model(files: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="sampling_steps is 1"):
-        PredictorRunner().run({**files, "sampling_steps": 1}, tmp_path, RequestContext(request="r"))
+        PredictorRunner().run({**files, "sampling_steps": 1}, tmp_path, RequestContext(request_id="r"))
 
 
 def test_after_an_error_the_next_request_is_served(
     engine: PredictorRunner, files: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="audio_start is 9 s"):
-        engine.run({**files, "audio_start": 9}, tmp_path, RequestContext(request="r"))
-    follower = RequestContext(request="stopped")
-    follower.stop.set()
+        engine.run({**files, "audio_start": 9}, tmp_path, RequestContext(request_id="r"))
+    follower = RequestContext(request_id="stopped")
+    follower.cancelled.set()
     with pytest.raises(CancelledError):
         engine.run(files, tmp_path, follower)
-    assert engine.run(files, tmp_path, RequestContext(request="r")).metrics["frames"] == 3
+    assert engine.run(files, tmp_path, RequestContext(request_id="r")).metrics["frames"] == 3
 
 
 def test_a_video_of_no_numbers_is_a_failure_and_makes_unhealthy(
@@ -66,8 +66,8 @@ def test_a_video_of_no_numbers_is_a_failure_and_makes_unhealthy(
 
     monkeypatch.setattr(engine.predictor.pipeline, "stream", broken)
     with pytest.raises(RuntimeError, match="no numbers"):
-        engine.run(files, tmp_path, RequestContext(request="r"))
+        engine.run(files, tmp_path, RequestContext(request_id="r"))
     assert not engine.predictor.healthcheck()
     monkeypatch.setattr(engine.predictor.pipeline, "stream", stream)
-    engine.run(files, tmp_path, RequestContext(request="r"))
+    engine.run(files, tmp_path, RequestContext(request_id="r"))
     assert engine.predictor.healthcheck()

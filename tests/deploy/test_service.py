@@ -23,13 +23,13 @@ def test_lists_of_files_are_bounded_before_any_is_fetched(service: Service, tmp_
     told: list[str] = []
     media: dict[str, Any] = {"image": uri(plain()), "first_audio": uri(voice()), "person_masks": ["no form"] * 11}
     with pytest.raises(InputError, match="person_masks has 11 files; at most 10 are allowed"):
-        service.make(media, {}, tmp_path, RequestContext(request="many", tell=told.append))
+        service.make(media, {}, tmp_path, RequestContext(request_id="many", on_progress=told.append))
     assert told == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_request_that_is_stopped_fetches_no_further_file(service: Service, tmp_path: Path) -> None:
-    follower = RequestContext(request="left", tell=lambda _: follower.stop.set())
+    follower = RequestContext(request_id="left", on_progress=lambda _: follower.cancelled.set())
     with pytest.raises(CancelledError):
         service.make({"image": uri(plain()), "first_audio": uri(voice())}, {}, tmp_path, follower)
     assert list(tmp_path.iterdir()) == []
@@ -42,8 +42,8 @@ def test_scaling_stops_as_well(tmp_path: Path) -> None:
     resize_video(movie, tmp_path / "finished.mp4", (32, 48))
     with av.open(tmp_path / "finished.mp4") as finished:
         assert [(frame.width, frame.height) for frame in finished.decode(video=0)] == [(32, 48)] * 25
-    follower = RequestContext(request="left")
-    follower.stop.set()
+    follower = RequestContext(request_id="left")
+    follower.cancelled.set()
     with pytest.raises(CancelledError), request_context(follower):
         resize_video(movie, tmp_path / "other.mp4", (32, 48))
 

@@ -39,7 +39,8 @@ class DeclaredLength:
         """Raises InputError when only `found` seconds could be read."""
         if found < self.seconds - self.tolerance:
             raise InputError(
-                f"{name}: {describe_file(path)} is damaged or cut off: its header promises {self.seconds:.2f} s of sound, "
+                f"{name}: {describe_file(path)} is damaged or cut off: its header promises {self.seconds:.2f} s of "
+                f"sound, "
                 f"{found:.2f} s are there; a complete file is needed"
             )
 

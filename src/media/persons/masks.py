@@ -30,7 +30,8 @@ def person_masks(
     has_boxes = bool(boxes and boxes.strip())
     if has_boxes and masks:
         raise InputError(
-            f"person_boxes is {truncated_repr(boxes or '')}, and person_masks has {len(masks)}; only one of them is allowed"
+            f"person_boxes is {truncated_repr(boxes or '')}, and person_masks has {len(masks)}; only one of them is "
+            f"allowed"
         )
     if has_boxes:
         rectangles = parse_boxes(boxes or "", width=width, height=height)

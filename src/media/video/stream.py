@@ -110,7 +110,8 @@ def scan_packets(path: Path, *, seconds: float, name: str) -> None:
             count += 1
             if count > MAX_RATE * (latest + 1):
                 raise InputError(
-                    f"{name}: {describe_file(path)} has more than {MAX_RATE} pictures a second; at most so many are allowed"
+                    f"{name}: {describe_file(path)} has more than {MAX_RATE} pictures a second; at most so many are "
+                    f"allowed"
                 )
             if latest > seconds:
                 return
@@ -125,7 +126,8 @@ def _check_not_truncated(
     if "matroska" in container.format.name:
         promised = Fraction(container.duration or 0, av.time_base) if is_truncated_matroska(path) else None
     if promised is not None and found < promised - TOLERANCE_SECONDS:
-        raise InputError(
+        raise "
+        f"InputError(
             f"{name}: {describe_file(path)} is damaged or cut off: its header promises {float(promised):.2f} s of video, "
             f"{float(found):.2f} s are there; a complete file is needed"
         )

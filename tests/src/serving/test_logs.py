@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from src.serving import logs
-from src.serving.cancellation import CancelledError, RequestContext, report_progress, request_context
-from src.serving.timing import StageTimer
+from src.serving.cancellation import RequestContext, request_context
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +25,7 @@ def restored() -> Iterator[None]:
 def test_json_lines_have_the_request(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure({"MULTITALK_LOG": "json"})
     logger = logging.getLogger("deploy.test")
-    with request_context(RequestContext(request="r1")):
+    with request_context(RequestContext(request_id="r1")):
         logger.info("made %d", 3, extra={"fields": {"event": "request", "seconds": 1.5}})
     logger.warning("äh")
     try:
@@ -58,17 +57,3 @@ def test_debug_is_for_our_own_code_only(capsys: pytest.CaptureFixture[str]) -> N
 def test_settings_that_cannot_be(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is '{value}'; allowed are"):
         logs.configure({name: value})
-
-
-def test_a_follower_hears_and_stops() -> None:
-    told: list[str] = []
-    follower = RequestContext(request="r1", tell=told.append)
-    with request_context(follower):
-        stages = StageTimer()
-        stages.done("denoise", "step 1 of 2")
-        stages.done("encode")
-        follower.stop.set()
-        with pytest.raises(CancelledError, match="r1 was stopped"):
-            stages.done("denoise")
-    assert told == ["denoise: step 1 of 2", "encode"]
-    report_progress("nobody follows")
