@@ -40,9 +40,9 @@ def check_index_size(path: Path, *, name: str) -> None:
         samples += sum(_samples(track) for track in content.split(b"trak"))
         if samples > MAX_SAMPLES or size > MAX_INDEX_BYTES or count > MAX_BOXES or b"cmov" in content:
             raise InputError(
-                f"{name}: {describe_file(path)} has an index of {samples:,} samples, {size:,} bytes and {count:,} boxes; "
-                f"at "
-                f"most {MAX_SAMPLES:,}, {MAX_INDEX_BYTES:,} and {MAX_BOXES:,} are allowed, and none that is compressed"
+                f"{name}: {describe_file(path)} has an index of {samples:,} samples, {size:,} bytes and {count:,} "
+                f"boxes; at most {MAX_SAMPLES:,}, {MAX_INDEX_BYTES:,} and {MAX_BOXES:,} are allowed, and none that is "
+                "compressed"
             )
 
 

@@ -111,7 +111,7 @@ def scan_packets(path: Path, *, seconds: float, name: str) -> None:
             if count > MAX_RATE * (latest + 1):
                 raise InputError(
                     f"{name}: {describe_file(path)} has more than {MAX_RATE} pictures a second; at most so many are "
-                    f"allowed"
+                    "allowed"
                 )
             if latest > seconds:
                 return
@@ -126,10 +126,9 @@ def _check_not_truncated(
     if "matroska" in container.format.name:
         promised = Fraction(container.duration or 0, av.time_base) if is_truncated_matroska(path) else None
     if promised is not None and found < promised - TOLERANCE_SECONDS:
-        raise "
-        f"InputError(
-            f"{name}: {describe_file(path)} is damaged or cut off: its header promises {float(promised):.2f} s of video, "
-            f"{float(found):.2f} s are there; a complete file is needed"
+        raise InputError(
+            f"{name}: {describe_file(path)} is damaged or cut off: its header promises {float(promised):.2f} s of "
+            f"video, {float(found):.2f} s are there; a complete file is needed"
         )
 
 
