@@ -31,7 +31,7 @@ from src.audio_analysis.long_audio import embed_speech
 from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.audio.audio import Audio
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 from src.media.provenance import provenance
 from src.media.rates import frames_at
 from src.media.video.scene_cuts import detect_scene_cuts
@@ -342,8 +342,8 @@ class Predictor(BasePredictor):
     ) -> PreparedRequest:
         """Find everybody on the model's grid; InputError when somebody has no place left there."""
         config = self.settings.config
-        frame_num, motion_frame = fit_chunk(material.frames, config.frame_num, config.motion_frame)
-        options = replace(options, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.frames)
+        frame_num, motion_frame = fit_chunk(material.num_frames, config.frame_num, config.motion_frame)
+        options = replace(options, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=material.num_frames)
         framing = layout_speakers(config, material, uploads, options.size_class, options.aspect)
         return PreparedRequest(material=material, framing=framing, prompt=prompt, options=options, fps=fps)
 
@@ -367,16 +367,16 @@ class Predictor(BasePredictor):
         `start` is when the request began. Raises `TimeLimitError` as soon as it will not be done in time.
         """
         material = job.material
-        logger.info("seed %d, %d frames", job.options.seed, material.frames)
+        logger.info("seed %d, %d frames", job.options.seed, material.num_frames)
         logger.debug("prompt: %s", job.prompt)
-        tracks = tuple(self.embed(track_N) for track_N in material.timeline.tracks)
+        tracks = tuple(self.embed(track_N) for track_N in material.timeline.waveforms)
         finish_stage(stages, "speech")
         request = Request(
-            picture=material.picture,
+            picture=material.image,
             tracks=tracks,
             prompt=job.prompt,
-            regions=to_person_masks(material.people),
-            source=material.film,
+            regions=to_person_masks(material.person_masks),
+            source=material.video,
         )
         height, width = job.size
         path = self.make_room()
@@ -387,7 +387,7 @@ class Predictor(BasePredictor):
             height=height,
             fps=job.fps,
             soundtrack=material.timeline.soundtrack,
-            frames=material.frames,
+            num_frames=material.num_frames,
             comment=self.comment(job),
         )
         try:
@@ -411,7 +411,7 @@ class Predictor(BasePredictor):
         picture_HWC = np.asarray(draw_preview(job.material, job.framing, second_speaks=second_speaks))
         path = self.make_room()
         height, width, _ = picture_HWC.shape
-        with VideoWriter(path, width=width, height=height, fps=job.fps, frames=FPS) as movie:
+        with VideoWriter(path, width=width, height=height, fps=job.fps, num_frames=FPS) as movie:
             movie.write(np.repeat(picture_HWC[None], FPS, axis=0))
         return path
 
@@ -448,7 +448,7 @@ class Predictor(BasePredictor):
             self.record_metric(f"attention.{shape.kind}", backend)
         self.record_metric("seed", job.options.seed)
         height, width = job.size
-        self.record_metric("frames", frames_at(job.fps, job.material.frames))
+        self.record_metric("frames", frames_at(job.fps, job.material.num_frames))
         self.record_metric("width", width)
         self.record_metric("height", height)
         if stages.counts["denoise"]:
@@ -461,8 +461,8 @@ class Predictor(BasePredictor):
         """One step of a short clip with as many persons as there may be, so that the first request meets no cold start."""
         config = self.settings.config
         rate = 48_000
-        second = Audio(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], rate=rate)
-        tracks_N = mix((second,) * config.persons, "para").tracks
+        second = Audio(samples_CN=np.sin(np.arange(rate, dtype=np.float32))[None], sample_rate=rate)
+        tracks_N = mix((second,) * config.persons, "para").waveforms
         with torch.inference_mode():
             request = Request(
                 picture=Image.new("RGB", (512, 256), "grey"),
@@ -493,9 +493,9 @@ def check_prompt(name: str, text: str) -> None:
 
 def detect_scene_cuts_of(material: MediaInputs, stages: StageTimer) -> None:
     """Find where the source's scenes begin; a picture has one scene."""
-    if material.film is not None:
-        material.film.cuts = detect_scene_cuts(material.film, material.frames, raise_if_cancelled)
-        finish_stage(stages, "cuts", f"at frames {', '.join(map(str, material.film.cuts)) or 'none'}")
+    if material.video is not None:
+        material.video.cuts = detect_scene_cuts(material.video, material.num_frames, raise_if_cancelled)
+        finish_stage(stages, "cuts", f"at frames {', '.join(map(str, material.video.cuts)) or 'none'}")
 
 
 def finish_stage(timer: StageTimer, stage: str, details: str = "") -> None:

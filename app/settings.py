@@ -49,7 +49,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         limits=MediaLimits(
             max_seconds=DEFAULT_MAX_SECONDS if max_seconds is None else max_seconds,
             local_files=environ.get("MULTITALK_LOCAL_FILES", "0") == "1",
-            no_films=video_unsupported_reason(config),
+            video_unsupported=video_unsupported_reason(config),
         ),
         precision=cast(Precision, precision),
         memory_limit=None if gigabytes is None else int(gigabytes * 1e9),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 from src.media.persons.masks import PersonMasks
 from src.media.persons.overlay import draw_overlay
 from src.request import MediaInputs, RawInputs
@@ -32,8 +32,8 @@ def layout_speakers(
     config: ModelConfig, material: MediaInputs, uploads: RawInputs, size_class: str, aspect: Aspect
 ) -> ImageLayout:
     """Everybody's place on the model's grid; InputError when somebody has none left there, or the model knows fewer."""
-    picture, regions = material.picture, to_person_masks(material.people)
-    buckets, persons = config.buckets[size_class], len(material.timeline.tracks)
+    picture, regions = material.image, to_person_masks(material.person_masks)
+    buckets, persons = config.buckets[size_class], len(material.timeline.waveforms)
     try:
         check_supported(config, persons, video=False)
     except ValueError as error:
@@ -58,8 +58,8 @@ def to_person_masks(people: PersonMasks | None) -> tuple[MaskRegion, MaskRegion]
 def draw_preview(material: MediaInputs, framing: ImageLayout, *, second_speaks: bool) -> Image.Image:
     """The first frame as the model sees it, with everybody's region and name."""
     names = ["person 1: first_audio", "person 2: second_audio" if second_speaks else "person 2: silent"]
-    people_HW = framing.masks.bool().numpy()[: len(material.timeline.tracks)]
-    frame = Image.fromarray(to_pixels(crop_image(material.picture, framing.crop)[:, None])[0])
+    people_HW = framing.masks.bool().numpy()[: len(material.timeline.waveforms)]
+    frame = Image.fromarray(to_pixels(crop_image(material.image, framing.crop)[:, None])[0])
     return draw_overlay(frame, dict(zip(names, people_HW, strict=False)))
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.serving.validation import ValidationError, shown, validate_value
 
 

@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from deploy.errors import CLIENT_ERRORS
 from deploy.runner import Output, PredictorRunner
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.image import check_size, read_image
 from src.media.persons.masks import MAX_PEOPLE
 from src.media.video.resize import Size, resize_video

@@ -99,7 +99,7 @@ def draw_mask(scene: Scene, person: int) -> Image.Image:
 def film(path: Path) -> None:
     """The scenes one after the other, without sound."""
     height, width = FILM[0][0].size
-    with VideoWriter(path, width=width, height=height, frames=sum(length for _, length in FILM)) as movie:
+    with VideoWriter(path, width=width, height=height, num_frames=sum(length for _, length in FILM)) as movie:
         for scene, length in FILM:
             closed = [np.zeros(length)] * len(scene.people)
             movie.write(render(scene, closed, closed))

@@ -1,6 +1,6 @@
-"""What a request brings, read and checked: the picture, who is where in it, who says what and when.
+"""The media of a request, read and validated: image or video, person masks, voices.
 
-Every InputError here comes before any network runs.
+Every InputError is raised here, before any network runs.
 """
 
 from collections.abc import Sequence
@@ -11,34 +11,34 @@ from typing import cast
 from PIL import Image
 
 from src.audio_analysis.timeline import Mode, Timeline, mix, pad_to_frames
+from src.errors import InputError
 from src.media.audio.audio import Audio, read_audio, silence_like
-from src.media.errors import InputError
 from src.media.file_type import local_path, require_file
 from src.media.image import KINDS, read_image
 from src.media.persons.masks import PersonMasks, person_masks
 from src.media.rates import FPS
 from src.media.video.reader import VideoReader
-from src.media.video.stream import KINDS as FILMS
+from src.media.video.stream import KINDS as VIDEO_KINDS
 from src.media.video.stream import is_video
 
-# Programs that take a voice out of a mix leave its length to within a packet or two.
+# Source separation keeps the length of a recording to within a packet or two.
 CONDITIONING_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaLimits:
-    """What the operator allows: seconds of sound and video, and whether requests may name local files.
+    """Limits set by the operator: seconds of audio and video, and whether requests may name local files.
 
-    `no_films` says why a video cannot be the source, where the loaded model cannot be shown one.
+    `video_unsupported` is the error message for a video source if the loaded model supports none, else empty.
     """
 
     max_seconds: float
     local_files: bool = False
-    no_films: str = ""
+    video_unsupported: str = ""
 
     @property
     def max_frames(self) -> int:
-        """The longest video, in frames."""
+        """The longest output video, in frames."""
         return round(self.max_seconds * FPS)
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class MediaLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawInputs:
-    """The inputs of a request that are about its files, named as the predictor names them."""
+    """The predictor's inputs that concern media, under the predictor's names."""
 
     image: Path | str
     first_audio: Path | str
@@ -63,96 +63,103 @@ class RawInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaInputs:
-    """A picture, who is where in it unless its halves are meant, a timeline, and the length in frames of video.
+    """Decoded inputs of a request.
 
-    With a film the picture is its first. The timeline's soundtrack lasts exactly that long, its tracks at least.
+    `image` is the first frame if the source is a `video`. Without `person_masks` the persons are the image's halves.
+    The timeline's soundtrack lasts exactly `num_frames` of the output video, its waveforms at least that long.
     """
 
-    picture: Image.Image
-    film: VideoReader | None
-    people: PersonMasks | None
+    image: Image.Image
+    video: VideoReader | None
+    person_masks: PersonMasks | None
     timeline: Timeline
-    frames: int
+    num_frames: int
 
     def close(self) -> None:
-        """Let go of the files."""
-        if self.film is not None:
-            self.film.close()
+        """Close the video file."""
+        if self.video is not None:
+            self.video.close()
 
 
-def load_inputs(uploads: RawInputs, limits: MediaLimits) -> MediaInputs:
-    """Read everything, cheap checks first. InputError names the input, its value and what is allowed."""
-    if uploads.num_frames is not None and not 1 <= uploads.num_frames <= limits.max_frames:
-        raise InputError(f"num_frames is {uploads.num_frames:,.12g}; 1 to {limits} are allowed")
-    voices = read_voices(uploads, limits)
-    heard = read_conditioning_audio(voices, uploads, limits)
-    picture, film = read_source(uploads, limits)
-    masks = [local_path(path, name="person_masks", allowed=limits.local_files) for path in uploads.person_masks]
-    people = person_masks(uploads.person_boxes, masks, width=picture.width, height=picture.height, voices=len(voices))
-    mode = uploads.audio_mode
-    if people is not None and len(voices) == 1:
+def load_inputs(raw: RawInputs, limits: MediaLimits) -> MediaInputs:
+    """Read all files, cheap checks first. Raises InputError naming the input, its value and what is allowed."""
+    if raw.num_frames is not None and not 1 <= raw.num_frames <= limits.max_frames:
+        raise InputError(f"num_frames is {raw.num_frames:,.12g}; 1 to {limits} are allowed")
+    voices = read_voices(raw, limits)
+    conditioning = read_conditioning_audio(voices, raw, limits)
+    image, video = read_source(raw, limits)
+    mask_paths = [local_path(path, name="person_masks", allowed=limits.local_files) for path in raw.person_masks]
+    masks = person_masks(raw.person_boxes, mask_paths, width=image.width, height=image.height, voices=len(voices))
+    mode = raw.audio_mode
+    if masks is not None and len(voices) == 1:
         silence = silence_like(voices[0])
-        voices, heard, mode = [*voices, silence], [*heard, silence], "para"
-    check_length(voices, mode, uploads, limits)
-    timeline = mix(voices, cast(Mode, mode), heard)
-    frames = timeline.frames if uploads.num_frames is None else uploads.num_frames
+        voices, conditioning, mode = [*voices, silence], [*conditioning, silence], "para"
+    check_length(voices, mode, raw, limits)
+    timeline = mix(voices, cast(Mode, mode), conditioning)
+    num_frames = timeline.num_frames if raw.num_frames is None else raw.num_frames
     return MediaInputs(
-        picture=picture, film=film, people=people, timeline=pad_to_frames(timeline, frames), frames=frames
+        image=image,
+        video=video,
+        person_masks=masks,
+        timeline=pad_to_frames(timeline, num_frames),
+        num_frames=num_frames,
     )
 
 
-def read_source(uploads: RawInputs, limits: MediaLimits) -> tuple[Image.Image, VideoReader | None]:
-    """The picture, or the first one of a film, and the film."""
-    path = local_path(uploads.image, name="image", allowed=limits.local_files)
+def read_source(raw: RawInputs, limits: MediaLimits) -> tuple[Image.Image, VideoReader | None]:
+    """The image, or the first frame of a video and its reader."""
+    path = local_path(raw.image, name="image", allowed=limits.local_files)
     require_file(path, name="image")
     if not is_video(path):
-        return read_image(path, kinds=KINDS if limits.no_films else f"{KINDS}, or {FILMS},"), None
-    if limits.no_films:
-        raise InputError(limits.no_films)
-    film = VideoReader(path, seconds=limits.max_seconds)
-    return film.frame(0), film
+        return read_image(path, kinds=KINDS if limits.video_unsupported else f"{KINDS}, or {VIDEO_KINDS},"), None
+    if limits.video_unsupported:
+        raise InputError(limits.video_unsupported)
+    video = VideoReader(path, max_seconds=limits.max_seconds)
+    return video.frame(0), video
 
 
-def read_voices(uploads: RawInputs, limits: MediaLimits) -> list[Audio]:
-    """The used part of each sound file."""
-    files = {"first_audio": uploads.first_audio, "second_audio": uploads.second_audio}
-    return [read_audio_input(value, name, uploads, limits) for name, value in files.items() if value is not None]
+def read_voices(raw: RawInputs, limits: MediaLimits) -> list[Audio]:
+    """The selected part of each voice."""
+    files = {"first_audio": raw.first_audio, "second_audio": raw.second_audio}
+    return [read_audio_input(value, name, raw, limits) for name, value in files.items() if value is not None]
 
 
-def read_audio_input(value: Path | str, name: str, uploads: RawInputs, limits: MediaLimits) -> Audio:
-    """The used part of a sound file."""
+def read_audio_input(value: Path | str, name: str, raw: RawInputs, limits: MediaLimits) -> Audio:
+    """The part of an audio file that `audio_start` and `audio_duration` select."""
     return read_audio(
         local_path(value, name=name, allowed=limits.local_files),
         name=name,
-        start=uploads.audio_start,
-        duration=uploads.audio_duration,
+        start=raw.audio_start,
+        duration=raw.audio_duration,
         max_seconds=limits.max_seconds,
     )
 
 
-def read_conditioning_audio(voices: Sequence[Audio], uploads: RawInputs, limits: MediaLimits) -> list[Audio]:
-    """What drives the lips of each person: the conditioning sound, or else the voice itself."""
-    files = uploads.conditioning_audio
+def read_conditioning_audio(voices: Sequence[Audio], raw: RawInputs, limits: MediaLimits) -> list[Audio]:
+    """The audio that drives each person's lips: `conditioning_audio` where present, else the voice itself."""
+    files = raw.conditioning_audio
     if len(files) > len(voices):
         raise InputError(
-            f"conditioning_audio has {len(files)} files and there is sound of {len(voices)}; at most one for each of "
+            f"conditioning_audio has {len(files)} files, but there are {len(voices)} voices; at most one for each of "
             "first_audio and second_audio is allowed, in that order"
         )
-    heard = [
-        read_audio_input(file, f"conditioning_audio (number {n})", uploads, limits) for n, file in enumerate(files, 1)
+    conditioning = [
+        read_audio_input(file, f"conditioning_audio (number {n})", raw, limits) for n, file in enumerate(files, 1)
     ]
-    for name, vocals, voice in zip(("first_audio", "second_audio"), heard, voices, strict=False):
-        if abs(vocals.seconds - voice.seconds) > CONDITIONING_TOLERANCE:
+    for name, audio, voice in zip(("first_audio", "second_audio"), conditioning, voices, strict=False):
+        if abs(audio.seconds - voice.seconds) > CONDITIONING_TOLERANCE:
             raise InputError(
-                f"conditioning_audio lasts {vocals.seconds:.2f} s and {name} {voice.seconds:.2f} s; they must be "
-                f"equally long, to {CONDITIONING_TOLERANCE} s"
+                f"conditioning_audio lasts {audio.seconds:.2f} s and {name} {voice.seconds:.2f} s; their lengths must "
+                f"be equal to within {CONDITIONING_TOLERANCE} s"
             )
-    return [*heard, *voices[len(heard) :]]
+    return [*conditioning, *voices[len(conditioning) :]]
 
 
-def check_length(voices: Sequence[Audio], mode: str, uploads: RawInputs, limits: MediaLimits) -> None:
-    """InputError when the voices together last longer than is allowed; a shorter `num_frames` does not help, since
-    the speech encoder hears the whole tracks."""
+def check_length(voices: Sequence[Audio], mode: str, raw: RawInputs, limits: MediaLimits) -> None:
+    """Raises InputError if the voices together exceed the limit.
+
+    A smaller `num_frames` makes no difference: the speech encoder processes the whole waveforms.
+    """
     seconds = [voice.seconds for voice in voices]
     total = sum(seconds) if mode == "add" else max(seconds)
     if round(total * FPS) > limits.max_frames:

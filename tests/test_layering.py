@@ -174,7 +174,7 @@ def test_a_violation_is_found(tmp_path: Path, file: str, line: str) -> None:
             "from predict import Predictor\nfrom src.storage.fetcher import Inputs\nfrom deploy import form",
         ),
         ("predict.py", "from places import find_places\nfrom settings import read_settings"),
-        ("src/storage/fetcher.py", "from src.media.errors import InputError"),
+        ("src/storage/fetcher.py", "from src.errors import InputError"),
         ("training/train.py", "import wan\nfrom src.audio_analysis import wav2vec2"),
         ("wan/__init__.py", "from wan.multitalk import MultiTalkPipeline"),
         (

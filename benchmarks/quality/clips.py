@@ -154,8 +154,8 @@ def _laid_out(sounds: list[NDArray[np.float32]], row: Row) -> list[NDArray[np.fl
     """Sounds by face as the predictor lays them out, normalised and padded, by face again; silence stays silence."""
     if not any(sound.any() for sound in sounds):
         return [np.zeros(row.frames * SAMPLES_PER_FRAME, np.float32) for _ in sounds]
-    voices = [Audio(samples_CN=sounds[face][None], rate=SPEECH_RATE) for face in row.order]
-    tracks = pad_to_frames(mix(voices, row.mode), row.frames).tracks
+    voices = [Audio(samples_CN=sounds[face][None], sample_rate=SPEECH_RATE) for face in row.order]
+    tracks = pad_to_frames(mix(voices, row.mode), row.frames).waveforms
     return [tracks[row.order.index(face)] for face in range(row.persons)]
 
 

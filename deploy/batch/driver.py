@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayError
 
 from deploy.batch.files import BatchTask, Journal, Record, journal, read_tasks, require_distinct
 from deploy.batch.worker import BatchWorker
-from src.media.errors import InputError
+from src.errors import InputError
 from src.serving import logs
 
 logger = logging.getLogger("deploy.batch.driver")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Record = Mapping[str, Any]

@@ -27,7 +27,7 @@ from deploy.modal_functions.settings import (
     WEIGHTS,
     make_image,
 )
-from src.media.errors import InputError
+from src.errors import InputError
 
 if TYPE_CHECKING:  # what brings torch is imported where the work is done: the machine that deploys may lack it
     from deploy.service import Service

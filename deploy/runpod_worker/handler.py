@@ -20,7 +20,7 @@ from deploy.runner import Output, PredictorRunner
 from deploy.runpod_worker.health import health
 from deploy.runpod_worker.schemas import ParsedRequest, parse_request
 from deploy.service import Service, error_message, job_dir, log_metrics
-from src.media.errors import InputError
+from src.errors import InputError
 from src.serving import logs
 from src.serving.cancellation import CancelledError, RequestContext
 from src.storage.fetcher import make_fetcher

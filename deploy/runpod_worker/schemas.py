@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.fields import FieldReader
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.rates import FPS
 
 MAX_FRAMES = 201

@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from deploy.fields import FieldReader, translate_names
-from src.media.errors import InputError
+from src.errors import InputError
 
 FIELDS = ("image", "audio1", "audio2", "prompt")
 NAMES = {"image": "image", "audio1": "first_audio", "audio2": "second_audio"}

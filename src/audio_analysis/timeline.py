@@ -13,9 +13,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from src.audio_analysis.loudness import normalize
+from src.errors import InputError
 from src.media.audio.audio import MAX_VALUES, Audio, convert, pad_or_trim, to_mono
 from src.media.audio.spool import iter_chunks, peak, spool, zeros
-from src.media.errors import InputError
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
 
 # -80 dBFS, three steps of 16 bits: above the dither of a silent recording, below any voice.
@@ -33,20 +33,20 @@ class Timeline:
     """
 
     soundtrack: Audio
-    tracks: tuple[np.ndarray, ...]
+    waveforms: tuple[np.ndarray, ...]
 
     @property
-    def frames(self) -> int:
+    def num_frames(self) -> int:
         """Frames of 25 fps video that the soundtrack lasts: rounded as Python rounds, at least one."""
         sound = self.soundtrack
-        return max(1, round(Fraction(FPS * sound.samples_CN.shape[1], sound.rate)))
+        return max(1, round(Fraction(FPS * sound.samples_CN.shape[1], sound.sample_rate)))
 
 
-def mix(voices: Sequence[Audio], mode: Mode, heard: Sequence[Audio] | None = None) -> Timeline:
+def mix(voices: Sequence[Audio], mode: Mode, conditioning: Sequence[Audio] | None = None) -> Timeline:
     """Lay out one or two voices, the first person's first.
 
-    The soundtrack is made from the voices, and so are the tracks unless `heard` is given: one sound for each voice,
-    such as the same without its music, cut or padded to the voice's length.
+    The soundtrack is made from the voices, and so are the waveforms unless `conditioning` is given: one
+    recording for each voice, such as the same without its music, cut or padded to the voice's length.
 
     `add`: one after the other, a track is silent while the other person speaks. `para`: together, the
     shorter is silent at its end. Loudness is normalised before silence is added.
@@ -59,12 +59,12 @@ def mix(voices: Sequence[Audio], mode: Mode, heard: Sequence[Audio] | None = Non
         raise InputError(f"audio_mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
     if len(voices) not in (1, 2):
         raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
-    _check_audible(heard or voices, voices)
-    tracks = [_waveform(*pair) for pair in zip(heard or voices, voices, strict=True)]
+    _check_audible(conditioning or voices, voices)
+    tracks = [_waveform(*pair) for pair in zip(conditioning or voices, voices, strict=True)]
     if len(voices) == 1:
-        return Timeline(soundtrack=voices[0], tracks=tuple(tracks))
+        return Timeline(soundtrack=voices[0], waveforms=tuple(tracks))
     place = _sequential if mode == "add" else _parallel
-    return Timeline(soundtrack=_mixed(voices, place), tracks=tuple(place(tracks)))
+    return Timeline(soundtrack=_mixed(voices, place), waveforms=tuple(place(tracks)))
 
 
 def pad_to_frames(timeline: Timeline, frames: int) -> Timeline:
@@ -74,17 +74,17 @@ def pad_to_frames(timeline: Timeline, frames: int) -> Timeline:
     since the speech encoder hears a person's whole track.
     """
     sound = timeline.soundtrack
-    samples = round(Fraction(frames * sound.rate, FPS))
+    samples = round(Fraction(frames * sound.sample_rate, FPS))
     least = frames * SAMPLES_PER_FRAME
-    tracks = tuple(_padded(track_N, after=max(0, least - len(track_N))) for track_N in timeline.tracks)
-    return replace(timeline, soundtrack=pad_or_trim(sound, samples), tracks=tracks)
+    waveforms = tuple(_padded(track_N, after=max(0, least - len(track_N))) for track_N in timeline.waveforms)
+    return replace(timeline, soundtrack=pad_or_trim(sound, samples), waveforms=waveforms)
 
 
 def _waveform(heard: Audio, voice: Audio) -> np.ndarray:
     """What the speech encoder hears in place of a voice: (N,) float32 of its length."""
     track_N = to_mono(heard, SPEECH_RATE)
     if heard is not voice:
-        samples = math.ceil(Fraction(voice.samples_CN.shape[1] * SPEECH_RATE, voice.rate))
+        samples = math.ceil(Fraction(voice.samples_CN.shape[1] * SPEECH_RATE, voice.sample_rate))
         track_N = _padded(track_N[:samples], after=max(0, samples - len(track_N)))
     return normalize(track_N, SPEECH_RATE)
 
@@ -134,13 +134,13 @@ def _check_mix(voices: Sequence[Audio], rate: int, channels: int) -> None:
 
 def _mixed(voices: Sequence[Audio], place: Placement) -> Audio:
     """The sum of the voices where `place` puts them, scaled down to full scale where it exceeds it."""
-    rate = max(voice.rate for voice in voices)
-    channels = max(voice.channels for voice in voices)
+    rate = max(voice.sample_rate for voice in voices)
+    channels = max(voice.num_channels for voice in voices)
     _check_mix(voices, rate, channels)
-    parts = [convert(voice, rate=rate, channels=channels).samples_CN for voice in voices]
+    parts = [convert(voice, sample_rate=rate, num_channels=channels).samples_CN for voice in voices]
     placed = place(parts)
     sum_CN = spool(np.sum(both, axis=0) for both in zip(*map(iter_chunks, placed), strict=True))
     loudest = peak(sum_CN)
     if loudest > 1:
         sum_CN = spool(piece_CN / loudest for piece_CN in iter_chunks(sum_CN))
-    return Audio(samples_CN=sum_CN, rate=rate)
+    return Audio(samples_CN=sum_CN, sample_rate=rate)

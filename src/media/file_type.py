@@ -5,7 +5,7 @@ Uploads often arrive without a name, so messages describe them by their size and
 
 from pathlib import Path
 
-from src.media.errors import InputError
+from src.errors import InputError
 
 HEAD_BYTES = 64
 EXCERPT = 20

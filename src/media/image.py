@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.file_type import describe_file, require_file
 
 MAX_PIXELS = 80_000_000

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 from src.media.file_type import HEAD_BYTES, SIGNATURES
 from src.storage.http.download import Check, Downloader, always_wanted, check_size
 from src.storage.s3 import S3Bucket

@@ -14,7 +14,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 from src.storage.errors import DownloadTooLongError, StorageError
 from src.storage.http.connection import time_left
 from src.storage.http.download import check_size, too_late

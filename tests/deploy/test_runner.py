@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deploy.runner import PredictorRunner
-from src.media.errors import InputError
+from src.errors import InputError
 from src.serving.cancellation import CancelledError, RequestContext
 from src.serving.validation import ValidationError
 from tests.conftest import ROOT

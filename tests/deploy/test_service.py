@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.service import Service, error_message
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.video.resize import resize_video
 from src.media.video.writer import VideoWriter
 from src.serving.cancellation import CancelledError, RequestContext, request_context
@@ -37,7 +37,7 @@ def test_a_request_that_is_stopped_fetches_no_further_file(service: Service, tmp
 
 def test_scaling_stops_as_well(tmp_path: Path) -> None:
     movie = tmp_path / "movie.mp4"
-    with VideoWriter(movie, width=64, height=64, frames=25) as writer:
+    with VideoWriter(movie, width=64, height=64, num_frames=25) as writer:
         writer.write(np.zeros((25, 64, 64, 3), np.uint8))
     resize_video(movie, tmp_path / "finished.mp4", (32, 48))
     with av.open(tmp_path / "finished.mp4") as finished:

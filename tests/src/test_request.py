@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.request import MediaLimits, RawInputs, load_inputs
 
 
@@ -36,7 +36,7 @@ def uploads(tmp_path: Path) -> RawInputs:
 
 def test_the_longest_allowed_sound_is_allowed(uploads: RawInputs) -> None:
     material = load_inputs(uploads, MediaLimits(max_seconds=4.6))
-    assert material.frames == 115
+    assert material.num_frames == 115
     assert material.timeline.soundtrack.seconds == pytest.approx(4.6)
 
 
@@ -44,14 +44,14 @@ def test_two_voices_together_may_be_too_long(uploads: RawInputs) -> None:
     both = replace(uploads, second_audio=uploads.first_audio)
     with pytest.raises(InputError, match=r"first_audio \(4\.60 s\) and second.*9\.20 s; at most 125 frames \(5 s"):
         load_inputs(both, MediaLimits(max_seconds=5.0))
-    assert load_inputs(replace(both, audio_mode="para"), MediaLimits(max_seconds=5.0)).frames == 115
+    assert load_inputs(replace(both, audio_mode="para"), MediaLimits(max_seconds=5.0)).num_frames == 115
 
 
 def test_a_silent_second_person_needs_no_file(uploads: RawInputs) -> None:
     boxed = replace(uploads, person_boxes="0,0,0.4,1; 0.6,0,1,1")
     material = load_inputs(boxed, MediaLimits(max_seconds=60.0))
-    assert material.people is not None
-    first_N, second_N = material.timeline.tracks
+    assert material.person_masks is not None
+    first_N, second_N = material.timeline.waveforms
     assert len(first_N) == len(second_N)
     assert first_N.any()
     assert not second_N.any()
@@ -60,9 +60,9 @@ def test_a_silent_second_person_needs_no_file(uploads: RawInputs) -> None:
 @pytest.mark.parametrize("frames", [1, 7, 115, 200])
 def test_the_length_asked_for_is_the_soundtracks(uploads: RawInputs, frames: int) -> None:
     material = load_inputs(replace(uploads, num_frames=frames), MediaLimits(max_seconds=60.0))
-    assert material.frames == frames
+    assert material.num_frames == frames
     assert material.timeline.soundtrack.seconds == pytest.approx(frames / 25)
-    assert all(len(track_N) >= frames * 640 for track_N in material.timeline.tracks)
+    assert all(len(track_N) >= frames * 640 for track_N in material.timeline.waveforms)
 
 
 def test_too_much_is_refused_soon_at_the_default_limit(uploads: RawInputs, tmp_path: Path) -> None:

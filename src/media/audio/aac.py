@@ -24,15 +24,15 @@ FRAME_SAMPLES = 1024
 
 def encodable(sound: Audio) -> Audio:
     """The sound, at the next higher rate that AAC knows (else the highest); rare channel counts as stereo."""
-    rate = next((rate for rate in RATES if rate >= sound.rate), RATES[-1])
-    channels = sound.channels if sound.channels in LAYOUTS else 2
-    return convert(sound, rate=rate, channels=channels)
+    rate = next((rate for rate in RATES if rate >= sound.sample_rate), RATES[-1])
+    channels = sound.num_channels if sound.num_channels in LAYOUTS else 2
+    return convert(sound, sample_rate=rate, num_channels=channels)
 
 
 def add_audio(container: OutputContainer, sound: Audio) -> AudioStream:
     """An audio stream in the format of `sound`, which must be encodable."""
-    stream = container.add_stream("aac", rate=sound.rate, layout=LAYOUTS[sound.channels])
-    stream.bit_rate = min(BITS_PER_CHANNEL, BITS_PER_SAMPLE * sound.rate) * sound.channels
+    stream = container.add_stream("aac", rate=sound.sample_rate, layout=LAYOUTS[sound.num_channels])
+    stream.bit_rate = min(BITS_PER_CHANNEL, BITS_PER_SAMPLE * sound.sample_rate) * sound.num_channels
     return stream
 
 
@@ -41,8 +41,8 @@ def audio_frames(sound: Audio, begin: int, end: int) -> Iterator[av.AudioFrame]:
     for first in range(begin, end, FRAME_SAMPLES):
         packed_1N = sound.samples_CN[:, first : min(first + FRAME_SAMPLES, end)].T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(packed_1N, np.float32), format="flt", layout=LAYOUTS[sound.channels]
+            np.ascontiguousarray(packed_1N, np.float32), format="flt", layout=LAYOUTS[sound.num_channels]
         )
-        frame.rate, frame.pts, frame.time_base = sound.rate, first, Fraction(1, sound.rate)
+        frame.rate, frame.pts, frame.time_base = sound.sample_rate, first, Fraction(1, sound.sample_rate)
         yield frame
     release_pages(sound.samples_CN)

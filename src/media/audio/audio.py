@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from src.errors import InputError
 from src.media.audio.chunk import AudioChunk
 from src.media.audio.decode import decode
 from src.media.audio.spool import iter_chunks, spool, zeros
-from src.media.errors import InputError
 from src.media.file_type import require_file
 
 MIN_SECONDS = 0.04
@@ -31,18 +31,18 @@ MAX_START_SECONDS = 6 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audio:
-    """Samples (C, N), float32, nominally in [-1, 1]; `rate` in Hz."""
+    """Samples (C, N), float32, nominally in [-1, 1]; `sample_rate` in Hz."""
 
     samples_CN: np.ndarray
-    rate: int
+    sample_rate: int
 
     @property
-    def channels(self) -> int:
+    def num_channels(self) -> int:
         return self.samples_CN.shape[0]
 
     @property
     def seconds(self) -> float:
-        return self.samples_CN.shape[1] / self.rate
+        return self.samples_CN.shape[1] / self.sample_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +82,14 @@ def read_audio(
     with closing(decode(path, name=name)) as blocks:
         first = next(blocks)
         samples_CN = spool(_selected(chain([first], blocks), part, max_seconds=max_seconds, name=name))
-    return Audio(samples_CN=samples_CN, rate=first.rate)
+    return Audio(samples_CN=samples_CN, sample_rate=first.sample_rate)
 
 
 def _selected(blocks: Iterable[AudioChunk], part: _TimeRange, *, max_seconds: float, name: str) -> Iterator[np.ndarray]:
     """What is used of each block, checked."""
     seen = used = rate = 0
     for block in blocks:
-        rate = block.rate
+        rate = block.sample_rate
         first, end = part.bounds(rate)
         piece_CN = _cut(block, first - seen, end - seen)
         seen += block.samples_CN.shape[1]
@@ -141,26 +141,26 @@ def _too_short(part: _TimeRange, *, used: float, seen: float, name: str) -> str:
 
 def silence_like(sound: Audio) -> Audio:
     """One silent channel, as long as another sound."""
-    return Audio(samples_CN=spool(zeros(1, sound.samples_CN.shape[1])), rate=sound.rate)
+    return Audio(samples_CN=spool(zeros(1, sound.samples_CN.shape[1])), sample_rate=sound.sample_rate)
 
 
-def to_mono(sound: Audio, rate: int) -> np.ndarray:
-    """The mean of the channels at `rate` Hz: (N,) float32."""
-    return convert(sound, rate=rate, channels=1).samples_CN[0]
+def to_mono(sound: Audio, sample_rate: int) -> np.ndarray:
+    """The mean of the channels at `sample_rate` Hz: (N,) float32."""
+    return convert(sound, sample_rate=sample_rate, num_channels=1).samples_CN[0]
 
 
-def convert(sound: Audio, *, rate: int, channels: int) -> Audio:
+def convert(sound: Audio, *, sample_rate: int, num_channels: int) -> Audio:
     """The same sound at another rate (Hz) and number of channels.
 
     To one channel: the mean. From one: a copy on each of the front pair. To two: as `_to_stereo` says. To
     more than it has: silence in the others.
     """
-    if rate == sound.rate and channels == sound.channels:
+    if sample_rate == sound.sample_rate and num_channels == sound.num_channels:
         return sound
-    mixed: Iterator[np.ndarray] = (_channels(piece_CN, channels) for piece_CN in iter_chunks(sound.samples_CN))
-    if rate != sound.rate:
-        mixed = _resampled(mixed, sound, rate, channels)
-    return Audio(samples_CN=spool(mixed), rate=rate)
+    mixed: Iterator[np.ndarray] = (_channels(piece_CN, num_channels) for piece_CN in iter_chunks(sound.samples_CN))
+    if sample_rate != sound.sample_rate:
+        mixed = _resampled(mixed, sound, sample_rate, num_channels)
+    return Audio(samples_CN=spool(mixed), sample_rate=sample_rate)
 
 
 def pad_or_trim(sound: Audio, samples: int) -> Audio:
@@ -168,8 +168,10 @@ def pad_or_trim(sound: Audio, samples: int) -> Audio:
     kept_CN = sound.samples_CN[:, :samples]
     missing = samples - kept_CN.shape[1]
     if not missing:
-        return Audio(samples_CN=kept_CN, rate=sound.rate)
-    return Audio(samples_CN=spool(chain(iter_chunks(kept_CN), zeros(sound.channels, missing))), rate=sound.rate)
+        return Audio(samples_CN=kept_CN, sample_rate=sound.sample_rate)
+    return Audio(
+        samples_CN=spool(chain(iter_chunks(kept_CN), zeros(sound.num_channels, missing))), sample_rate=sound.sample_rate
+    )
 
 
 def _channels(samples_CN: np.ndarray, channels: int) -> np.ndarray:
@@ -190,9 +192,9 @@ def _to_stereo(samples_CN: np.ndarray) -> np.ndarray:
 
 
 def _resampled(parts: Iterable[np.ndarray], sound: Audio, rate: int, channels: int) -> Iterator[np.ndarray]:
-    """Parts of a sound at another rate: band-limited, by soxr; ceil(N * rate / sound.rate) samples in all."""
-    stream = soxr.ResampleStream(sound.rate, rate, channels, dtype="float32", quality="HQ")
-    left = math.ceil(sound.samples_CN.shape[1] * (rate / sound.rate))
+    """Parts of a sound at another rate: band-limited, by soxr; ceil(N * rate / sound.sample_rate) samples in all."""
+    stream = soxr.ResampleStream(sound.sample_rate, rate, channels, dtype="float32", quality="HQ")
+    left = math.ceil(sound.samples_CN.shape[1] * (rate / sound.sample_rate))
     end = np.empty((channels, 0), np.float32)
     for part_CN, last in chain(((part, False) for part in parts), [(end, True)]):
         part_NC = np.ascontiguousarray(part_CN.T, np.float32).reshape(-1, channels)

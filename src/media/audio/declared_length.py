@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.file_type import describe_file
 
 MAX_CHUNKS = 1000
@@ -39,9 +39,8 @@ class DeclaredLength:
         """Raises InputError when only `found` seconds could be read."""
         if found < self.seconds - self.tolerance:
             raise InputError(
-                f"{name}: {describe_file(path)} is damaged or cut off: its header promises {self.seconds:.2f} s of "
-                f"sound, "
-                f"{found:.2f} s are there; a complete file is needed"
+                f"{name}: {describe_file(path)} is damaged or cut off: its header declares {self.seconds:.2f} s "
+                f"of audio, but it holds {found:.2f} s; a complete file is needed"
             )
 
 

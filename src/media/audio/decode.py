@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from src.errors import InputError
 from src.media.audio.chunk import AudioChunk, check_format
 from src.media.audio.declared_length import read_declared_length
 from src.media.audio.ffmpeg import ffmpeg_blocks
-from src.media.errors import InputError
 from src.media.file_type import describe_file, read_head
 
 BLOCK_SAMPLES = 1 << 12
@@ -30,7 +30,7 @@ def decode(path: Path, *, name: str) -> Generator[AudioChunk]:
     promise = read_declared_length(path)
     found = 0.0
     for block in _blocks(path, name=name):
-        found += block.samples_CN.shape[1] / block.rate
+        found += block.samples_CN.shape[1] / block.sample_rate
         yield block
     if promise is not None:
         promise.check(found, path, name=name)
@@ -63,7 +63,7 @@ def _open_soundfile(path: Path) -> soundfile.SoundFile | None:
 def _soundfile_blocks(file: soundfile.SoundFile, *, name: str) -> Iterator[AudioChunk]:
     """Up to the end or the first damage, of which the header's promise then tells."""
     with file:
-        check_format(rate=file.samplerate, channels=file.channels, name=name)
+        check_format(sample_rate=file.samplerate, num_channels=file.channels, name=name)
         while True:
             try:
                 samples_NC = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
@@ -71,4 +71,4 @@ def _soundfile_blocks(file: soundfile.SoundFile, *, name: str) -> Iterator[Audio
                 return
             if not len(samples_NC):
                 return
-            yield AudioChunk(samples_CN=np.ascontiguousarray(samples_NC.T), rate=file.samplerate)
+            yield AudioChunk(samples_CN=np.ascontiguousarray(samples_NC.T), sample_rate=file.samplerate)

@@ -12,9 +12,9 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from src.errors import InputError
 from src.media.audio.chunk import AudioChunk, check_format
 from src.media.audio.declared_length import DeclaredLength, is_truncated_matroska
-from src.media.errors import InputError
 from src.media.file_type import describe_file
 from src.media.video.mp4_index import check_index_size
 
@@ -61,7 +61,7 @@ def _sound_track(container: InputContainer, path: Path, *, name: str) -> AudioSt
     stream = container.streams.audio[0]
     if stream.codec_context is None:
         raise InputError(f"{name}: {describe_file(path)} has a sound track of an unknown encoding; {ALLOWED}")
-    check_format(rate=stream.rate, channels=stream.channels, name=name)
+    check_format(sample_rate=stream.rate, num_channels=stream.channels, name=name)
     return stream
 
 
@@ -89,7 +89,7 @@ def _blocks(frames: Iterator[av.AudioFrame], *, name: str) -> Iterator[AudioChun
     first: av.AudioFrame | None = None
     for _, alike in groupby(frames, _kind):
         head = next(alike)
-        check_format(rate=head.rate, channels=head.layout.nb_channels, name=name)
+        check_format(sample_rate=head.rate, num_channels=head.layout.nb_channels, name=name)
         first = head if first is None else first
         resampler = av.AudioResampler(format="flt", layout=first.layout, rate=first.rate)
         for frame in chain([head], alike):
@@ -107,7 +107,7 @@ def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
 def _block(packed: av.AudioFrame, early: int = 0) -> AudioChunk:
     """A frame of interleaved float32 without its first samples."""
     samples_NC = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)[early:]
-    return AudioChunk(samples_CN=np.ascontiguousarray(samples_NC.T), rate=packed.rate)
+    return AudioChunk(samples_CN=np.ascontiguousarray(samples_NC.T), sample_rate=packed.rate)
 
 
 def _whole(blocks: Iterator[AudioChunk], seconds: float | None, path: Path, *, name: str) -> Iterator[AudioChunk]:
@@ -123,10 +123,10 @@ def _whole(blocks: Iterator[AudioChunk], seconds: float | None, path: Path, *, n
     if last is None:
         return
     if seconds is not None:
-        DeclaredLength(seconds=seconds, tolerance=TRACK_TOLERANCE).check(found / last.rate, path, name=name)
-        beyond = found - round(seconds * last.rate)
+        DeclaredLength(seconds=seconds, tolerance=TRACK_TOLERANCE).check(found / last.sample_rate, path, name=name)
+        beyond = found - round(seconds * last.sample_rate)
         if 0 < beyond < last.samples_CN.shape[1]:
-            last = AudioChunk(samples_CN=last.samples_CN[:, :-beyond], rate=last.rate)
+            last = AudioChunk(samples_CN=last.samples_CN[:, :-beyond], sample_rate=last.sample_rate)
     yield last
 
 

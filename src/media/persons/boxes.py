@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 
 EXAMPLE = "0.05,0.1,0.45,1; 0.55,0.1,0.95,1"
 FORMAT = f"x1,y1,x2,y2 (left, top, right, bottom) per person, persons separated by ';', for example {EXAMPLE!r}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 from src.media.image import read_mask
 from src.media.persons.boxes import EXAMPLE, Box, parse_boxes
 
@@ -30,8 +30,8 @@ def person_masks(
     has_boxes = bool(boxes and boxes.strip())
     if has_boxes and masks:
         raise InputError(
-            f"person_boxes is {truncated_repr(boxes or '')}, and person_masks has {len(masks)}; only one of them is "
-            f"allowed"
+            f"person_boxes is {truncated_repr(boxes or '')}, and person_masks has {len(masks)}; "
+            "only one of them is allowed"
         )
     if has_boxes:
         rectangles = parse_boxes(boxes or "", width=width, height=height)

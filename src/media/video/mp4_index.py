@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.file_type import describe_file
 
 # Far beyond what the longest allowed sound and video have.

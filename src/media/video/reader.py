@@ -10,7 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from PIL import Image
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.file_type import describe_file, require_file
 from src.media.image import check_size
 from src.media.rates import FPS
@@ -28,14 +28,14 @@ class VideoReader:
     the beginning again. `cuts` are the indices at which another scene begins.
     """
 
-    def __init__(self, path: Path, *, seconds: float, name: str = "image") -> None:
-        """Open the file, look through the packets of the first `seconds`, and decode the first picture.
+    def __init__(self, path: Path, *, max_seconds: float, name: str = "image") -> None:
+        """Open the file, look through the packets of the first `max_seconds`, and decode the first picture.
 
         Raises InputError for what holds no video, is damaged or cut off, for unknown encodings, more than MAX_PIXELS,
         MAX_STREAMS or MAX_RATE (see reel.py), and for sizes that `read_picture` does not allow.
         """
         require_file(path, name=name)
-        scan_packets(path, seconds=seconds, name=name)
+        scan_packets(path, max_seconds=max_seconds, name=name)
         self.cuts: tuple[int, ...] = ()
         self._path, self._name = path, name
         self._moment = self._begin = Fraction(0)
@@ -54,12 +54,12 @@ class VideoReader:
         """The picture at index / 25 seconds: 8-bit RGB, upright, with square pixels."""
         return self._seen(index, lambda frame: to_image(frame, self._view))
 
-    def due(self, index: int) -> Fraction:
+    def timestamp(self, index: int) -> Fraction:
         """The time stamp, in seconds, of the picture at index / 25 seconds."""
         self._go(index)
         return self._shown.seconds
 
-    def glimpse(self, index: int, *, width: int, height: int) -> VideoFrame:
+    def thumbnail(self, index: int, *, width: int, height: int) -> VideoFrame:
         """The picture at index / 25 seconds in few pixels of RGB, neither turned nor in proportion."""
         options: dict[str, Any] = {"width": width, "height": height, "interpolation": Interpolation.AREA}
         return self._seen(index, lambda frame: frame.reformat(format="rgb24", **options))

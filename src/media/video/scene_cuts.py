@@ -31,10 +31,10 @@ def detect_scene_cuts(film: VideoReader, frames: int, check: Callable[[], None] 
     due = None
     for index in range(frames):
         check()
-        before, due = due, film.due(index)
+        before, due = due, film.timestamp(index)
         if due == before:  # the detector takes a picture that stands still, and then moves on, for a change
             continue
-        frame = film.glimpse(index, width=WIDTH, height=HEIGHT)
+        frame = film.thumbnail(index, width=WIDTH, height=HEIGHT)
         frame.pts, frame.time_base = index, Fraction(1, FPS)
         graph.vpush(frame)
         score = float(graph.vpull().metadata.get(SCORE, 0))

@@ -15,9 +15,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from src.errors import InputError
 from src.media.audio.declared_length import is_truncated_matroska
 from src.media.audio.ffmpeg import OPTIONS
-from src.media.errors import InputError
 from src.media.file_type import describe_file, read_head
 from src.media.rates import FPS
 from src.media.video.frame import sanitize_color_tags
@@ -94,8 +94,8 @@ def _video_stream(container: InputContainer, path: Path, *, name: str) -> VideoS
     return stream
 
 
-def scan_packets(path: Path, *, seconds: float, name: str) -> None:
-    """Look through the packets of the first `seconds`, without decoding them.
+def scan_packets(path: Path, *, max_seconds: float, name: str) -> None:
+    """Look through the packets of the first `max_seconds`, without decoding them.
 
     Raises InputError for more than MAX_RATE pictures a second, and for a file that was cut off.
     """
@@ -110,10 +110,9 @@ def scan_packets(path: Path, *, seconds: float, name: str) -> None:
             count += 1
             if count > MAX_RATE * (latest + 1):
                 raise InputError(
-                    f"{name}: {describe_file(path)} has more than {MAX_RATE} pictures a second; at most so many are "
-                    "allowed"
+                    f"{name}: {describe_file(path)} has more than {MAX_RATE} frames a second, which is the maximum"
                 )
-            if latest > seconds:
+            if latest > max_seconds:
                 return
         _check_not_truncated(container, stream, latest, path, name=name)
 
@@ -127,8 +126,8 @@ def _check_not_truncated(
         promised = Fraction(container.duration or 0, av.time_base) if is_truncated_matroska(path) else None
     if promised is not None and found < promised - TOLERANCE_SECONDS:
         raise InputError(
-            f"{name}: {describe_file(path)} is damaged or cut off: its header promises {float(promised):.2f} s of "
-            f"video, {float(found):.2f} s are there; a complete file is needed"
+            f"{name}: {describe_file(path)} is damaged or cut off: its header declares {float(promised):.2f} s "
+            f"of video, but it holds {float(found):.2f} s; a complete file is needed"
         )
 
 

@@ -27,9 +27,9 @@ class ThreadedWriter:
     case the thread has ended. What `write` raises is raised by the next call here, or on leaving.
     """
 
-    def __init__(self, write: Callable[[np.ndarray], None], waiting: int = QUEUE_SIZE) -> None:
+    def __init__(self, write: Callable[[np.ndarray], None], queue_size: int = QUEUE_SIZE) -> None:
         self._write = write
-        self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(waiting)
+        self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(queue_size)
         self._unwanted = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)

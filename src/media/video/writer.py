@@ -23,7 +23,7 @@ CONTAINER_OPTIONS = {"movflags": "+faststart"}
 
 
 class VideoWriter:
-    """H.264 and AAC into `path`: exactly `frames` frames of FPS, the soundtrack trimmed or padded to their length.
+    """H.264 and AAC into `path`: exactly `num_frames` frames of FPS, the soundtrack trimmed or padded to their length.
 
     A file of another rate repeats frames or leaves some out, and lasts as long to the nearest frame; its sound stays.
     A context manager. On a clean exit the file is complete; after any exception there is none: the movie
@@ -38,21 +38,21 @@ class VideoWriter:
         height: int,
         fps: int = FPS,
         soundtrack: Audio | None = None,
-        frames: int,
+        num_frames: int,
         comment: str | None = None,
     ) -> None:
         """Width and height in pixels, both even (4:2:0 halves them); `fps` frames a second in the file; a comment that
         players show among its tags."""
-        if min(width, height, frames) < 1 or width % 2 or height % 2:
-            raise ValueError(f"{frames} frames of {width} x {height} pixels; needs a frame and even sides")
+        if min(width, height, num_frames) < 1 or width % 2 or height % 2:
+            raise ValueError(f"{num_frames} frames of {width} x {height} pixels; needs a frame and even sides")
         self.path = path
-        self._size, self._fps, self._frames = (width, height), fps, frames
+        self._size, self._fps, self._num_frames = (width, height), fps, num_frames
         self._comment = comment
         self._given = self._written = 0
         self._sound = None
         if soundtrack is not None:
             sound = encodable(soundtrack)
-            self._sound = pad_or_trim(sound, round(Fraction(frames * sound.rate, FPS)))
+            self._sound = pad_or_trim(sound, round(Fraction(num_frames * sound.sample_rate, FPS)))
 
     def __enter__(self) -> Self:
         self._draft = self.path.with_name(f".{self.path.stem}.{uuid4().hex}.part")
@@ -69,7 +69,7 @@ class VideoWriter:
         shape = (*self._size[::-1], 3)
         if frames_FHWC.dtype != np.uint8 or frames_FHWC.shape[1:] != shape:
             raise ValueError(f"frames of {frames_FHWC.dtype} {frames_FHWC.shape}; needs uint8 (F, *{shape})")
-        self._check_count(self._given + len(frames_FHWC) <= self._frames, len(frames_FHWC))
+        self._check_count(self._given + len(frames_FHWC) <= self._num_frames, len(frames_FHWC))
         for picture_HWC in frames_FHWC:
             self._write_picture(picture_HWC)
             self._write_sound(self._given)
@@ -77,11 +77,11 @@ class VideoWriter:
 
     def _check_count(self, right: bool, more: int = 0) -> None:
         if not right:
-            raise ValueError(f"{self._given + more} frames written; {self._frames} were announced")
+            raise ValueError(f"{self._given + more} frames written; {self._num_frames} were announced")
 
     def _write_picture(self, picture_HWC: np.ndarray) -> None:
         """Encode the frame as often as the file shows it; the last one fills the file up."""
-        last, total = self._given == self._frames - 1, frames_at(self._fps, self._frames)
+        last, total = self._given == self._num_frames - 1, frames_at(self._fps, self._num_frames)
         while self._written < total and (last or source_frame(self._fps, self._written) == self._given):
             self._container.mux(self._video.encode(video_frame(picture_HWC, self._written, self._fps)))
             self._written += 1
@@ -90,7 +90,7 @@ class VideoWriter:
         """Encode what is heard during frame `index`."""
         if self._sound is None or self._audio is None:
             return
-        begin, end = (round(Fraction(i * self._sound.rate, FPS)) for i in (index, index + 1))
+        begin, end = (round(Fraction(i * self._sound.sample_rate, FPS)) for i in (index, index + 1))
         for frame in audio_frames(self._sound, begin, end):
             self._container.mux(self._audio.encode(frame))
 
@@ -107,7 +107,7 @@ class VideoWriter:
 
     def _finish(self) -> None:
         """Empty the encoders, write the index and give the file its name."""
-        self._check_count(self._given == self._frames)
+        self._check_count(self._given == self._num_frames)
         for stream in (self._video, self._audio):
             if stream is not None:
                 self._container.mux(stream.encode(None))

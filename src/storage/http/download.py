@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 from src.storage.errors import DownloadTooLongError, TransientError
 from src.storage.http.connection import brief, open_connection, port_of, time_left, tls_context
 from src.storage.http.ip_policy import Address, Resolve, is_allowed, resolve

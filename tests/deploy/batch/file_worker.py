@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy.batch.files import BatchTask
 from deploy.batch.worker import BatchWorker
-from src.media.errors import InputError
+from src.errors import InputError
 from src.serving.eta import TimeLimitError
 from src.storage.output_store import open_output_store
 

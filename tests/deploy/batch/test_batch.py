@@ -17,7 +17,7 @@ from deploy.batch.driver import BatchError, BatchOptions, WorkerPool, make_plan,
 from deploy.batch.files import BatchTask, Journal, Record, journal, read_tasks, require_distinct
 from deploy.batch.model import ModelWorker
 from deploy.runner import PredictorRunner
-from src.media.errors import InputError
+from src.errors import InputError
 from tests.conftest import ROOT
 from tests.deploy.batch.file_worker import Scribe
 from tests.deploy.conftest import SMALL, child_environment

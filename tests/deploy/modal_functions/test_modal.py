@@ -16,7 +16,7 @@ from deploy.modal_functions.backend import ModalBackend
 from deploy.modal_functions.settings import REPOSITORY, environment, packages
 from deploy.service import Service
 from deploy.web.app import make_app
-from src.media.errors import InputError
+from src.errors import InputError
 from tests.deploy.runpod_worker.test_handler import unpacked
 from tests.deploy.web.test_web import KEYS, TOKEN
 from tests.predict.uploads import plain, uri, voice

@@ -6,7 +6,7 @@ import pytest
 
 from deploy.runpod_worker.schemas import ParsedRequest
 from deploy.runpod_worker.schemas import parse_request as read
-from src.media.errors import InputError
+from src.errors import InputError
 
 FIRST = {"reference_image": "a.png", "audio_1": "1.wav"}
 MOST = 600.0

@@ -8,13 +8,13 @@ import pytest
 
 from src.audio_analysis.loudness import normalize
 from src.audio_analysis.timeline import SILENT_PEAK, Mode, mix, pad_to_frames
+from src.errors import InputError
 from src.media.audio.audio import Audio, to_mono
-from src.media.errors import InputError
 
 
 def voice(seconds: float, rate: int = 48000, channels: int = 1, seed: int = 0, level: float = 0.1) -> Audio:
     noise_CN = np.random.default_rng(seed).standard_normal((channels, round(seconds * rate)))
-    return Audio(samples_CN=(level * noise_CN).clip(-1, 1).astype(np.float32), rate=rate)
+    return Audio(samples_CN=(level * noise_CN).clip(-1, 1).astype(np.float32), sample_rate=rate)
 
 
 def track(sound: Audio) -> np.ndarray:
@@ -27,19 +27,19 @@ def test_one_voice_is_left_as_it_is(mode: Mode) -> None:
     alone = voice(1.5, rate=44100, channels=2)
     timeline = mix([alone], mode)
     assert timeline.soundtrack is alone
-    assert len(timeline.tracks) == 1
-    np.testing.assert_array_equal(timeline.tracks[0], track(alone))
-    assert timeline.tracks[0].dtype == np.float32
+    assert len(timeline.waveforms) == 1
+    np.testing.assert_array_equal(timeline.waveforms[0], track(alone))
+    assert timeline.waveforms[0].dtype == np.float32
 
 
 def test_in_turn_one_is_silent_while_the_other_speaks() -> None:
     first, second = voice(1.0), voice(1.5, seed=1)
     timeline = mix([first, second], "add")
-    np.testing.assert_array_equal(timeline.tracks[0], np.concatenate([track(first), np.zeros(24000)]))
-    np.testing.assert_array_equal(timeline.tracks[1], np.concatenate([np.zeros(16000), track(second)]))
+    np.testing.assert_array_equal(timeline.waveforms[0], np.concatenate([track(first), np.zeros(24000)]))
+    np.testing.assert_array_equal(timeline.waveforms[1], np.concatenate([np.zeros(16000), track(second)]))
     both_CN = np.concatenate([first.samples_CN, second.samples_CN], axis=1)
     np.testing.assert_array_equal(timeline.soundtrack.samples_CN, both_CN)
-    assert timeline.frames == 62  # 62.5, rounded to even
+    assert timeline.num_frames == 62  # 62.5, rounded to even
 
 
 @pytest.mark.parametrize("lengths", [(1.0, 1.5), (1.5, 1.0), (1.2, 1.2)])
@@ -49,7 +49,7 @@ def test_together_the_shorter_is_silent_at_its_end(lengths: tuple[float, float])
     longest = round(max(lengths) * 16000)
     for person, sound in enumerate(voices):
         alone_N = track(sound)
-        np.testing.assert_array_equal(timeline.tracks[person], np.pad(alone_N, (0, longest - len(alone_N))))
+        np.testing.assert_array_equal(timeline.waveforms[person], np.pad(alone_N, (0, longest - len(alone_N))))
     shorter, longer = sorted((sound.samples_CN for sound in voices), key=lambda samples_CN: samples_CN.shape[1])
     sum_CN = longer.copy()
     sum_CN[:, : shorter.shape[1]] += shorter
@@ -61,7 +61,7 @@ def test_the_soundtrack_has_the_better_quality_of_both(mode: Mode) -> None:
     low, high = voice(1.0, rate=8000), voice(0.5, rate=44100, channels=2, seed=1)
     for voices in ([low, high], [high, low]):
         mixed = mix(voices, mode).soundtrack
-        assert (mixed.rate, mixed.channels) == (44100, 2)
+        assert (mixed.sample_rate, mixed.num_channels) == (44100, 2)
         assert mixed.seconds == pytest.approx(1.5 if mode == "add" else 1.0, abs=1e-4)
         assert mixed.samples_CN.dtype == np.float32
 
@@ -83,7 +83,7 @@ def test_a_sum_beyond_full_scale_is_scaled_as_a_whole() -> None:
 def test_loudness_is_measured_before_silence_is_added() -> None:
     """A short answer in a long talk is as loud as the talk."""
     talk, answer = voice(3.0, level=0.3), voice(0.5, level=0.01, seed=1)
-    tracks = mix([talk, answer], "para").tracks
+    tracks = mix([talk, answer], "para").waveforms
     spoken = [np.sqrt(np.mean(tracks[0] ** 2)), np.sqrt(np.mean(tracks[1][:8000] ** 2))]
     assert spoken[0] == pytest.approx(spoken[1], rel=0.1)
 
@@ -94,8 +94,8 @@ def test_a_silent_person_listens(silence: Audio, first: bool) -> None:
     speaker = voice(2.0)
     voices = [silence, speaker] if first else [speaker, silence]
     timeline = mix(voices, "para")
-    assert [len(track_N) for track_N in timeline.tracks] == [32000, 32000]
-    assert np.abs(timeline.tracks[0 if first else 1]).max() < 1e-3
+    assert [len(track_N) for track_N in timeline.waveforms] == [32000, 32000]
+    assert np.abs(timeline.waveforms[0 if first else 1]).max() < 1e-3
     assert timeline.soundtrack.seconds == 2.0
 
 
@@ -130,8 +130,8 @@ def test_another_number_of_people(count: int) -> None:
     [(16000, 16000, 25), (8000, 16000, 12), (44100, 44100, 25), (641, 16000, 1), (1, 16000, 1), (471_000, 44100, 267)],
 )
 def test_frames_are_seconds_times_25_rounded(samples: int, rate: int, frames: int) -> None:
-    sound = Audio(samples_CN=np.full((1, samples), 0.1, np.float32), rate=rate)
-    assert mix([sound], "add").frames == frames
+    sound = Audio(samples_CN=np.full((1, samples), 0.1, np.float32), sample_rate=rate)
+    assert mix([sound], "add").num_frames == frames
     assert frames == max(1, round(25 * samples / rate))
 
 
@@ -145,14 +145,14 @@ def test_fit_gives_the_soundtrack_exactly_the_length_of_the_video(rate: int, fra
     kept = min(samples, rate)
     np.testing.assert_array_equal(fitted.soundtrack.samples_CN[:, :kept], timeline.soundtrack.samples_CN[:, :kept])
     assert not fitted.soundtrack.samples_CN[:, kept:].any()
-    for before_N, after_N in zip(timeline.tracks, fitted.tracks, strict=True):
+    for before_N, after_N in zip(timeline.waveforms, fitted.waveforms, strict=True):
         assert len(after_N) == max(len(before_N), 640 * frames)
         np.testing.assert_array_equal(after_N[: len(before_N)], before_N)
         assert not after_N[len(before_N) :].any()
 
 
 def test_a_mix_that_would_fill_the_memory_is_refused() -> None:
-    long = Audio(samples_CN=np.full((1, 8000 * 600), 0.1, np.float32), rate=8000)
-    fine = Audio(samples_CN=np.full((8, 192_000), 0.1, np.float32), rate=192_000)
+    long = Audio(samples_CN=np.full((1, 8000 * 600), 0.1, np.float32), sample_rate=8000)
+    fine = Audio(samples_CN=np.full((8, 192_000), 0.1, np.float32), sample_rate=192_000)
     with pytest.raises(InputError, match=r"192,000 Hz in 8 channels.*at most 268,435,456"):
         mix((long, fine), "add")

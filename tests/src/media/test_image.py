@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.image import MAX_PIXELS, MIN_SIDE, UPRIGHT, read_image
 from tests.src.media.audio.recordings import silent_video
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.storage.fetcher import InputFetcher, make_fetcher
 from src.storage.settings import StorageSettings, read_settings
 from tests.src.storage.conftest import CLOSED, OTHER

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.storage.outputs import copy_atomic, resolve_destination, to_base64
 from src.storage.s3 import S3Bucket
 from tests.src.storage.store import BUCKET, LocalStore

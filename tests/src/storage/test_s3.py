@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.storage import s3 as bucket_module
 from src.storage.errors import StorageError
 from src.storage.s3 import PART_BYTES, S3Bucket

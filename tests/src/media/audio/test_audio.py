@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from src.errors import InputError
 from src.media.audio import audio as sound_module
 from src.media.audio.audio import Audio, convert, pad_or_trim, read_audio, to_mono
-from src.media.errors import InputError
 from tests.src.media.audio.recordings import cut, encoded, likeness, silent_video, tones, wav
 
 WAV_KINDS = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
@@ -34,7 +34,7 @@ def test_wav_of_every_sample_format(tmp_path: Path, kind: str) -> None:
     given_CN = tones(22050, 2)
     sound = read(wav(tmp_path / "upload", given_CN, 22050, subtype=kind))
     assert sound.samples_CN.dtype == np.float32
-    assert (sound.rate, sound.samples_CN.shape) == (22050, given_CN.shape)
+    assert (sound.sample_rate, sound.samples_CN.shape) == (22050, given_CN.shape)
     assert np.abs(sound.samples_CN - given_CN).max() < (0.02 if kind in ("PCM_U8", "ULAW", "ALAW") else 1e-4)
 
 
@@ -43,7 +43,7 @@ def test_wav_of_every_sample_format(tmp_path: Path, kind: str) -> None:
 def test_wav_of_every_rate_and_channel_count(tmp_path: Path, rate: int, channels: int) -> None:
     given_CN = tones(rate, channels, seconds=0.2)
     sound = read(wav(tmp_path / "upload", given_CN, rate, subtype="PCM_24"))
-    assert (sound.rate, sound.channels, sound.seconds) == (rate, channels, pytest.approx(0.2))
+    assert (sound.sample_rate, sound.num_channels, sound.seconds) == (rate, channels, pytest.approx(0.2))
     np.testing.assert_allclose(sound.samples_CN, given_CN, atol=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_formats_that_know_their_length_keep_every_sample(
 ) -> None:
     given_CN = tones(rate, channels)
     sound = read(encoded(tmp_path / "upload", given_CN, rate, codec=codec, form=form))
-    assert (sound.rate, sound.samples_CN.shape) == (rate, given_CN.shape)
+    assert (sound.sample_rate, sound.samples_CN.shape) == (rate, given_CN.shape)
     assert likeness(sound.samples_CN[:2], given_CN[:2]) > 0.98
 
 
@@ -109,10 +109,10 @@ def test_files_that_were_put_behind_each_other(tmp_path: Path, codec: str, form:
     path = tmp_path / "upload"
     path.write_bytes(b"".join(files))
     sound = read(path)
-    assert (sound.rate, sound.channels) in parts
+    assert (sound.sample_rate, sound.num_channels) in parts
     assert sound.seconds == pytest.approx(3, abs=3 * LOOSE / 22050)
     for first in (0.2, 1.3, 2.4):
-        part_CN = sound.samples_CN[:, round(first * sound.rate) : round((first + 0.5) * sound.rate)]
+        part_CN = sound.samples_CN[:, round(first * sound.sample_rate) : round((first + 0.5) * sound.sample_rate)]
         assert part_CN.std() == pytest.approx(given[0].std(), rel=0.35)
 
 
@@ -168,21 +168,21 @@ def test_a_file_that_was_cut_off_is_refused_with_both_lengths(tmp_path: Path, co
     path = encoded(tmp_path / "upload", tones(48000, 2, seconds=3), 48000, codec=codec, form=form)
     message = refusal(cut(path))
     assert message.startswith("first_audio: ")
-    assert "cut off: its header promises 3.0" in message
-    assert "s are there" in message
+    assert "cut off: its header declares 3.0" in message
+    assert "but it holds" in message
 
 
 def test_a_movie_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     path = encoded(
         tmp_path / "upload", tones(48000, 2, 3), 48000, codec="aac", form="mp4", options={"movflags": "+faststart"}
     )
-    assert "promises 3.00 s of sound" in refusal(cut(path))
+    assert "declares 3.00 s of audio" in refusal(cut(path))
 
 
 @pytest.mark.parametrize("order", ["LITTLE", "BIG"])
 def test_a_wav_that_was_cut_off_is_refused_with_both_lengths(tmp_path: Path, order: str) -> None:
     path = wav(tmp_path / "upload", tones(16000, 1, seconds=2), 16000, subtype="PCM_16", endian=order)
-    assert "its header promises 2.00 s of sound, 1.00 s are there" in refusal(cut(path))
+    assert "its header declares 2.00 s of audio, but it holds 1.00 s" in refusal(cut(path))
 
 
 def test_the_sound_part_of_a_cut_file_can_still_be_used(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_header_that_claims_the_moon_takes_no_memory(tmp_path: Path) -> None:
     data[21] |= 0x0F
     data[22:26] = b"\xff" * 4
     path.write_bytes(data)
-    assert "its header promises 4294967.30 s of sound" in refusal(path)
+    assert "its header declares 4294967.30 s of audio" in refusal(path)
 
 
 @pytest.mark.parametrize("channels", [65, 1000, 60000])
@@ -345,19 +345,19 @@ def test_damage_is_never_worse_than_a_refusal(tmp_path: Path) -> None:
 
 def test_mono_is_the_mean_at_the_wanted_rate() -> None:
     left_N = tones(48000, 1)[0]
-    sound = Audio(samples_CN=np.stack([left_N, np.zeros_like(left_N)]), rate=48000)
+    sound = Audio(samples_CN=np.stack([left_N, np.zeros_like(left_N)]), sample_rate=48000)
     heard_N = to_mono(sound, 16000)
     assert (heard_N.dtype, heard_N.shape) == (np.float32, (24000,))
     assert np.abs(heard_N - tones(16000, 1)[0] / 2)[200:-200].max() < 2e-3
 
 
 def test_mono_of_nothing_is_nothing() -> None:
-    assert to_mono(Audio(samples_CN=np.zeros((2, 0), np.float32), rate=44100), 16000).shape == (0,)
+    assert to_mono(Audio(samples_CN=np.zeros((2, 0), np.float32), sample_rate=44100), 16000).shape == (0,)
 
 
 def test_conform_copies_one_channel_to_the_front_pair() -> None:
     given_CN = tones(16000, 1)
-    wide = convert(Audio(samples_CN=given_CN, rate=16000), rate=16000, channels=6)
+    wide = convert(Audio(samples_CN=given_CN, sample_rate=16000), sample_rate=16000, num_channels=6)
     np.testing.assert_array_equal(wide.samples_CN[:2], np.repeat(given_CN, 2, axis=0))
     assert not wide.samples_CN[2:].any()
 
@@ -365,7 +365,7 @@ def test_conform_copies_one_channel_to_the_front_pair() -> None:
 def test_conform_keeps_what_every_channel_says() -> None:
     """From seven channels to two nothing is lost, and the sides stay apart."""
     given_CN = tones(16000, 7)
-    stereo = convert(Audio(samples_CN=given_CN, rate=16000), rate=16000, channels=2)
+    stereo = convert(Audio(samples_CN=given_CN, sample_rate=16000), sample_rate=16000, num_channels=2)
     np.testing.assert_allclose(stereo.samples_CN[0] - stereo.samples_CN[1], given_CN[0] - given_CN[1], atol=1e-6)
     center_N = np.sqrt(0.5) * given_CN[2:].mean(axis=0)
     np.testing.assert_allclose(stereo.samples_CN - given_CN[:2], np.stack([center_N] * 2), atol=1e-6)
@@ -374,7 +374,7 @@ def test_conform_keeps_what_every_channel_says() -> None:
 @pytest.mark.parametrize("samples", [0, 100, 24000, 30000])
 def test_lasting_cuts_or_pads(samples: int) -> None:
     given_CN = tones(16000, 2)
-    changed_CN = pad_or_trim(Audio(samples_CN=given_CN, rate=16000), samples).samples_CN
+    changed_CN = pad_or_trim(Audio(samples_CN=given_CN, sample_rate=16000), samples).samples_CN
     assert changed_CN.shape == (2, samples)
     np.testing.assert_array_equal(changed_CN[:, :24000], given_CN[:, :samples])
     assert not changed_CN[:, 24000:].any()

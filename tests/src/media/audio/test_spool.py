@@ -48,7 +48,7 @@ def test_what_was_let_go_is_still_there() -> None:
 )
 def test_resampling_in_pieces_is_resampling(rate: int, target: int, channels: int) -> None:
     samples_CN = noise(channels, 3 * CHUNK_SAMPLES + 12_345)
-    found = convert(Audio(samples_CN=samples_CN, rate=rate), rate=target, channels=channels)
+    found = convert(Audio(samples_CN=samples_CN, sample_rate=rate), sample_rate=target, num_channels=channels)
     expected_CN = librosa.resample(samples_CN, orig_sr=rate, target_sr=target, res_type="soxr_hq")
     assert found.samples_CN.shape == expected_CN.shape
     np.testing.assert_allclose(found.samples_CN, expected_CN, atol=1e-6)
@@ -75,7 +75,7 @@ def test_twenty_minutes_of_two_voices_stay_out_of_memory(tmp_path: Path) -> None
         timeline = pad_to_frames(mix((voice, voice), "para"), round(25 * duration))
         marks = [resident()]
         marks.append(to_mono(pad_or_trim(timeline.soundtrack, round(RATE * duration) + 7), 24_000).size and resident())
-        assert len(timeline.tracks[0]) == round(RATE * duration)
+        assert len(timeline.waveforms[0]) == round(RATE * duration)
         return max(marks) - before
 
     prepare(20)

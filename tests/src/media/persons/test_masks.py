@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.persons.masks import MAX_PEOPLE, PersonMasks, person_masks
 
 WIDTH, HEIGHT = 80, 40

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
+from src.errors import InputError
 from src.media.audio.audio import read_audio
-from src.media.errors import InputError
 from src.media.video.mp4_index import check_index_size
 from src.media.video.reader import VideoReader
 from tests.src.media.video.video_files import write_film
@@ -30,7 +30,7 @@ def announcing(path: Path, samples: int) -> Path:
 def test_a_film_of_too_many_pictures(tmp_path: Path) -> None:
     path = announcing(write_film(tmp_path / "a.mp4"), MANY)
     with pytest.raises(InputError, match=r"image: the file 'a.mp4' .* index of 100,000,000 samples.*at most 4,000,000"):
-        VideoReader(path, seconds=600)
+        VideoReader(path, max_seconds=600)
 
 
 def test_a_fragment_of_too_many_pictures(tmp_path: Path) -> None:

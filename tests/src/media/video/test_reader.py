@@ -11,7 +11,7 @@ import pytest
 from av.video.reformatter import ColorTrc
 from PIL import Image
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.video.frame import DisplayTransform, to_image
 from src.media.video.reader import VideoReader
 from src.media.video.scene_cuts import detect_scene_cuts
@@ -44,7 +44,7 @@ def test_kinds_of_videos(tmp_path: Path, name: str, codec: str) -> None:
     path = write_film(tmp_path / name, codec=codec)
     nameless = path.rename(tmp_path / "upload")
     assert is_video(nameless)
-    film = VideoReader(nameless, seconds=10)
+    film = VideoReader(nameless, max_seconds=10)
     assert film.size == (WIDTH, HEIGHT)
     assert numbers(film, 15) == [*range(12), 11, 11, 11]
 
@@ -53,23 +53,23 @@ def test_kinds_of_videos(tmp_path: Path, name: str, codec: str) -> None:
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_the_sources_own_rate_is_kept(tmp_path: Path, name: str, rate: float) -> None:
     times = [Fraction(round(200 * i / rate), 200) for i in range(round(2 * rate))]
-    film = VideoReader(write_film(tmp_path / name, times=times), seconds=10)
+    film = VideoReader(write_film(tmp_path / name, times=times), max_seconds=10)
     assert numbers(film, 55) == shown(times, 55)
 
 
 def test_a_variable_rate(tmp_path: Path) -> None:
     times = [Fraction(ms, 1000) for ms in (0, 10, 120, 130, 500, 900)]
-    film = VideoReader(write_film(tmp_path / "a.mp4", times=times), seconds=10)
+    film = VideoReader(write_film(tmp_path / "a.mp4", times=times), max_seconds=10)
     assert numbers(film, 30) == shown(times, 30)
 
 
 def test_a_video_that_begins_late_begins_at_once(tmp_path: Path) -> None:
-    film = VideoReader(write_film(tmp_path / "a.mkv", times=[2 + i / 25 for i in range(5)]), seconds=10)
+    film = VideoReader(write_film(tmp_path / "a.mkv", times=[2 + i / 25 for i in range(5)]), max_seconds=10)
     assert numbers(film, 5) == [0, 1, 2, 3, 4]
 
 
 def test_going_back_and_leaping_ahead(tmp_path: Path) -> None:
-    film = VideoReader(write_film(tmp_path / "a.mp4"), seconds=10)
+    film = VideoReader(write_film(tmp_path / "a.mp4"), max_seconds=10)
     assert [number_of(film.frame(index)) for index in (9, 9, 2, 3, 11, 0)] == [9, 9, 2, 3, 11, 0]
     film.close()
     assert number_of(film.frame(0)) == 0
@@ -86,14 +86,14 @@ def test_going_back_and_leaping_ahead(tmp_path: Path) -> None:
     ],
 )
 def test_a_video_on_its_side_is_put_upright(tmp_path: Path, rotation: tuple[float, ...], turn: Image.Transpose) -> None:
-    found = VideoReader(write_film(tmp_path / "a.mp4", rotation=rotation), seconds=10).frame(0)
+    found = VideoReader(write_film(tmp_path / "a.mp4", rotation=rotation), max_seconds=10).frame(0)
     wanted = drawing(0).transpose(turn)
     assert found.size == wanted.size
     assert np.abs(np.asarray(found, int) - np.asarray(wanted, int)).mean() < 6
 
 
 def test_pixels_that_are_not_square(tmp_path: Path) -> None:
-    film = VideoReader(write_film(tmp_path / "a.mp4", pixel_ratio=Fraction(3, 2)), seconds=10)
+    film = VideoReader(write_film(tmp_path / "a.mp4", pixel_ratio=Fraction(3, 2)), max_seconds=10)
     assert film.size == film.frame(3).size == (192, HEIGHT)
 
 
@@ -105,7 +105,9 @@ def test_another_scene(tmp_path: Path) -> None:
         for scene, length in zip(scenes, (40, 30, 10), strict=True)
         for step in range(length)
     ]
-    film = VideoReader(write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(80)], pictures=moving), seconds=10)
+    film = VideoReader(
+        write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(80)], pictures=moving), max_seconds=10
+    )
     assert detect_scene_cuts(film, 80) == (40, 70)
     assert detect_scene_cuts(film, 70) == (40,)
     assert film.frame(0).size == (160, 96)
@@ -113,7 +115,9 @@ def test_another_scene(tmp_path: Path) -> None:
 
 def test_another_scene_as_bright_as_the_one_before(tmp_path: Path) -> None:
     pictures = [Image.new("RGB", (64, 64), (180, 60, 60) if i < 30 else (96, 96, 96)) for i in range(40)]
-    film = VideoReader(write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(40)], pictures=pictures), seconds=10)
+    film = VideoReader(
+        write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(40)], pictures=pictures), max_seconds=10
+    )
     assert detect_scene_cuts(film, 40) == (30,)
 
 
@@ -127,7 +131,7 @@ def test_looking_for_scenes_can_be_given_up(tmp_path: Path) -> None:
         if next(asked):
             raise GivenUpError
 
-    film = VideoReader(write_film(tmp_path / "a.mp4"), seconds=10)
+    film = VideoReader(write_film(tmp_path / "a.mp4"), max_seconds=10)
     with pytest.raises(GivenUpError):
         detect_scene_cuts(film, 100, check)
     assert next(asked, None) is None
@@ -139,14 +143,14 @@ def test_fast_motion_at_a_low_rate_is_not_another_scene(tmp_path: Path) -> None:
     blocks_HWC = rng.integers(0, 2, (3, 80, 1), np.uint8).repeat(3, axis=2) * 255
     wall = Image.fromarray(blocks_HWC).resize((2560, 192), Image.Resampling.BICUBIC)
     pan = [wall.crop((20 * step, 0, 20 * step + 256, 192)) for step in range(40)]
-    film = VideoReader(write_film(tmp_path / "a.mp4", times=[i / 8 for i in range(40)], pictures=pan), seconds=10)
+    film = VideoReader(write_film(tmp_path / "a.mp4", times=[i / 8 for i in range(40)], pictures=pan), max_seconds=10)
     assert detect_scene_cuts(film, 125) == ()
 
 
 def test_lightning_is_not_many_scenes(tmp_path: Path) -> None:
     pictures = [Image.new("L", (64, 64), 255 * (i % 5 == 4)).convert("RGB") for i in range(100)]
     film = VideoReader(
-        write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(100)], pictures=pictures), seconds=10
+        write_film(tmp_path / "a.mp4", times=[i / 25 for i in range(100)], pictures=pictures), max_seconds=10
     )
     cuts = detect_scene_cuts(film, 100)
     assert cuts
@@ -155,13 +159,13 @@ def test_lightning_is_not_many_scenes(tmp_path: Path) -> None:
 
 def refused(path: Path, *words: str) -> None:
     with pytest.raises(InputError, match="image") as caught:
-        VideoReader(path, seconds=600)
+        VideoReader(path, max_seconds=600)
     assert not [word for word in words if word not in str(caught.value)], caught.value
 
 
 def test_too_many_pictures_a_second(tmp_path: Path) -> None:
     path = write_film(tmp_path / "a.mkv", codec="mjpeg", pix_fmt="yuvj420p", times=[i / 600 for i in range(600)])
-    refused(path, f"more than {MAX_RATE} pictures a second")
+    refused(path, f"more than {MAX_RATE} frames a second")
 
 
 @pytest.mark.parametrize(("size", "words"), [((16, 64), "at least 32"), ((1024, 48), "at most 16 times")])
@@ -189,7 +193,7 @@ def test_pictures_that_change_their_size(tmp_path: Path) -> None:
             packet.stream, packet.time_base = stream, Fraction(1, 25)
             packet.pts = packet.dts = number
             container.mux(packet)
-    film = VideoReader(tmp_path / "a.mkv", seconds=10)
+    film = VideoReader(tmp_path / "a.mkv", max_seconds=10)
     assert [film.frame(number).size for number in range(3)] == [(WIDTH, HEIGHT)] * 3
     assert numbers(film, 3) == [0, 1, 2]
 
@@ -243,7 +247,7 @@ def test_damage_never_breaks_it(tmp_path: Path, name: str) -> None:
         path = tmp_path / "broken"
         path.write_bytes(broken)
         try:
-            film = VideoReader(path, seconds=600)
+            film = VideoReader(path, max_seconds=600)
             outcomes.add(all(film.frame(index).size == film.size for index in range(0, 80, 8)))
         except InputError as error:
             outcomes.add(str(error)[:5])

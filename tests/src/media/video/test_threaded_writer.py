@@ -52,7 +52,7 @@ def test_at_most_so_many_batches_wait() -> None:
             writer.write(frames(number))
             handed.append(number)
 
-    with ThreadedWriter(stuck, waiting=1) as writer:
+    with ThreadedWriter(stuck, queue_size=1) as writer:
         caller = threading.Thread(target=call, args=(writer,))
         caller.start()
         assert blocked.wait(5)
@@ -100,10 +100,10 @@ def test_after_an_error_what_waits_is_dropped() -> None:
 
 def test_a_movie_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
-    with pytest.raises(EncoderError), VideoWriter(path, width=16, height=16, frames=40) as movie:
+    with pytest.raises(EncoderError), VideoWriter(path, width=16, height=16, num_frames=40) as movie:
         hand_over(movie.write, batches=1, length=20, error=EncoderError())
     assert list(tmp_path.iterdir()) == []
-    with VideoWriter(path, width=16, height=16, frames=40) as movie, ThreadedWriter(movie.write) as writer:
+    with VideoWriter(path, width=16, height=16, num_frames=40) as movie, ThreadedWriter(movie.write) as writer:
         writer.write(frames(*range(20)))
         writer.write(frames(*range(20)))
     assert list(tmp_path.iterdir()) == [path]

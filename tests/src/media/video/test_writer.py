@@ -27,7 +27,7 @@ def frames_of(count: int) -> np.ndarray:
 
 def write(path: Path, frames_FHWC: np.ndarray, soundtrack: Audio | None = None, **options: Any) -> Path:
     count = len(frames_FHWC)
-    with VideoWriter(path, width=WIDTH, height=HEIGHT, frames=count, soundtrack=soundtrack, **options) as movie:
+    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=count, soundtrack=soundtrack, **options) as movie:
         for first in range(0, count, 7):
             movie.write(frames_FHWC[first : first + 7])
     return path
@@ -49,7 +49,7 @@ def test_every_frame_is_there_with_its_colors(tmp_path: Path, count: int) -> Non
 
 
 def test_the_video_is_what_every_player_knows(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", frames_of(5), Audio(samples_CN=tones(44100, 2), rate=44100))
+    path = write(tmp_path / "a.mp4", frames_of(5), Audio(samples_CN=tones(44100, 2), sample_rate=44100))
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec_context.name, video.pix_fmt, video.average_rate) == ("h264", "yuv420p", 25)
@@ -72,14 +72,14 @@ def test_the_sound_is_the_callers_own_and_as_long_as_the_video(
     tmp_path: Path, rate: int, channels: int, count: int, given_seconds: float
 ) -> None:
     given_CN = tones(rate, channels, given_seconds)
-    path = write(tmp_path / "a.mp4", frames_of(count), Audio(samples_CN=given_CN, rate=rate))
+    path = write(tmp_path / "a.mp4", frames_of(count), Audio(samples_CN=given_CN, sample_rate=rate))
     with av.open(str(path)) as container:
         for stream in container.streams:
             assert stream.duration is not None
             assert stream.time_base is not None
             assert float(stream.duration * stream.time_base) == pytest.approx(count / 25, abs=0.5 / rate)
     sound = read_audio(path, name="first_audio", max_seconds=60)
-    assert (sound.rate, sound.samples_CN.shape) == (rate, (channels, round(count / 25 * rate)))
+    assert (sound.sample_rate, sound.samples_CN.shape) == (rate, (channels, round(count / 25 * rate)))
     assert likeness(sound.samples_CN, given_CN) > 0.98
 
 
@@ -87,7 +87,7 @@ def test_the_sound_is_the_callers_own_and_as_long_as_the_video(
 @pytest.mark.parametrize("count", [1, 3, 26, 80])
 def test_another_rate_shows_the_same_at_the_same_time(tmp_path: Path, fps: int, count: int) -> None:
     given_FHWC = frames_of(count)
-    path = write(tmp_path / "a.mp4", given_FHWC, Audio(samples_CN=tones(16000, 1, 4.0), rate=16000), fps=fps)
+    path = write(tmp_path / "a.mp4", given_FHWC, Audio(samples_CN=tones(16000, 1, 4.0), sample_rate=16000), fps=fps)
     found = pictures(path)
     assert len(found) == max(1, round(count * fps / 25))
     for index, picture_HWC in enumerate(found):
@@ -101,7 +101,7 @@ def test_another_rate_shows_the_same_at_the_same_time(tmp_path: Path, fps: int, 
 
 
 def test_silence_follows_a_soundtrack_that_ends_early(tmp_path: Path) -> None:
-    sound = Audio(samples_CN=tones(16000, 1, 0.4), rate=16000)
+    sound = Audio(samples_CN=tones(16000, 1, 0.4), sample_rate=16000)
     heard = read_audio(write(tmp_path / "a.mp4", frames_of(25), sound), name="first_audio", max_seconds=9)
     assert np.abs(heard.samples_CN[:, :6000]).max() > 0.2
     assert np.abs(heard.samples_CN[:, 9000:]).max() < 1e-3
@@ -113,7 +113,7 @@ def test_silence_follows_a_soundtrack_that_ends_early(tmp_path: Path) -> None:
 def test_what_aac_cannot_do_becomes_the_next_best(
     tmp_path: Path, given: tuple[int, int], written: tuple[int, int]
 ) -> None:
-    sound = Audio(samples_CN=tones(*given, 0.6), rate=given[0])
+    sound = Audio(samples_CN=tones(*given, 0.6), sample_rate=given[0])
     with av.open(str(write(tmp_path / "a.mp4", frames_of(10), sound))) as container:
         audio = container.streams.audio[0]
         assert (audio.rate, audio.channels) == written
@@ -123,7 +123,7 @@ def test_what_aac_cannot_do_becomes_the_next_best(
 def test_surround_keeps_its_order(tmp_path: Path, channels: int) -> None:
     """All but the fourth channel, which AAC keeps for low notes only."""
     given_CN = tones(48000, channels)
-    path = write(tmp_path / "a.mp4", frames_of(30), Audio(samples_CN=given_CN, rate=48000))
+    path = write(tmp_path / "a.mp4", frames_of(30), Audio(samples_CN=given_CN, sample_rate=48000))
     heard = read_audio(path, name="first_audio", max_seconds=9)
     kept = [channel for channel in range(channels) if channel != 3]
     assert likeness(heard.samples_CN[kept], given_CN[kept]) > 0.98
@@ -131,7 +131,7 @@ def test_surround_keeps_its_order(tmp_path: Path, channels: int) -> None:
 
 def test_sound_and_pictures_come_in_turn(tmp_path: Path) -> None:
     """Otherwise a player has to hold a whole stream to show the other."""
-    sound = Audio(samples_CN=tones(48000, 2, 6.0), rate=48000)
+    sound = Audio(samples_CN=tones(48000, 2, 6.0), sample_rate=48000)
     with av.open(str(write(tmp_path / "a.mp4", frames_of(150), sound))) as container:
         places = [
             (packet.pos or 0, packet.stream.type, (packet.dts or 0) * packet.time_base)
@@ -147,9 +147,9 @@ def test_sound_and_pictures_come_in_turn(tmp_path: Path) -> None:
 def test_what_is_encoded_goes_to_the_disk_at_once(tmp_path: Path) -> None:
     """Memory holds what the encoder looks ahead, not the movie."""
     noise_FHWC = np.random.default_rng(0).integers(0, 256, (200, HEIGHT, WIDTH, 3), np.uint8)
-    sound = Audio(samples_CN=tones(48000, 2, 8.0), rate=48000)
+    sound = Audio(samples_CN=tones(48000, 2, 8.0), sample_rate=48000)
     path = tmp_path / "a.mp4"
-    with VideoWriter(path, width=WIDTH, height=HEIGHT, frames=200, soundtrack=sound) as movie:
+    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=200, soundtrack=sound) as movie:
         movie.write(noise_FHWC)
         (draft,) = tmp_path.iterdir()
         written = draft.stat().st_size
@@ -158,14 +158,14 @@ def test_what_is_encoded_goes_to_the_disk_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", [0, 3, 5])
 def test_too_few_frames_leave_no_file(tmp_path: Path, written: int) -> None:
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=6)
+    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
     with pytest.raises(ValueError, match=f"{written} frames written; 6 were announced"), movie:
         movie.write(frames_of(written))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_many_frames_leave_no_file(tmp_path: Path) -> None:
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=6)
+    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
     with pytest.raises(ValueError, match="7 frames written; 6 were announced"), movie:
         movie.write(frames_of(7))
     assert list(tmp_path.iterdir()) == []
@@ -182,8 +182,8 @@ def test_whatever_stops_it_leaves_no_file(tmp_path: Path, error: type[BaseExcept
         yield frames_of(written)
         raise error
 
-    sound = Audio(samples_CN=tones(16000, 1), rate=16000)
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=6, soundtrack=sound)
+    sound = Audio(samples_CN=tones(16000, 1), sample_rate=16000)
+    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6, soundtrack=sound)
     with pytest.raises(error), movie:
         deque(map(movie.write, stopped()))
     assert list(tmp_path.iterdir()) == []
@@ -192,7 +192,7 @@ def test_whatever_stops_it_leaves_no_file(tmp_path: Path, error: type[BaseExcept
 def test_an_earlier_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("earlier")
-    with VideoWriter(path, width=WIDTH, height=HEIGHT, frames=2) as movie:
+    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=2) as movie:
         movie.write(frames_of(2))
         assert path.read_text() == "earlier"
     assert len(pictures(path)) == 2
@@ -203,7 +203,7 @@ def test_an_earlier_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> 
     "wrong", [np.zeros((1, HEIGHT, WIDTH, 3), np.float32), np.zeros((1, WIDTH, HEIGHT, 3), np.uint8)]
 )
 def test_frames_of_another_kind(tmp_path: Path, wrong: np.ndarray) -> None:
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=1)
+    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=1)
     with pytest.raises(ValueError, match="needs uint8"), movie:
         movie.write(wrong)
 
@@ -211,4 +211,4 @@ def test_frames_of_another_kind(tmp_path: Path, wrong: np.ndarray) -> None:
 @pytest.mark.parametrize("size", [(81, 48), (80, 47), (0, 48)])
 def test_sizes_that_h264_cannot_do(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}"):
-        VideoWriter(tmp_path / "a.mp4", width=size[0], height=size[1], frames=1)
+        VideoWriter(tmp_path / "a.mp4", width=size[0], height=size[1], num_frames=1)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from src.media.errors import InputError
+from src.errors import InputError
 from src.storage.http.download import Downloader
 from src.storage.settings import DownloadLimits
 from tests.src.storage.web import FILE, Names, Web, serving
