@@ -30,8 +30,8 @@ from app.speakers import draw_preview, layout_speakers, to_person_masks, to_pixe
 from src.audio_analysis.long_audio import embed_speech
 from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from src.media.audio.audio import Audio
 from src.errors import InputError, truncated_repr
+from src.media.audio.audio import Audio
 from src.media.provenance import provenance
 from src.media.rates import frames_at
 from src.media.video.scene_cuts import detect_scene_cuts
