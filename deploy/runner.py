@@ -1,118 +1,57 @@
-"""One warm predictor outside of Cog's server: one request at a time, stopped from outside, with what it measured."""
+"""One shared `VideoGenerator` for a server: loaded on first use, one request at a time, from any thread."""
 
 import logging
-import shutil
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from predict import Predictor
-from src.serving.cancellation import CancelledError, RequestContext, request_context
-from src.serving.cog import schema
-from src.serving.validation import validate
-from wan.conditioning.protocols import SpeechEmbeddings
+from app.generator import Output, VideoGenerator
+from src.serving.cancellation import RequestContext, request_context
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-WAIT_S = 0.05
+LOCK_POLL_S = 0.05
 
 
-class RecordingPredictor(Predictor):
-    """The predictor, whose metrics are kept: Cog's are only there within Cog's server."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.metrics: dict[str, Any] = {}
-
-    def record_metric(self, key: str, value: Any, mode: str = "replace") -> None:
-        """Keep a metric; every one is recorded once, so that the mode says nothing."""
-        self.metrics[key] = value
-
-    def embed(self, track_N: np.ndarray) -> SpeechEmbeddings:
-        """As the predictor, and note the shape: frames, layers, width."""
-        states = super().embed(track_N)
-        self.metrics["speech_shape"] = list(states.shape)
-        return states
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """A finished video, in a place of the caller's, and what the predictor measured."""
-
-    path: Path
-    metrics: Mapping[str, Any]
-
-
-class PredictorRunner:
-    """Loads the model when it is first needed, and serves requests from any thread, one after another."""
+class Runner:
+    """Serializes requests. `failure` says why the last attempt to load the model failed, None after a success."""
 
     def __init__(self) -> None:
-        self.predictor: RecordingPredictor | None = None
+        self.generator: VideoGenerator | None = None
         self.failure: str | None = None
         self.lock = threading.Lock()
 
-    @cached_property
-    def document(self) -> schema.Schema:
-        """The schema of the predictor's inputs."""
-        return schema.openapi((REPOSITORY / "predict.py").read_text(encoding="utf-8"))
-
-    def load(self) -> None:
-        """Make the model ready; RuntimeError or ValueError, which says why, when not. Tried again each time."""
-        if self.predictor is not None:
-            return
-        predictor = RecordingPredictor()
-        try:
-            predictor.setup()
-        except Exception as error:
-            self.failure = str(error)
-            raise
-        self.failure, self.predictor = None, predictor
-
-    @cached_property
-    def files(self) -> tuple[str, ...]:
-        """The inputs that are files, or lists of them."""
-        fields = self.document["components"]["schemas"]["Input"]["properties"]
-        return tuple(name for name, field in fields.items() if "uri" in (field | field.get("items", {})).values())
-
-    def check(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Every input of the predictor with its default; ValuesError for what the schema does not allow.
-
-        Files may be paths already.
-        """
-        return validate(inputs, self.document) | {name: inputs[name] for name in self.files if inputs.get(name)}
-
-    def run(self, inputs: Mapping[str, Any], folder: Path, follower: RequestContext) -> Output:
-        """Make one video, and move it into `folder`.
-
-        Raises INPUT_FAULTS for what the caller can mend, CancelledError when the follower stops it, which
-        leaves nothing behind and the model ready.
-        """
-        values = self.check(inputs)
-        with self.turn(follower), request_context(follower):
-            self.load()
-            assert self.predictor is not None
-            predictor = self.predictor
-            predictor.metrics = {}
+    def load(self) -> VideoGenerator:
+        """The generator, loaded and warmed up on the first call. Raises RuntimeError or ValueError, which says why it
+        cannot be loaded; the next call tries again."""
+        if self.generator is None:
             try:
-                path = folder / "output.mp4"
-                shutil.move(predictor.predict(**values), path)
-                return Output(path=path, metrics=predictor.metrics)
-            finally:
-                predictor.remove_last_output()
+                generator = VideoGenerator.from_environment(os.environ)
+                generator.warm_up()
+            except Exception as error:
+                self.failure = str(error)
+                raise
+            generator.health.watch()
+            self.failure, self.generator = None, generator
+        return self.generator
+
+    def run(self, inputs: Mapping[str, Any], output_dir: Path, context: RequestContext) -> Output:
+        """Make one video in `output_dir`, after the requests that came before.
+
+        Raises CLIENT_ERRORS for what the caller can correct, and CancelledError when `context` is cancelled; then no
+        file is left and the model is ready for the next request.
+        """
+        with self.exclusive(context), request_context(context):
+            return self.load().generate(inputs, output_dir)
 
     @contextmanager
-    def turn(self, follower: RequestContext) -> Iterator[None]:
-        """Wait until no other request is at work; CancelledError when the follower gives up meanwhile."""
-        while not self.lock.acquire(timeout=WAIT_S):
-            if follower.cancelled.is_set():
-                raise CancelledError(f"{follower.request_id} was cancelled before it began")
+    def exclusive(self, context: RequestContext) -> Iterator[None]:
+        """Hold the lock; CancelledError when the request is cancelled while it waits."""
+        while not self.lock.acquire(timeout=LOCK_POLL_S):
+            context.raise_if_cancelled()
         try:
             yield
         finally:
@@ -120,5 +59,5 @@ class PredictorRunner:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is at work, or the model is being loaded for one."""
+        """Whether a request runs, or the model is being loaded for one."""
         return self.lock.locked()

@@ -12,12 +12,16 @@ class StageTimer:
         self.counts: Counter[str] = Counter()
         self._last = time.perf_counter()
 
-    def mark(self, stage: str) -> None:
-        """Add the time since the previous mark to `stage`."""
+    def add(self, stage: str) -> None:
+        """Add the time since the previous call to `stage`, which goes on: it is not counted as done."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self.counts[stage] += 1
         self._last = now
+
+    def mark(self, stage: str) -> None:
+        """Add the time since the previous call to `stage` and count it as done once more."""
+        self.add(stage)
+        self.counts[stage] += 1
 
     def mean(self, stage: str) -> float:
         """Seconds per mark of a stage; 0 without any."""

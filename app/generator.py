@@ -1,0 +1,233 @@
+"""VideoGenerator: the model loaded once, and one request after another from inputs to an MP4 with its metrics.
+
+What predict.py, the RunPod worker, Modal, the HTTP API, the batch and Python callers share. It knows nothing of Cog.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+
+import weights
+from app.inputs import validate_inputs
+from app.job import Job, prepare_job
+from app.metrics import job_metrics, pipeline_metrics
+from app.progress import JobProgress
+from app.settings import Settings, read_settings
+from app.speakers import draw_preview, to_person_masks, to_pixels
+from src.audio_analysis.long_audio import embed_speech
+from src.audio_analysis.timeline import mix
+from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from src.media.audio.audio import Audio
+from src.media.errors import InputError
+from src.media.provenance import provenance
+from src.media.video.scene_cuts import detect_scene_cuts
+from src.media.video.threaded_writer import ThreadedWriter
+from src.media.video.writer import VideoWriter
+from src.serving.cancellation import raise_if_cancelled
+from src.serving.eta import TimeLimitError
+from src.serving.health import Health
+from src.serving.malloc import trim_malloc_on_exit
+from wan import MultiTalkPipeline
+from wan.checkpoint import CheckpointError
+from wan.checkpoint.layout import find_speech_encoder, is_converted
+from wan.conditioning.request import Request
+from wan.configs.capabilities import choose_device
+from wan.sampling.options import resolve_options
+from wan.types import FPS
+
+logger = logging.getLogger("multitalk")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A finished MP4, and its metrics: seed, size, frames, seconds by stage, and what computed it."""
+
+    path: Path
+    metrics: dict[str, Any]
+
+
+class VideoGenerator:
+    """The pipeline and the speech encoder on one device. Not thread-safe: one `generate` at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Download missing weights and load the model.
+
+        Raises RuntimeError for a model that needs a GPU where there is none and for weights that are missing or do
+        not fit, WeightsError for a download that fails.
+        """
+        start = time.perf_counter()
+        self.settings = settings
+        choose_device(settings.config, device_id=0)  # fail before anything is downloaded
+        ensure_weights(settings)
+        self.pipeline = load_pipeline(settings)
+        self.speech_encoder = load_speech_encoder(settings, self.pipeline.device)
+        device = self.pipeline.device
+        self.health = Health(lambda: probe_device(device), Path(tempfile.gettempdir()))
+        logger.info("%s loaded on %s in %.1f s", settings.config.name, device, time.perf_counter() - start)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """As the environment variables of docs/configuration.md say; ValueError for a value that one cannot have."""
+        return cls(read_settings(environ))
+
+    def warm_up(self) -> None:
+        """Run one denoising step on a short clip, so that the first request does not pay for lazy initialization."""
+        config = self.settings.config
+        sample_rate = 48_000
+        tone = Audio(samples_CN=np.sin(np.arange(sample_rate, dtype=np.float32))[None], rate=sample_rate)
+        waveforms = mix((tone,) * config.persons, "para").tracks
+        with torch.inference_mode():
+            request = Request(
+                picture=Image.new("RGB", (512, 256), "grey"),
+                tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in waveforms),
+                prompt="warm-up",
+            )
+            size_class = next(iter(config.buckets))
+            options = resolve_options(config, size_class=size_class, turbo=True, sampling_steps=1, seed=0)
+            for _ in self.pipeline.stream(request, options):
+                pass
+
+    def generate(self, inputs: Mapping[str, Any], output_dir: Path) -> Output:
+        """Make one video from the inputs of `predict()`, by name; absent ones have the schema's defaults.
+
+        Files are `Path`s. Writes `output.mp4` into `output_dir`, which must exist; after an exception there is none.
+        Progress and cancellation: `src.serving.cancellation.request_context`. Raises ValueError (ValidationError,
+        InputError, TimeLimitError) for what the caller can correct, CancelledError, and RuntimeError when the GPU's
+        memory is not enough.
+        """
+        started = time.perf_counter()
+        values = validate_inputs(inputs)
+        with torch.inference_mode(), trim_malloc_on_exit():
+            try:
+                with closing(prepare_job(self.settings, values)) as job:
+                    progress = JobProgress(self.settings.max_runtime, started)
+                    path = output_dir / "output.mp4"
+                    if job.preview:
+                        write_preview(job, path)
+                    else:
+                        if values["detect_cuts"]:
+                            find_scene_cuts(job, progress)
+                        self.write_video(job, path, progress)
+            except (InputError, TimeLimitError):
+                raise
+            except torch.OutOfMemoryError as error:
+                logger.exception("the request ran out of GPU memory")
+                raise RuntimeError(
+                    f"the GPU's memory is not enough for this request ({error}); resolution 480p needs less"
+                ) from error
+            except Exception:
+                logger.exception("the request failed")
+                raise
+        return Output(path=path, metrics=pipeline_metrics(self.pipeline) | job_metrics(job, progress))
+
+    def write_video(self, job: Job, path: Path, progress: JobProgress) -> None:
+        """Run the networks and encode the frames as they are decoded.
+
+        Raises TimeLimitError as soon as the estimated time exceeds the limit.
+        """
+        media, config = job.media, self.settings.config
+        logger.info("seed %d, %d frames", job.options.seed, media.frames)
+        logger.debug("prompt: %s", job.prompt)
+        self.pipeline.use_loras(job.loras)
+        request = self.make_request(job)
+        progress.finish("speech")
+        height, width = job.size
+        writer = VideoWriter(
+            path,
+            width=width,
+            height=height,
+            fps=job.fps,
+            soundtrack=media.timeline.soundtrack,
+            frames=media.frames,
+            comment=provenance(config.name, job.options.seed) if self.settings.tagged else None,
+        )
+        with writer as video, ThreadedWriter(video.write) as encoder:
+            for frames_CFHW in self.pipeline.stream(request, job.options, progress.on_pipeline_progress):
+                progress.timer.add("decode")
+                encoder.write(self.to_finite_pixels(frames_CFHW))
+                progress.timer.add("encode")
+        progress.finish("finish")
+
+    def make_request(self, job: Job) -> Request:
+        """The pipeline's request: the image with its layout, speech embeddings of every waveform, the prompt."""
+        media = job.media
+        return Request(
+            picture=media.picture,
+            tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in media.timeline.tracks),
+            prompt=job.prompt,
+            regions=to_person_masks(media.people),
+            source=media.film,
+        )
+
+    def to_finite_pixels(self, frames_CFHW: torch.Tensor) -> np.ndarray:
+        """uint8 F x H x W x 3 of frames in [-1, 1]. RuntimeError for NaN or Inf, which also marks the model unhealthy:
+        it would encode as black, and the next request's frames may be NaN too."""
+        if torch.isfinite(frames_CFHW).all():
+            self.health.note("result", None)
+            return to_pixels(frames_CFHW)
+        self.health.note("result", "the last video had NaN or Inf in its frames")
+        raise RuntimeError("the model produced NaN or Inf; the video is discarded")
+
+
+def ensure_weights(settings: Settings) -> None:
+    """Download the bundles of the configured model that are missing; a converted folder is complete by itself."""
+    if is_converted(settings.folder):
+        return
+    files = settings.config.files
+    names = (files.base, files.audio_bundle or files.audio, files.speech)
+    weights.ensure(settings.folder, [name for name in names if name in weights.BUNDLES])
+
+
+def load_pipeline(settings: Settings) -> MultiTalkPipeline:
+    """The pipeline on the first GPU or the CPU; RuntimeError, which names MODEL_PATH, for a checkpoint that fails."""
+    try:
+        return MultiTalkPipeline(
+            config=settings.config,
+            checkpoint_dir=settings.folder,
+            device_id=0,
+            precision=settings.precision,
+            memory_limit=settings.memory_limit,
+            num_persistent_param_in_dit=settings.persistent,
+        )
+    except CheckpointError as error:
+        raise RuntimeError(f"MODEL_PATH is {str(settings.folder)!r}: {error}") from error
+
+
+def load_speech_encoder(settings: Settings, device: torch.device) -> Wav2Vec2Model:
+    """wav2vec2 on the device."""
+    folder = find_speech_encoder(settings.config, settings.folder)
+    encoder = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
+    encoder.to(device)  # type: ignore[arg-type]
+    return encoder
+
+
+def write_preview(job: Job, path: Path) -> None:
+    """A second of the cropped first frame with the speakers' regions and names drawn on it; no network runs."""
+    image_HWC = np.asarray(draw_preview(job.media, job.layout, second_speaks=job.has_second_voice))
+    height, width, _ = image_HWC.shape
+    with VideoWriter(path, width=width, height=height, fps=job.fps, frames=FPS) as video:
+        video.write(np.repeat(image_HWC[None], FPS, axis=0))
+
+
+def find_scene_cuts(job: Job, progress: JobProgress) -> None:
+    """Detect where the scenes of a source video begin; an image has one scene."""
+    video = job.media.film
+    if video is not None:
+        video.cuts = detect_scene_cuts(video, job.media.frames, raise_if_cancelled)
+        progress.finish("cuts", f"at frames {', '.join(map(str, video.cuts)) or 'none'}")
+
+
+def probe_device(device: torch.device) -> None:
+    """Run a trivial kernel on a stream of its own; raises what a dead device's driver raises."""
+    if device.type == "cuda":
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            torch.ones(1, device=device).item()

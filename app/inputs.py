@@ -1,0 +1,33 @@
+"""The inputs of a request, as predict.py declares them: schema, defaults and validation, without Cog."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from src.serving.cog.schema import Schema, openapi
+from src.serving.validation import validate
+
+PREDICT_FILE = Path(__file__).parents[1] / "predict.py"
+
+
+@cache
+def input_schema() -> Schema:
+    """The OpenAPI document of predict.py, read from its source text."""
+    return openapi(PREDICT_FILE.read_text(encoding="utf-8"))
+
+
+@cache
+def file_inputs() -> tuple[str, ...]:
+    """Names of the inputs that are files or lists of files."""
+    properties = input_schema()["components"]["schemas"]["Input"]["properties"]
+    return tuple(name for name, field in properties.items() if "uri" in (field | field.get("items", {})).values())
+
+
+def validate_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Every input of `predict()`, with the schema's default where it is absent or None.
+
+    Files may be `Path`s. Raises `ValidationError` (a ValueError) for an unknown name, a missing required input,
+    a value of the wrong type or out of range.
+    """
+    return validate(inputs, input_schema())
