@@ -27,7 +27,7 @@ from src.audio_analysis.long_audio import embed_speech
 from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.audio.audio import Audio
-from src.media.errors import InputError
+from src.errors import InputError
 from src.media.provenance import provenance
 from src.media.video.scene_cuts import detect_scene_cuts
 from src.media.video.threaded_writer import ThreadedWriter
@@ -37,7 +37,7 @@ from src.serving.eta import TimeLimitError
 from src.serving.health import Health
 from src.serving.malloc import trim_malloc_on_exit
 from wan import MultiTalkPipeline
-from wan.checkpoint import CheckpointError
+from wan.checkpoint.components import CheckpointError
 from wan.checkpoint.layout import find_speech_encoder, is_converted
 from wan.conditioning.request import Request
 from wan.configs.capabilities import choose_device
@@ -49,10 +49,14 @@ logger = logging.getLogger("multitalk")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """A finished MP4, and its metrics: seed, size, frames, seconds by stage, and what computed it."""
+    """A finished MP4, and its metrics: seed, size, frames, seconds by stage, and what computed it.
+
+    `speech_shape` is the shape of the last voice's embeddings, frames x layers x width; empty for a preview.
+    """
 
     path: Path
     metrics: dict[str, Any]
+    speech_shape: tuple[int, ...] = ()
 
 
 class VideoGenerator:
@@ -111,12 +115,13 @@ class VideoGenerator:
                 with closing(prepare_job(self.settings, values)) as job:
                     progress = JobProgress(self.settings.max_runtime, started)
                     path = output_dir / "output.mp4"
+                    speech_shape: tuple[int, ...] = ()
                     if job.preview:
                         write_preview(job, path)
                     else:
                         if values["detect_cuts"]:
                             find_scene_cuts(job, progress)
-                        self.write_video(job, path, progress)
+                        speech_shape = self.write_video(job, path, progress)
             except (InputError, TimeLimitError):
                 raise
             except torch.OutOfMemoryError as error:
@@ -127,15 +132,16 @@ class VideoGenerator:
             except Exception:
                 logger.exception("the request failed")
                 raise
-        return Output(path=path, metrics=pipeline_metrics(self.pipeline) | job_metrics(job, progress))
+        metrics = pipeline_metrics(self.pipeline) | job_metrics(job, progress)
+        return Output(path=path, metrics=metrics, speech_shape=speech_shape)
 
-    def write_video(self, job: Job, path: Path, progress: JobProgress) -> None:
-        """Run the networks and encode the frames as they are decoded.
+    def write_video(self, job: Job, path: Path, progress: JobProgress) -> tuple[int, ...]:
+        """Run the networks and encode the frames as they are decoded. Returns the shape of the speech embeddings.
 
         Raises TimeLimitError as soon as the estimated time exceeds the limit.
         """
         media, config = job.media, self.settings.config
-        logger.info("seed %d, %d frames", job.options.seed, media.frames)
+        logger.info("seed %d, %d frames", job.options.seed, media.num_frames)
         logger.debug("prompt: %s", job.prompt)
         self.pipeline.use_loras(job.loras)
         request = self.make_request(job)
@@ -147,7 +153,7 @@ class VideoGenerator:
             height=height,
             fps=job.fps,
             soundtrack=media.timeline.soundtrack,
-            frames=media.frames,
+            frames=media.num_frames,
             comment=provenance(config.name, job.options.seed) if self.settings.tagged else None,
         )
         with writer as video, ThreadedWriter(video.write) as encoder:
@@ -156,15 +162,16 @@ class VideoGenerator:
                 encoder.write(self.to_finite_pixels(frames_CFHW))
                 progress.timer.add("encode")
         progress.finish("finish")
+        return tuple(request.tracks[-1].shape)
 
     def make_request(self, job: Job) -> Request:
         """The pipeline's request: the image with its layout, speech embeddings of every waveform, the prompt."""
         media = job.media
         return Request(
-            picture=media.picture,
-            tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in media.timeline.tracks),
+            picture=media.image,
+            tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in media.timeline.waveforms_N),
             prompt=job.prompt,
-            regions=to_person_masks(media.people),
+            regions=to_person_masks(media.person_masks),
             source=media.film,
         )
 
@@ -220,9 +227,9 @@ def write_preview(job: Job, path: Path) -> None:
 
 def find_scene_cuts(job: Job, progress: JobProgress) -> None:
     """Detect where the scenes of a source video begin; an image has one scene."""
-    video = job.media.film
+    video = job.media.video
     if video is not None:
-        video.cuts = detect_scene_cuts(video, job.media.frames, raise_if_cancelled)
+        video.cuts = detect_scene_cuts(video, job.media.num_frames, raise_if_cancelled)
         progress.finish("cuts", f"at frames {', '.join(map(str, video.cuts)) or 'none'}")
 
 

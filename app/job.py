@@ -10,7 +10,7 @@ from typing import Any
 import weights
 from app.settings import Settings
 from app.speakers import layout_speakers
-from src.media.errors import InputError, truncated_repr
+from src.errors import InputError, truncated_repr
 from src.request import MediaInputs, RawInputs, load_inputs
 from wan.checkpoint.lora import Lora
 from wan.chunks import fit_chunk
@@ -67,7 +67,7 @@ def prepare_job(settings: Settings, inputs: Mapping[str, Any]) -> Job:
             media=media,
             layout=layout,
             prompt=inputs["prompt"],
-            options=fit_options(settings, options, media.frames),
+            options=fit_options(settings, options, media.num_frames),
             loras=loras,
             fps=inputs["fps"],
             preview=inputs["preview_speakers"],

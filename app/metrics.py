@@ -16,7 +16,7 @@ def job_metrics(job: Job, progress: JobProgress) -> dict[str, Any]:
     timer = progress.timer
     metrics = {
         "seed": job.options.seed,
-        "frames": frames_at(job.fps, job.media.frames),
+        "frames": frames_at(job.fps, job.media.num_frames),
         "width": width,
         "height": height,
         "seconds.total": progress.seconds,

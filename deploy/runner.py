@@ -5,10 +5,12 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.generator import Output, VideoGenerator
+from app.inputs import file_inputs, validate_inputs
 from src.serving.cancellation import RequestContext, request_context
 
 logger = logging.getLogger(__name__)
@@ -44,8 +46,19 @@ class Runner:
         Raises CLIENT_ERRORS for what the caller can correct, and CancelledError when `context` is cancelled; then no
         file is left and the model is ready for the next request.
         """
+        values = self.check(inputs)
         with self.exclusive(context), request_context(context):
-            return self.load().generate(inputs, output_dir)
+            output = self.load().generate(values, output_dir)
+        shape = {"speech_shape": list(output.speech_shape)} if output.speech_shape else {}
+        return replace(output, metrics=output.metrics | shape)
+
+    def check(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Every input of the predictor, with its default where it is absent; ValidationError for a bad one.
+
+        Files may be named in any form: only their presence is checked.
+        """
+        files = {name: inputs[name] for name in file_inputs() if inputs.get(name)}
+        return validate_inputs(inputs) | files
 
     @contextmanager
     def exclusive(self, context: RequestContext) -> Iterator[None]:

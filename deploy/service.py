@@ -12,7 +12,7 @@ from typing import Any
 from PIL import ImageOps
 
 from deploy.errors import CLIENT_ERRORS
-from deploy.runner import Output, PredictorRunner
+from deploy.runner import Output, Runner
 from src.errors import InputError
 from src.media.image import check_size, read_image
 from src.media.persons.masks import MAX_PEOPLE
@@ -40,7 +40,7 @@ EXPECTED = (*CLIENT_ERRORS, StorageError)
 class Service:
     """An engine, and where files come from."""
 
-    engine: PredictorRunner
+    engine: Runner
     inputs: InputFetcher
 
     def fetch(self, media: Mapping[str, Named], folder: Path) -> dict[str, Path | list[Path]]:

@@ -8,7 +8,6 @@ had in memory, in 10^6 bytes, mapped files included.
 """
 
 import argparse
-import inspect
 import json
 import logging
 import os
@@ -19,13 +18,12 @@ import time
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import soundfile
 from PIL import Image
 
+from app.generator import VideoGenerator
 from benchmarks.report.environment import RESULTS, environment
-from predict import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -50,34 +48,27 @@ def write_voice(path: Path, seconds: int) -> None:
                 return
 
 
-def inputs(**given: Any) -> dict[str, Any]:
-    """Every input of the predictor: its default, unless it is given."""
-    parameters = list(inspect.signature(Predictor.predict).parameters.values())[1:]
-    return {each.name: given.get(each.name, each.default.default) for each in parameters}
-
-
 def measure(seconds: int, shrink: int) -> dict[str, float]:
     """Make one video in this process; its peak in bytes, and how long it took."""
-    os.environ |= {"MULTITALK_MODEL": "multitalk-puppet", "MAX_SECONDS": str(seconds), "MULTITALK_LOCAL_FILES": "1"}
-    predictor = Predictor()
-    predictor.setup()
-    config = predictor.settings.config
+    os.environ |= {"MULTITALK_MODEL": "multitalk-puppet", "MAX_SECONDS": str(seconds)}
+    generator = VideoGenerator.from_environment(os.environ)
+    generator.warm_up()
+    config = generator.settings.config
     buckets = {
         size_class: {ratio: (height // shrink, width // shrink) for ratio, (height, width) in table.items()}
         for size_class, table in config.buckets.items()
     }
     config = replace(config, frame_num=CHUNK, motion_frame=OVERLAP, buckets=buckets)
-    predictor.settings = replace(predictor.settings, config=config)
-    predictor.pipeline.config = config
+    generator.settings = replace(generator.settings, config=config)
+    generator.pipeline.config = config
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         picture, voice = Path(name) / "picture.png", Path(name) / "voice.wav"
         Image.open(EXAMPLES / "portrait.png").resize(SIZE).save(picture)
         write_voice(voice, seconds)
         sampling = {"preset": "fast", "lora_strength": 0.0, "sampling_steps": 1, "seed": 1}
-        video = predictor.predict(**inputs(image=str(picture), first_audio=str(voice), **sampling))
-        size = video.stat().st_size
-        predictor.remove_last_output()
+        output = generator.generate({"image": picture, "first_audio": voice, **sampling}, Path(name))
+        size = output.path.stat().st_size
     return {"peak": peak(), "seconds": time.perf_counter() - start, "movie_bytes": size}
 
 

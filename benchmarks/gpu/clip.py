@@ -1,4 +1,4 @@
-"""A whole clip from files to a file through the predictor, in four steps: everything on the device, and streamed."""
+"""A whole clip from files to a file through the generator, in four steps: everything on the device, and streamed."""
 
 import logging
 import tempfile
@@ -6,17 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.generator import VideoGenerator, probe_device
 from app.settings import read_settings
-from benchmarks.endurance.memory import EXAMPLES, inputs, write_voice
+from benchmarks.endurance.memory import EXAMPLES, write_voice
 from benchmarks.gpu.bench import Bench, label, weight_bytes
 from benchmarks.gpu.memory import with_peak
 from benchmarks.gpu.networks import draw_models, draw_speech
 from benchmarks.gpu.vae import DECODE, PICTURE, vae_flops
 from benchmarks.speed import roofline
 from benchmarks.speed.timing import Spread
-from predict import Predictor, PreparedRequest, probe
 from src.serving.health import Health
-from src.serving.timing import StageTimer
 from wan.checkpoint.components import Models
 from wan.multitalk import MultiTalkPipeline
 from wan.types import FPS, VideoSize
@@ -28,28 +27,14 @@ MARGIN = 1.12
 """The limit of the leanest plan over its peak, a little above the share that planning keeps free."""
 
 
-class Timed(Predictor):
-    """Keeps what it would tell Cog."""
-
-    seconds: dict[str, float]
-    plan_name: str
-    height: int
-    width: int
-
-    def record(self, job: PreparedRequest, stages: StageTimer, seconds: float) -> None:
-        self.seconds = {**stages.seconds, "total": seconds}
-        self.plan_name = str(self.pipeline.residence.plan)
-        self.height, self.width = job.size
-
-
 def measure_clip(bench: Bench) -> dict[str, Any]:
     """Three plans one after the other, and what the streamed ones take against the first."""
     models = draw_models(bench.config, bench.device)
-    predictor = ready(bench)
+    generator = ready(bench)
     rows: dict[str, Any] = {}
     for name in ("resident", "streamed", "leanest"):
-        predictor.pipeline = pipeline_of(name, bench, models)
-        rows[name] = clip(bench, predictor, models, streamed=name != "resident")
+        generator.pipeline = pipeline_of(name, bench, models)
+        rows[name] = clip(bench, generator, models, streamed=name != "resident")
     resident = rows["resident"]["total"]["median_s"]
     return {
         "steps": STEPS,
@@ -58,15 +43,14 @@ def measure_clip(bench: Bench) -> dict[str, Any]:
     }
 
 
-def ready(bench: Bench) -> Timed:
-    """The predictor as after its setup, but for the pipeline."""
-    predictor = Timed()
-    settings = read_settings({"MULTITALK_MODEL": bench.config.name, "MULTITALK_LOCAL_FILES": "1"})
-    predictor.settings = replace(settings, config=bench.config)
-    predictor.speech = draw_speech(bench.config, bench.device)
-    predictor.output = None
-    predictor.health = Health(lambda: probe(bench.device), Path(tempfile.gettempdir()))
-    return predictor
+def ready(bench: Bench) -> VideoGenerator:
+    """The generator as after its setup, but for the pipeline."""
+    generator = VideoGenerator.__new__(VideoGenerator)
+    settings = read_settings({"MULTITALK_MODEL": bench.config.name})
+    generator.settings = replace(settings, config=bench.config)
+    generator.speech_encoder = draw_speech(bench.config, bench.device)
+    generator.health = Health(lambda: probe_device(bench.device), Path(tempfile.gettempdir()))
+    return generator
 
 
 def pipeline_of(name: str, bench: Bench, models: Models) -> MultiTalkPipeline:
@@ -80,7 +64,7 @@ def pipeline_of(name: str, bench: Bench, models: Models) -> MultiTalkPipeline:
     return pipeline
 
 
-def clip(bench: Bench, predictor: Timed, models: Models, streamed: bool) -> dict[str, Any]:
+def clip(bench: Bench, generator: VideoGenerator, models: Models, streamed: bool) -> dict[str, Any]:
     """Seconds by stage, medians of the repeats, and the peak of memory; the first clip is a warm-up, which also moves
     the networks to where the plan wants them."""
     frames = bench.config.frame_num
@@ -88,26 +72,27 @@ def clip(bench: Bench, predictor: Timed, models: Models, streamed: bool) -> dict
     with tempfile.TemporaryDirectory() as folder:
         voice = Path(folder) / "voice.wav"
         write_voice(voice, 1 + frames // FPS)
-        request = inputs(
-            image=str(EXAMPLES / "two_people.png"),
-            first_audio=str(voice),
-            num_frames=frames,
-            preset="fast",
-            lora_strength=0.0,
-            sampling_steps=STEPS,
-            seed=1,
-        )
+        request = {
+            "image": EXAMPLES / "two_people.png",
+            "first_audio": voice,
+            "num_frames": frames,
+            "preset": "fast",
+            "lora_strength": 0.0,
+            "sampling_steps": STEPS,
+            "seed": 1,
+        }
         encoders = models.text_encoder.model, models.image_encoder.model
         held = weight_bytes([models.transformer, models.vae.model, *encoders])
-        make(predictor, request)
-        file_bytes, peak = with_peak(lambda: make(predictor, request), bench.device, held)
+        make(generator, request)
+        (metrics, file_bytes), peak = with_peak(lambda: make(generator, request), bench.device, held)
         for _ in range(bench.repeats):
-            make(predictor, request)
-            taken.append(predictor.seconds)
-    size = VideoSize(frames=frames, height=predictor.height, width=predictor.width)
+            metrics, _ = make(generator, request)
+            seconds = {name.removeprefix("seconds."): value for name, value in metrics.items() if "seconds." in name}
+            taken.append(seconds)
+    size = VideoSize(frames=frames, height=metrics["height"], width=metrics["width"])
     return {
         "size": label(size),
-        "plan": predictor.plan_name,
+        "plan": metrics["memory_plan"],
         "file_bytes": file_bytes,
         "peak_bytes": peak,
         "total": Spread.of([each["total"] for each in taken]).over(floor(bench, size, models, streamed)),
@@ -126,8 +111,8 @@ def floor(bench: Bench, size: VideoSize, models: Models, streamed: bool) -> floa
     return STEPS * passes * forward + (flops[PICTURE] + flops[DECODE]) / bench.ceilings.product
 
 
-def make(predictor: Timed, request: dict[str, Any]) -> int:
-    """One video; the size of its file."""
-    size = predictor.predict(**request).stat().st_size
-    predictor.remove_last_output()
-    return size
+def make(generator: VideoGenerator, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """One video; its metrics, and the size of its file in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = generator.generate(request, Path(folder))
+        return output.metrics, output.path.stat().st_size

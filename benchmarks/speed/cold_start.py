@@ -34,9 +34,9 @@ KERNEL_FOLDERS = (
 )
 PARTS = {
     "fetch": (("weights", "ensure"),),
-    "read": (("wan.multitalk", "load_models"), ("predict", "Wav2Vec2Model.from_pretrained")),
-    "move": (("wan.offload.manager", "move"), ("predict", "Wav2Vec2Model.to")),
-    "first run": (("predict", "Predictor.warm_up"),),
+    "read": (("wan.multitalk", "load_models"), ("app.generator", "Wav2Vec2Model.from_pretrained")),
+    "move": (("wan.offload.manager", "move"), ("app.generator", "Wav2Vec2Model.to")),
+    "first run": (("app.generator", "VideoGenerator.warm_up"),),
 }
 """Modules and what in them is the setup's work of a part; of a call inside another one, the outer one counts."""
 

@@ -4,9 +4,10 @@ import os
 import time
 from typing import Any
 
+from app.inputs import file_inputs
 from deploy.batch.files import BatchTask
 from deploy.batch.worker import BatchWorker
-from deploy.runner import PredictorRunner
+from deploy.runner import Runner
 from deploy.service import Service, job_dir, log_metrics
 from src.serving import logs
 from src.serving.cancellation import RequestContext
@@ -21,7 +22,7 @@ class ModelWorker(BatchWorker):
     def __init__(self, output: str) -> None:
         os.environ.setdefault("MULTITALK_LOG", "json")
         logs.configure(os.environ)
-        self.service = Service(engine=PredictorRunner(), inputs=make_fetcher(read_settings(os.environ)))
+        self.service = Service(engine=Runner(), inputs=make_fetcher(read_settings(os.environ)))
         super().__init__(open_output_store(output, self.service.inputs.bucket))
 
     def ready(self) -> None:
@@ -31,7 +32,7 @@ class ModelWorker(BatchWorker):
     def make(self, task: BatchTask) -> dict[str, Any]:
         """The video on the shelf, and what was measured."""
         start = time.monotonic()
-        files = self.service.engine.files
+        files = file_inputs()
         media = {name: task.inputs[name] for name in files if task.inputs.get(name) is not None}
         values = {name: value for name, value in task.inputs.items() if name not in files}
         follower = RequestContext(request_id=task.id)

@@ -57,12 +57,12 @@ on_gpu: dict[str, Any] = {
 @cache
 def service() -> "Service":
     """One warm model for each container."""
-    from deploy.runner import PredictorRunner
+    from deploy.runner import Runner
     from deploy.service import Service
     from src.storage.fetcher import make_fetcher
     from src.storage.settings import read_settings
 
-    return Service(engine=PredictorRunner(), inputs=make_fetcher(read_settings(os.environ)))
+    return Service(engine=Runner(), inputs=make_fetcher(read_settings(os.environ)))
 
 
 @app.function(**on_gpu)

@@ -16,7 +16,7 @@ import runpod
 from app.settings import read_settings
 from deploy.errors import CLIENT_ERRORS
 from deploy.fields import FieldReader, translate_names
-from deploy.runner import Output, PredictorRunner
+from deploy.runner import Output, Runner
 from deploy.runpod_worker.health import health
 from deploy.runpod_worker.schemas import ParsedRequest, parse_request
 from deploy.service import Service, error_message, job_dir, log_metrics
@@ -114,7 +114,7 @@ class RunPodWorker:
 
     def refresh(self) -> dict[str, Any]:
         """Ask RunPod for a fresh worker when this one's device is dead."""
-        predictor = self.service.engine.predictor
+        predictor = self.service.engine.generator
         dead = predictor is not None and "device" in predictor.health.faults
         return {"refresh_worker": True} if dead else {}
 
@@ -144,9 +144,7 @@ def describe(output: Output, wish: ParsedRequest, place: S3Destination | None) -
 
 def make_worker(environ: Mapping[str, str]) -> RunPodWorker:
     """A worker with the operator's settings; its model is not loaded yet."""
-    return RunPodWorker(
-        service=Service(engine=PredictorRunner(), inputs=make_fetcher(read_storage(environ))), environ=environ
-    )
+    return RunPodWorker(service=Service(engine=Runner(), inputs=make_fetcher(read_storage(environ))), environ=environ)
 
 
 def main() -> None:

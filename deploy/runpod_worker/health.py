@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from app.settings import Settings
-from deploy.runner import PredictorRunner
+from deploy.runner import Runner
 from wan.checkpoint.components import CheckpointError
 from wan.checkpoint.layout import find_layout
 
@@ -17,14 +17,14 @@ PACKAGES = ("torch", "transformers", "diffusers", "cog", "runpod")
 ENGINE = "MultiTalkPipeline"
 
 
-def health(engine: PredictorRunner, settings: Settings) -> dict[str, Any]:
+def health(engine: Runner, settings: Settings) -> dict[str, Any]:
     """Whether requests can be served, and by what."""
     missing = missing_weights(settings)
     answer: dict[str, Any] = {
         "status": "healthy" if missing is None and well(engine) else "unhealthy",
         "multitalk_inference": {
             "available": missing is None,
-            "loaded": engine.predictor is not None,
+            "loaded": engine.generator is not None,
             "engine": ENGINE,
             "model": settings.config.name,
         },
@@ -35,14 +35,14 @@ def health(engine: PredictorRunner, settings: Settings) -> dict[str, Any]:
     }
     if problem := engine.failure or missing:
         answer["problem"] = problem  # RunPod would take an `error` for a failed job
-    if engine.predictor is not None and not engine.predictor.health.well:
-        answer["faults"] = dict(engine.predictor.health.faults)
+    if engine.generator is not None and not engine.generator.health.well:
+        answer["faults"] = dict(engine.generator.health.faults)
     return answer
 
 
-def well(engine: PredictorRunner) -> bool:
+def well(engine: Runner) -> bool:
     """No model yet is no fault."""
-    return engine.predictor is None or engine.predictor.healthcheck()
+    return engine.generator is None or engine.generator.health.well
 
 
 def missing_weights(settings: Settings) -> str | None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import uvicorn
 
-from deploy.runner import PredictorRunner
+from deploy.runner import Runner
 from deploy.service import Service, error_message, job_dir, log_metrics
 from deploy.web.app import (
     ExpiredError,
@@ -169,7 +169,7 @@ def main() -> None:
     """Load the model and serve the form."""
     os.environ.setdefault("MULTITALK_LOG", "json")
     logs.configure(os.environ)
-    service = Service(engine=PredictorRunner(), inputs=make_fetcher(read_settings(os.environ)))
+    service = Service(engine=Runner(), inputs=make_fetcher(read_settings(os.environ)))
     keep_s = number(os.environ, "WEB_RESULT_SECONDS", RESULT_SECONDS)
     service.engine.load()
     with (

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from deploy.runner import PredictorRunner
+from deploy.runner import Runner
 from deploy.service import Service
 from src.storage.fetcher import make_fetcher
 from src.storage.settings import read_settings
@@ -38,21 +38,21 @@ def environ(trained_folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="package")
-def engine(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[PredictorRunner]:
+def engine(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     """Loaded once for all tests of this folder; in the end no file of theirs may be left."""
     scratch = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(scratch))
         for name, value in environ.items():
             patch.setenv(name, value)
-        engine = PredictorRunner()
+        engine = Runner()
         engine.load()
         yield engine
     assert [path.name for path in scratch.iterdir()] == []
 
 
 @pytest.fixture
-def service(engine: PredictorRunner) -> Service:
+def service(engine: Runner) -> Service:
     """Without a bucket."""
     return Service(engine=engine, inputs=make_fetcher(read_settings({})))
 
@@ -74,7 +74,7 @@ def store(shared_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalSto
 
 
 @pytest.fixture
-def stored(engine: PredictorRunner, store: LocalStore) -> Service:
+def stored(engine: Runner, store: LocalStore) -> Service:
     """With the bucket."""
     return Service(engine=engine, inputs=make_fetcher(read_settings(store.environ())))
 

@@ -16,8 +16,8 @@ import ray
 from deploy.batch.driver import BatchError, BatchOptions, WorkerPool, make_plan, parser, run, start_ray, worker_maker
 from deploy.batch.files import BatchTask, Journal, Record, journal, read_tasks, require_distinct
 from deploy.batch.model import ModelWorker
-from deploy.runner import PredictorRunner
-from src.errors import InputError
+from deploy.runner import Runner
+from src.media.errors import InputError
 from tests.conftest import ROOT
 from tests.deploy.batch.file_worker import Scribe
 from tests.deploy.conftest import SMALL, child_environment
@@ -235,7 +235,7 @@ def test_requests_that_are_none(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_a_worker_makes_a_video_and_takes_over_one_that_is_there(
-    engine: PredictorRunner, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    engine: Runner, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = ModelWorker("s3://talks/batch")
     worker.service = type(worker.service)(engine=engine, inputs=worker.service.inputs)

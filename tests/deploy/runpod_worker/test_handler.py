@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from runpod.serverless.modules.rp_fastapi import WorkerAPI
 
-from deploy.runner import PredictorRunner
+from deploy.runner import Runner
 from deploy.runpod_worker import handler
 from deploy.runpod_worker.handler import RunPodWorker
 from deploy.service import Service
@@ -289,7 +289,7 @@ def test_without_weights_it_says_so_and_makes_nothing(
     settings = environ | {"MODEL_PATH": str(tmp_path)}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    empty = replace(worker(replace(service, engine=PredictorRunner())), environ=settings)
+    empty = replace(worker(replace(service, engine=Runner())), environ=settings)
     answer = handled(empty, first_form())
     assert answer.keys() == {"error"}
     assert f"MODEL_PATH is '{tmp_path}'" in answer["error"]
@@ -301,8 +301,8 @@ def test_without_weights_it_says_so_and_makes_nothing(
 
 
 def test_a_dead_device_asks_for_a_fresh_worker(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert service.engine.predictor is not None
-    monkeypatch.setitem(service.engine.predictor.health.faults, "device", "the device does not answer")
+    assert service.engine.generator is not None
+    monkeypatch.setitem(service.engine.generator.health.faults, "device", "the device does not answer")
     answer = handled(worker(service), first_form(prompt=" "))
     assert answer["refresh_worker"] is True
     assert handled(worker(service), {"health_check": True})["status"] == "unhealthy"
