@@ -26,8 +26,8 @@ from app.speakers import draw_preview, to_person_masks, to_pixels
 from src.audio_analysis.long_audio import embed_speech
 from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from src.media.audio.audio import Audio
 from src.errors import InputError
+from src.media.audio.audio import Audio
 from src.media.provenance import provenance
 from src.media.video.scene_cuts import detect_scene_cuts
 from src.media.video.threaded_writer import ThreadedWriter
@@ -87,8 +87,8 @@ class VideoGenerator:
         """Run one denoising step on a short clip, so that the first request does not pay for lazy initialization."""
         config = self.settings.config
         sample_rate = 48_000
-        tone = Audio(samples_CN=np.sin(np.arange(sample_rate, dtype=np.float32))[None], rate=sample_rate)
-        waveforms = mix((tone,) * config.persons, "para").tracks
+        tone = Audio(samples_CN=np.sin(np.arange(sample_rate, dtype=np.float32))[None], sample_rate=sample_rate)
+        waveforms = mix((tone,) * config.persons, "para").waveforms
         with torch.inference_mode():
             request = Request(
                 picture=Image.new("RGB", (512, 256), "grey"),
@@ -153,7 +153,7 @@ class VideoGenerator:
             height=height,
             fps=job.fps,
             soundtrack=media.timeline.soundtrack,
-            frames=media.num_frames,
+            num_frames=media.num_frames,
             comment=provenance(config.name, job.options.seed) if self.settings.tagged else None,
         )
         with writer as video, ThreadedWriter(video.write) as encoder:
@@ -169,10 +169,10 @@ class VideoGenerator:
         media = job.media
         return Request(
             picture=media.image,
-            tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in media.timeline.waveforms_N),
+            tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in media.timeline.waveforms),
             prompt=job.prompt,
             regions=to_person_masks(media.person_masks),
-            source=media.film,
+            source=media.video,
         )
 
     def to_finite_pixels(self, frames_CFHW: torch.Tensor) -> np.ndarray:
@@ -221,7 +221,7 @@ def write_preview(job: Job, path: Path) -> None:
     """A second of the cropped first frame with the speakers' regions and names drawn on it; no network runs."""
     image_HWC = np.asarray(draw_preview(job.media, job.layout, second_speaks=job.has_second_voice))
     height, width, _ = image_HWC.shape
-    with VideoWriter(path, width=width, height=height, fps=job.fps, frames=FPS) as video:
+    with VideoWriter(path, width=width, height=height, fps=job.fps, num_frames=FPS) as video:
         video.write(np.repeat(image_HWC[None], FPS, axis=0))
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import ray
+from src.media.errors import InputError
 
 from deploy.batch.driver import BatchError, BatchOptions, WorkerPool, make_plan, parser, run, start_ray, worker_maker
 from deploy.batch.files import BatchTask, Journal, Record, journal, read_tasks, require_distinct
 from deploy.batch.model import ModelWorker
 from deploy.runner import Runner
-from src.media.errors import InputError
 from tests.conftest import ROOT
 from tests.deploy.batch.file_worker import Scribe
 from tests.deploy.conftest import SMALL, child_environment
