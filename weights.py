@@ -148,7 +148,8 @@ def summarize(findings: list[FileStatus]) -> str:
 
 def convert(options: argparse.Namespace) -> int:
     """One merged, sharded form of all that inference needs."""
-    from wan.checkpoint.convert import CheckpointError, convert
+    from wan.checkpoint import CheckpointError
+    from wan.checkpoint.convert import convert
     from wan.configs import WAN_CONFIGS
 
     if options.model not in WAN_CONFIGS:

@@ -37,7 +37,7 @@ from src.serving.eta import TimeLimitError
 from src.serving.health import Health
 from src.serving.malloc import trim_malloc_on_exit
 from wan import MultiTalkPipeline
-from wan.checkpoint.components import CheckpointError
+from wan.checkpoint import CheckpointError
 from wan.checkpoint.layout import find_speech_encoder, is_converted
 from wan.conditioning.request import Request
 from wan.configs.capabilities import choose_device

@@ -32,7 +32,7 @@ def pipeline_metrics(pipeline: MultiTalkPipeline) -> dict[str, Any]:
     transformer = pipeline.models.transformer
     return {
         "model": pipeline.config.name,
-        "memory_plan": str(pipeline.residence.plan),
+        "memory_plan": str(pipeline.offload.plan),
         "kernels": "triton" if dispatch.is_enabled(transformer.device, transformer.dtype) else "plain",
         **{f"attention.{shape.kind}": backend for shape, backend in chosen_backends().items()},
     }

@@ -7,7 +7,7 @@ from typing import cast, get_args
 
 from app.speakers import video_unsupported_reason
 from src.request import MediaLimits
-from wan.checkpoint.components import Precision
+from wan.checkpoint import Precision
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.attention import forced_backend
 from wan.modules.kernels import dispatch

@@ -22,7 +22,7 @@ from src.weights import ensure as fetching
 from src.weights.manifest import Bundle, File
 from src.weights.sources import BASE_URL_VARIABLE, REVISIONS_VARIABLE, SOURCES_VARIABLE, Sources
 from tests.src.weights.samples import WAV2VEC, files_of, fill, tree, write
-from wan.checkpoint.components import load_models
+from wan.checkpoint import load_models
 from wan.checkpoint.layout import find_speech_encoder
 from wan.configs import ModelConfig
 from weights import BUNDLES, DEFAULT_NAMES, MARKER, WeightsError, ensure, main

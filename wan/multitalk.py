@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from wan.checkpoint.components import Models, Precision, load_models
+from wan.checkpoint import Models, Precision, load_models
 from wan.checkpoint.lora import Lora, LoraManager
 from wan.chunks import Chunk, plan_chunks
 from wan.conditioning.image import Crop, crop_image
@@ -88,7 +88,7 @@ class MultiTalkPipeline:
         streams = num_persistent_param_in_dit is not None
         place = HOST if streams else initial_device(config, precision, self.device, memory_limit)
         self.models = load_models(config, Path(checkpoint_dir), place, precision)
-        self.residence = OffloadManager(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
+        self.offload = OffloadManager(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
         self.loras = LoraManager()
 
     @classmethod
@@ -102,7 +102,7 @@ class MultiTalkPipeline:
         """A pipeline of networks that are there already; the limits as above."""
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
-        pipeline.residence = OffloadManager(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
+        pipeline.offload = OffloadManager(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
         pipeline.loras = LoraManager()
         return pipeline
 
@@ -195,7 +195,7 @@ class MultiTalkPipeline:
         generator = torch.Generator(self.device).manual_seed(options.seed)
         persons = len(request.tracks)
         size = self.frame(request, options)[0]
-        self.residence.prepare_for(size, persons)
+        self.offload.plan_for(size, persons)
         scene = self._within_memory(lambda: self.prepare(request, options), generator, size, persons)
         first = last = frame = None
         memory = LastValueCache()
@@ -276,9 +276,9 @@ class MultiTalkPipeline:
         outlet: FrameSink,
     ) -> Tensor:
         """One chunk, float32 3 x F x H x W in [-1, 1]."""
-        with self.residence.visit(self.models.vae) as vae:
+        with self.offload.on_device(self.models.vae) as vae:
             begin = CONDITIONERS[self.config.mode]
-            beginning = begin(vae, given, scene.size, generator, self.residence.rest)
+            beginning = begin(vae, given, scene.size, generator, self.offload.offload_device)
         contexts = self._contexts(request, scene, chunk, beginning.seen_CHW.to(self.device))
         report("condition")
 
@@ -301,8 +301,8 @@ class MultiTalkPipeline:
             on_step=lambda step: report("denoise", scene.plan, step),
         )
 
-        with self.residence.visit(self.models.vae) as vae:
-            strength, rest = options.color_correction_strength, self.residence.rest
+        with self.offload.on_device(self.models.vae) as vae:
+            strength, rest = options.color_correction_strength, self.offload.offload_device
             video = decode_video(vae, latent, given.first_CHW, strength, rest, outlet)
         report("decode")
         return video
@@ -310,7 +310,7 @@ class MultiTalkPipeline:
     def _contexts(self, request: Request, scene: ClipState, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
         """What each pass of a chunk is conditioned on."""
         transformer = self.models.transformer
-        with self.residence.visit(self.models.image_encoder) as image_encoder:
+        with self.offload.on_device(self.models.image_encoder) as image_encoder:
             image = transformer.embed_image(image_encoder(frame_CHW))
         windows = speech_windows(request.tracks, chunk, self.config.transformer.audio_window)
         heard = {True: transformer.embed_speech(windows[None].to(self.device)), False: scene.silence}
@@ -328,7 +328,7 @@ class MultiTalkPipeline:
         """What each pass of the guidance reads; the prompts are encoded once each, and only those that are read."""
         reads = {name: PASSES[name].prompt for name in options.guider().passes}
         prompts = {True: request.prompt, False: options.negative_prompt}
-        with self.residence.visit(self.models.text_encoder) as text_encoder:
+        with self.offload.on_device(self.models.text_encoder) as text_encoder:
             states = {which: text_encoder(prompts[which]) for which in set(reads.values())}
         encoded = {which: self.models.transformer.embed_text(tokens) for which, tokens in states.items()}
         return {name: encoded[which] for name, which in reads.items()}
@@ -341,7 +341,7 @@ class MultiTalkPipeline:
         )
 
     def _within_memory(self, work: Callable[[], T], generator: torch.Generator, size: VideoSize, persons: int) -> T:
-        """Do the work; where the device runs out of memory, do it again under the next leaner plan.
+        """Do the work; where the device runs out of memory, do it again under the next smaller plan.
 
         The random draws are taken back, so that the video is the one that the seed stands for.
         """
@@ -350,9 +350,9 @@ class MultiTalkPipeline:
             try:
                 return work()
             except torch.OutOfMemoryError as error:
-                leaner = self.residence.leaner(size, persons)
-                if leaner is None:
+                smaller = self.offload.next_smaller(size, persons)
+                if smaller is None:
                     raise
-                logger.warning("memory ran out under plan %s (%s)", self.residence.plan, error)
+                logger.warning("memory ran out under plan %s (%s)", self.offload.plan, error)
             generator.set_state(state)
-            self.residence.settle(leaner)
+            self.offload.apply(smaller)

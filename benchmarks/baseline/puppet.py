@@ -22,7 +22,7 @@ from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from training import scenes
 from wan import MultiTalkPipeline
-from wan.checkpoint.components import Precision
+from wan.checkpoint import Precision
 from wan.checkpoint.lora import Lora
 from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS

@@ -10,7 +10,7 @@ from benchmarks.speed import roofline
 from benchmarks.speed.peak_throughput import PeakThroughput, measure_peak_throughput
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
-from wan.offload.estimate import bytes_of
+from wan.offload.estimate import module_bytes
 from wan.types import VideoSize
 
 NAMED = ((448, 896), (720, 1280))
@@ -79,4 +79,4 @@ def label(size: VideoSize) -> str:
 
 def weight_bytes(networks: Iterable[torch.nn.Module]) -> int:
     """All of them."""
-    return sum(map(bytes_of, networks))
+    return sum(map(module_bytes, networks))

@@ -16,7 +16,7 @@ from benchmarks.gpu.vae import DECODE, PICTURE, vae_flops
 from benchmarks.speed import roofline
 from benchmarks.speed.timing import Spread
 from src.serving.health import Health
-from wan.checkpoint.components import Models
+from wan.checkpoint import Models
 from wan.multitalk import MultiTalkPipeline
 from wan.types import FPS, VideoSize
 
@@ -57,10 +57,10 @@ def pipeline_of(name: str, bench: Bench, models: Models) -> MultiTalkPipeline:
     """Under the plan of this name; the leanest is the one that needs least memory."""
     persistent = None if name == "resident" else 0
     pipeline = MultiTalkPipeline.from_models(bench.config, models, num_persistent_param_in_dit=persistent)
-    pipeline.device = pipeline.residence.device = bench.device
+    pipeline.device = pipeline.offload.device = bench.device
     if name == "leanest":
-        peaks = [plan.peak for plan in pipeline.residence.plans(bench.named[0], 1)]
-        pipeline.residence.limit = int(MARGIN * min(peaks))
+        peaks = [plan.peak for plan in pipeline.offload.planner.plans(bench.named[0], 1)]
+        pipeline.offload.memory_limit = int(MARGIN * min(peaks))
     return pipeline
 
 

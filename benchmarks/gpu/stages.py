@@ -15,7 +15,7 @@ from benchmarks.gpu.vae import measure_vae
 from benchmarks.speed import roofline
 from benchmarks.speed.forward import forward_call
 from benchmarks.speed.timing import measure, synchronize
-from wan.checkpoint.components import Precision
+from wan.checkpoint import Precision
 from wan.modules.transformer import MultiTalkTransformer
 from wan.types import VideoSize
 

@@ -25,7 +25,7 @@ from benchmarks.quality.sync_metrics import best_lag, interval, other_correlatio
 from benchmarks.report.environment import RESULTS, environment
 from benchmarks.report.tables import markdown
 from training.scenes import face_boxes
-from wan.checkpoint.components import Precision
+from wan.checkpoint import Precision
 from wan.checkpoint.lora import Lora
 from wan.configs import WAN_CONFIGS
 from wan.sampling.options import SamplingOptions

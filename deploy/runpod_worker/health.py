@@ -8,7 +8,7 @@ import torch
 
 from app.settings import Settings
 from deploy.runner import Runner
-from wan.checkpoint.components import CheckpointError
+from wan.checkpoint import CheckpointError
 from wan.checkpoint.layout import find_layout
 
 UNUSED = ("wav2vec2-base-960h", "gfpgan")

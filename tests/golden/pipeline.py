@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.golden.file import GoldenFile
 from tests.golden.modules import Outputs, load_transformer, load_vae, transformer_config
-from wan.checkpoint.components import Models
+from wan.checkpoint import Models
 from wan.chunks import Chunk
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig

@@ -20,7 +20,7 @@ from training.training_loop import TrainingRun, descend, schedule, step_generato
 from training.transformer import Objective, binding_loss, class_maps
 from training.vae import SingleFrames, decode, draw_crops, start_from_pictures
 from training.voices import Voice, synthesize
-from wan.checkpoint.components import load_models
+from wan.checkpoint import load_models
 from wan.chunks import Chunk
 from wan.conditioning.speech import speech_windows
 from wan.configs import ModelConfig

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
-from wan.checkpoint.components import load_models
+from wan.checkpoint import load_models
 from wan.chunks import Chunk
 from wan.configs import ModelConfig
 from wan.decode import FrameSink
@@ -49,7 +49,7 @@ def test_each_goes_out_once_where_decoding_begins_anew(
     monkeypatch.setattr(VideoVAE, "decode", runs_out)
     handed: list[Tensor] = []
     whole = torch.cat(list(pipeline.stream(request, options, hand_on=handed.append)), dim=1)
-    assert pipeline.residence.plan.name != "resident"
+    assert pipeline.offload.plan.name != "resident"
     assert torch.equal(whole, expected)
     assert torch.equal(torch.cat(handed, dim=1), expected)
 

@@ -18,7 +18,7 @@ import wan.multitalk
 import wan.offload.manager
 from tests.wan.test_multitalk import data
 from wan import MultiTalkPipeline
-from wan.checkpoint.components import load_models
+from wan.checkpoint import load_models
 from wan.color import colors_of, match_color
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules import transformer as transformer_module
@@ -194,7 +194,7 @@ def test_nothing_moves_where_everything_fits(
         monkeypatch, calls, nn.Module, "to"
     )  # the first request has counted what one needs, on copies without weights
     pipeline.generate(data(9), **TWICE)
-    assert pipeline.residence.plan.name == "resident"
+    assert pipeline.offload.plan.name == "resident"
     assert not calls
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from wan.checkpoint.components import CheckpointError, load_models
+from wan.checkpoint import CheckpointError, load_models
 from wan.checkpoint.layout import find_layout
 from wan.checkpoint.loading import Cast, load_tensors
 from wan.checkpoint.tensor_files import open_pth, open_tensors

@@ -29,7 +29,7 @@ import json, sys
 from pathlib import Path
 import torch
 from tests.wan.checkpoint.test_loading_memory import LAYERS_OF, scaled
-from wan.checkpoint.components import load_models
+from wan.checkpoint import load_models
 from wan.configs import WAN_CONFIGS
 from wan.checkpoint.convert import convert
 

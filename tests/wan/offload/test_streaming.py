@@ -1,4 +1,4 @@
-"""The order in which streamed blocks are copied and used, with streams that only write down what they are told."""
+"""Order of copies and kernels of streamed blocks, checked with fake CUDA streams that log their operations."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -13,13 +13,13 @@ CPU = torch.device("cpu")
 COUNT = 5
 
 
-class Stream:
-    """Work is a number that grows; what waits for another stream or event is written down with that number."""
+class FakeStream:
+    """Counts its operations; a wait logs how many operations of the other stream it waits for."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log, self.done = name, log, 0
 
-    def wait_stream(self, other: "Stream") -> None:
+    def wait_stream(self, other: "FakeStream") -> None:
         self.log.append(f"{self.name} waits for {other.name} {other.done}")
 
     def wait_event(self, number: int) -> None:
@@ -32,45 +32,46 @@ class Stream:
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[StreamedBlocks, Stream, list[str]]:
+def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[StreamedBlocks, FakeStream, list[str]]:
+    """Streamed blocks, the compute stream, and the log of both streams."""
     log: list[str] = []
-    work, copies = Stream("work", log), Stream("copies", log)
+    compute, copies = FakeStream("compute", log), FakeStream("copies", log)
     blocks = StreamedBlocks(nn.ModuleList(nn.Linear(2, 2) for _ in range(COUNT)), 0, CPU)
-    blocks._copies = copies  # type: ignore[assignment]
-    within: Callable[[Stream], AbstractContextManager[None]] = lambda _: nullcontext()  # noqa: E731
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: work)
+    blocks._copy_stream = copies  # type: ignore[assignment]
+    within: Callable[[FakeStream], AbstractContextManager[None]] = lambda _: nullcontext()  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: compute)
     monkeypatch.setattr(torch.cuda, "stream", within)
-    return blocks, work, log
+    return blocks, compute, log
 
 
-def use(blocks: Iterator[nn.Module], work: Stream) -> None:
+def run_next(blocks: Iterator[nn.Module], compute: FakeStream) -> None:
     next(blocks)
-    work.done += 1
-    work.log.append(f"block {work.done}")
+    compute.done += 1
+    compute.log.append(f"block {compute.done}")
 
 
-def test_a_block_s_copy_is_beside_the_work_of_the_one_before(
-    streams: tuple[StreamedBlocks, Stream, list[str]],
+def test_next_block_is_copied_while_the_current_one_computes(
+    streams: tuple[StreamedBlocks, FakeStream, list[str]],
 ) -> None:
-    """A slot is written after the block that was there, and a block works after its own copy."""
-    blocks, work, log = streams
-    coming = iter(blocks)
+    """A slot is overwritten after its previous block has run, and a block runs after its own copy."""
+    blocks, compute, log = streams
+    iterator = iter(blocks)
     for _ in range(COUNT):
-        use(coming, work)
-    assert next(coming, None) is None
+        run_next(iterator, compute)
+    assert next(iterator, None) is None
     for number in range(1, COUNT + 1):
-        assert log.index(f"work waits for copy {number}") < log.index(f"block {number}")
+        assert log.index(f"compute waits for copy {number}") < log.index(f"block {number}")
         before = log[: log.index(f"copy {number}")]
-        assert before[-1] == f"copies waits for work {max(number - 2, 0)}"
-    assert log[-1] == f"work waits for copies {COUNT}"
+        assert before[-1] == f"copies waits for compute {max(number - 2, 0)}"
+    assert log[-1] == f"compute waits for copies {COUNT}"
 
 
-def test_a_request_that_is_stopped_waits_for_the_copy_under_way(
-    streams: tuple[StreamedBlocks, Stream, list[str]],
+def test_abandoned_iteration_waits_for_the_copy_in_flight(
+    streams: tuple[StreamedBlocks, FakeStream, list[str]],
 ) -> None:
-    """Its slots are given back at once, and what is made there next must not be written over."""
-    blocks, work, log = streams
-    coming = blocks.__iter__()
-    use(coming, work)
-    coming.close()  # type: ignore[attr-defined]
-    assert log[-1] == "work waits for copies 2"
+    """Its slots are freed at once; what is allocated there next must not be overwritten."""
+    blocks, compute, log = streams
+    iterator = blocks.__iter__()
+    run_next(iterator, compute)
+    iterator.close()  # type: ignore[attr-defined]
+    assert log[-1] == "compute waits for copies 2"

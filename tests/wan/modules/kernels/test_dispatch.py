@@ -97,7 +97,7 @@ def test_kernels_take_no_more_memory_than_their_results() -> None:
     """On the meta device, where requests are counted: a norm makes its result, and a sum is written over its term."""
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
     from wan.modules.norms import LayerNorm
-    from wan.offload.estimate import peak_of
+    from wan.offload.estimate import measure_peak
 
     with torch.device("meta"):
         norm = LayerNorm(512, 1e-6, dtype=torch.bfloat16)
@@ -107,6 +107,6 @@ def test_kernels_take_no_more_memory_than_their_results() -> None:
         return norm.of_sum(x, y)
 
     with force_backend("triton"):
-        assert peak_of(run) == x.nbytes
+        assert measure_peak(run) == x.nbytes
     with force_backend("plain"):
-        assert peak_of(run) > x.nbytes
+        assert measure_peak(run) > x.nbytes

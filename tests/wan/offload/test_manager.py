@@ -1,0 +1,128 @@
+"""Applying offload plans: same video, right devices, recovery from out-of-memory errors."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.wan.test_multitalk import options_of, request_of
+from wan import MultiTalkPipeline
+from wan.checkpoint import load_models
+from wan.configs import ModelConfig
+from wan.offload.manager import OffloadManager, max_resident_blocks
+from wan.offload.plan import MARGIN, OutOfMemoryPlanError
+from wan.offload.streaming import StreamedBlocks
+from wan.types import VideoSize
+
+CPU = torch.device("cpu")
+
+
+def limited_pipeline(puppet: ModelConfig, folder: Path, persons: int, share: float) -> MultiTalkPipeline:
+    """A pipeline whose memory limit lies at a share of the way from the smallest plan's peak to the largest."""
+    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, folder, CPU))
+    plans = pipeline.offload.planner.plans(VideoSize(frames=9, height=64, width=128), persons)
+    least, most = plans[-1].peak, plans[0].peak
+    pipeline.offload.memory_limit = int((least + share * (most - least)) * (1 + MARGIN)) + 1
+    return pipeline
+
+
+def generate(pipeline: MultiTalkPipeline, puppet: ModelConfig, *frames: int) -> Tensor:
+    return torch.cat(list(pipeline.stream(request_of(*frames), options_of(puppet))), dim=1)
+
+
+def test_every_plan_gives_the_same_video(puppet: ModelConfig, puppet_folder: Path) -> None:
+    videos, plans = [], []
+    for share in (1.0, 0.3, 0.0):
+        pipeline = limited_pipeline(puppet, puppet_folder, 2, share)
+        videos.append(generate(pipeline, puppet, 12, 12))
+        plans.append((pipeline.offload.plan.name, pipeline.offload.plan.num_resident_blocks))
+    assert plans[0] == ("resident", 6)
+    assert plans[-1] == ("streamed", 0)
+    assert len(set(plans)) == 3
+    assert torch.equal(videos[0], videos[1])
+    assert torch.equal(videos[0], videos[2])
+
+
+@pytest.mark.parametrize("num_persistent", [0, None])
+def test_num_persistent_params_streams_blocks_without_memory_limit(
+    puppet: ModelConfig, puppet_folder: Path, num_persistent: int | None
+) -> None:
+    models = load_models(puppet, puppet_folder, CPU)
+    pipeline = MultiTalkPipeline.from_models(puppet, models, num_persistent_param_in_dit=num_persistent)
+    video = generate(pipeline, puppet, 9)
+    assert isinstance(models.transformer.blocks, StreamedBlocks) == (num_persistent == 0)
+    plain = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+    assert torch.equal(video, generate(plain, puppet, 9))
+
+
+def test_max_resident_blocks_counts_parameters_outside_blocks(puppet: ModelConfig, puppet_folder: Path) -> None:
+    transformer = load_models(puppet, puppet_folder, CPU).transformer
+    blocks = [sum(p.numel() for p in block.parameters()) for block in transformer.blocks.children()]
+    others = sum(p.numel() for p in transformer.parameters()) - sum(blocks)
+    assert [max_resident_blocks(transformer, others + n * blocks[0]) for n in (0, 1, 6)] == [0, 1, 6]
+    assert max_resident_blocks(transformer, others + 3 * blocks[0] - 1) == 2
+    assert max_resident_blocks(transformer, 0) == 0
+
+
+def test_first_plan_moves_networks_from_the_host(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = load_models(puppet, puppet_folder, CPU)
+    manager = OffloadManager(puppet, models, torch.device("meta"))
+    moved: list[str] = []
+    monkeypatch.setattr(
+        "wan.offload.manager.move", lambda module, device: moved.append(f"{type(module).__name__} {device}")
+    )
+    manager.apply(manager.plan)
+    networks = ("UMT5EncoderModel", "CLIPVisionModel", "AutoencoderKLWan", "ModuleList", "Conv3d", "Head")
+    assert {f"{name} meta" for name in networks} <= set(moved)
+    moved.clear()
+    manager.apply(manager.plan)
+    assert moved == []
+
+
+def test_nothing_runs_if_no_plan_fits(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = limited_pipeline(puppet, puppet_folder, 2, -0.5)
+    calls: list[str] = []
+    monkeypatch.setattr(pipeline, "prepare", lambda *_: calls.append("prepare"))
+    with pytest.raises(OutOfMemoryPlanError, match="the smallest plan"):
+        next(pipeline.stream(request_of(12, 12), options_of(puppet)))
+    assert calls == []
+
+
+def test_out_of_memory_retries_with_a_smaller_plan(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+    expected = generate(pipeline, puppet, 12, 12)
+    assert pipeline.offload.plan.name == "resident"
+    calls: list[int] = []
+    run_passes = pipeline.models.transformer.run_passes
+
+    def fail_twice(*arguments: Any) -> list[Tensor]:
+        calls.append(1)
+        if len(calls) in (2, 5):
+            raise torch.OutOfMemoryError("CUDA out of memory (raised by the test)")
+        return run_passes(*arguments)
+
+    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fail_twice)
+    assert torch.equal(generate(pipeline, puppet, 12, 12), expected)
+    assert pipeline.offload.plan.name == "streamed"
+    assert isinstance(pipeline.models.transformer.blocks, StreamedBlocks)
+
+
+def test_out_of_memory_under_the_smallest_plan_is_raised(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU))
+
+    def fail(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory (raised by the test)")
+
+    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(pipeline.stream(request_of(12), options_of(puppet)))

@@ -1,0 +1,146 @@
+"""Choice of an offload plan: where each network is kept so that a request fits into device memory. Sizes are in bytes."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wan.checkpoint import Models
+from wan.configs.schema import ModelConfig
+from wan.offload.estimate import MemoryEstimate, WeightBytes, estimate_memory, measure_weights
+from wan.types import VideoSize
+
+GIGABYTE = 1e9
+MARGIN = 0.1
+"""Share of a plan's peak kept free on top of it for what the estimate does not count: workspaces, fragmentation."""
+MIN_REDUCTION = 0.9
+"""After an out-of-memory error the next plan may need at most this share of the last one's peak."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffloadPlan:
+    """Where the networks are kept during a request.
+
+    The first `num_resident_blocks` transformer blocks stay on the device, the others are streamed. `keep_encoders`:
+    text encoder, image encoder and VAE stay on the device; otherwise each is moved there only while it runs.
+    `offload_vae_cache`: the VAE's feature cache and the decoded frames are kept in host memory.
+    """
+
+    name: str
+    num_resident_blocks: int
+    keep_encoders: bool
+    offload_vae_cache: bool
+    peak: int
+
+    def __str__(self) -> str:
+        """The value of the metric `memory_plan`."""
+        cache = "VAE in slices of time" * self.offload_vae_cache
+        parts = [self.name, f"{self.num_resident_blocks} resident blocks", cache]
+        return ", ".join([*filter(None, parts), f"about {self.peak / GIGABYTE:.1f} GB"])
+
+    @property
+    def key(self) -> tuple[int, bool, bool]:
+        """What distinguishes two plans, apart from name and peak."""
+        return self.num_resident_blocks, self.keep_encoders, self.offload_vae_cache
+
+
+class OutOfMemoryPlanError(ValueError):
+    """No plan fits into the free memory."""
+
+
+class OffloadPlanner:
+    """Chooses the plans of one set of networks; the estimate for each video size is computed once."""
+
+    def __init__(self, config: ModelConfig, models: Models, max_resident_blocks: int | None = None) -> None:
+        """`max_resident_blocks`: upper bound of transformer blocks on the device; None for no bound."""
+        self.models = models
+        self.max_resident_blocks = max_resident_blocks
+        self._estimate = functools.cache(
+            functools.partial(estimate_memory, config, transformer=models.transformer),
+        )
+
+    def estimate_and_choose(self, size: VideoSize, persons: int, budget: int | None) -> OffloadPlan:
+        """The fastest plan for a request that fits into `budget` bytes of the device; None for no limit.
+
+        Raises `OutOfMemoryPlanError` if none fits.
+        """
+        plans = self.plans(size, persons)
+        return plans[0] if budget is None else choose_plan(plans, budget, MARGIN)
+
+    def plans(self, size: VideoSize, persons: int) -> list[OffloadPlan]:
+        """Every plan for a request, from the fastest to the one that needs least memory."""
+        return enumerate_plans(measure_weights(self.models), self._estimate(size, persons), self.max_resident_blocks)
+
+    def next_smaller(self, current: OffloadPlan, size: VideoSize, persons: int) -> OffloadPlan | None:
+        """The first plan whose peak is at most `MIN_REDUCTION` of the current one's; None if there is none."""
+        plans = self.plans(size, persons)
+        peak = next((plan.peak for plan in plans if plan.key == current.key), plans[0].peak)
+        return next((plan for plan in plans if plan.peak <= MIN_REDUCTION * peak), None)
+
+
+def enumerate_plans(
+    weights: WeightBytes, estimate: MemoryEstimate, max_resident_blocks: int | None = None
+) -> list[OffloadPlan]:
+    """Every plan with its peak, from the fastest to the one that needs least memory.
+
+    Offloading the VAE's cache copies a few GB for every latent frame of a chunk, a streamed block copies its own size
+    in every forward: the cache is offloaded first, and only where that lowers the peak.
+    """
+    num_blocks = len(weights.blocks)
+    most = num_blocks if max_resident_blocks is None else min(max_resident_blocks, num_blocks)
+    candidates = [(most, True, False)]
+    candidates += [(resident, False, offload) for resident in range(most, -1, -1) for offload in (False, True)]
+    plans: list[OffloadPlan] = []
+    for resident, keep, offload in candidates:
+        name = "streamed" if resident < num_blocks else "resident" if keep else "encoders leave"
+        peak = peak_bytes(weights, estimate, resident, keep, offload)
+        if not offload or peak < plans[-1].peak:
+            plans.append(
+                OffloadPlan(
+                    name=name, num_resident_blocks=resident, keep_encoders=keep, offload_vae_cache=offload, peak=peak
+                )
+            )
+    return plans
+
+
+def peak_bytes(
+    weights: WeightBytes,
+    estimate: MemoryEstimate,
+    num_resident_blocks: int,
+    keep_encoders: bool,
+    offload_vae_cache: bool = False,
+) -> int:
+    """Maximum over the stages of a request of the bytes on the device."""
+    streamed = weights.blocks[num_resident_blocks:]
+    always = weights.transformer - sum(streamed)
+    slots = 2 * max(streamed, default=0)  # allocated only while the blocks run
+    vae = estimate.vae_offloaded if offload_vae_cache else estimate.vae
+    if keep_encoders:
+        encoders = weights.text_encoder + weights.image_encoder + weights.vae
+        return always + encoders + estimate.kv_cache + max(slots + estimate.forward, vae)
+    stages = (
+        weights.text_encoder,
+        slots + estimate.kv_cache + weights.image_encoder,
+        slots + estimate.kv_cache + estimate.forward,
+        estimate.kv_cache + weights.vae + vae,
+    )
+    return always + max(stages)
+
+
+def choose_plan(plans: Sequence[OffloadPlan], free: int, margin: float) -> OffloadPlan:
+    """The first plan whose peak plus the share `margin` fits into `free` bytes.
+
+    Raises `OutOfMemoryPlanError` with both numbers if not even the smallest does.
+    """
+    for plan in plans:
+        if plan.peak * (1 + margin) <= free:
+            return plan
+    least = smallest(plans)
+    raise OutOfMemoryPlanError(
+        f"{free / GIGABYTE:.1f} GB of the device's memory are free; the smallest plan ({least.name}) needs "
+        f"{least.peak * (1 + margin) / GIGABYTE:.1f} GB for this size and number of persons"
+    )
+
+
+def smallest(plans: Sequence[OffloadPlan]) -> OffloadPlan:
+    """The plan with the lowest peak."""
+    return min(plans, key=lambda plan: plan.peak)
