@@ -169,13 +169,13 @@ def test_streamed_blocks_come_once_a_step(
     puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: Counter[int] = Counter()
-    fetch = StreamedBlocks._fetch
+    prefetch = StreamedBlocks._prefetch
 
     def counted(self: StreamedBlocks, number: int, slots: list[Tensor]) -> Any:
         fetched[number] += 1
-        return fetch(self, number, slots)
+        return prefetch(self, number, slots)
 
-    monkeypatch.setattr(StreamedBlocks, "_fetch", counted)
+    monkeypatch.setattr(StreamedBlocks, "_prefetch", counted)
     models = load_models(puppet, puppet_folder, CPU)
     pipeline = MultiTalkPipeline.from_models(puppet, models, num_persistent_param_in_dit=0)
     pipeline.generate(data(12), **TWICE)
