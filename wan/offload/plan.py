@@ -1,5 +1,4 @@
-"""Choice of an offload plan: where each network is kept so that a request fits into device memory. Sizes are in bytes."""
-
+"""Offload plans: where each network is kept so that a request fits into device memory. Sizes are in bytes."""
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
