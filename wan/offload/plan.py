@@ -1,4 +1,5 @@
 """Offload plans: where each network is kept so that a request fits into device memory. Sizes are in bytes."""
+
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
