@@ -96,8 +96,8 @@ def class_maps() -> Iterator[list[Tensor]]:
 def binding_loss(maps: list[Tensor], masks: SpeakerMasks) -> tuple[Tensor, float]:
     """Cross entropy between a token's attention to the classes and the class that its place has in the first frame,
     mean over blocks; and the share of tokens that the largest value puts right."""
-    frames = maps[0].shape[1] // masks.columns.shape[1]
-    truth_BL3 = masks.columns.repeat(1, frames, 1)
+    frames = maps[0].shape[1] // masks.masks.shape[1]
+    truth_BL3 = masks.masks.repeat(1, frames, 1)
     share = [map_BL3 / map_BL3.sum(-1, keepdim=True).clamp(min=1e-8) for map_BL3 in maps]
     entropy = torch.stack([-(truth_BL3 * (one + 1e-6).log()).sum(-1).mean() for one in share]).mean()
     right = torch.stack([(one.argmax(-1) == truth_BL3.argmax(-1)).float().mean() for one in share]).mean()

@@ -27,6 +27,7 @@ from wan.decode import FrameSink, decode_video
 from wan.modules.rope import RotaryEmbedding, video_rope
 from wan.modules.speaker_labels import SpeakerMasks, token_masks
 from wan.modules.transformer import Context, KVCache, TimeEmbedding
+from wan.modules.verify_kernels import verify
 from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
 from wan.offload.estimate import HOST
 from wan.offload.manager import OffloadManager, initial_device
@@ -90,6 +91,7 @@ class MultiTalkPipeline:
         self.models = load_models(config, Path(checkpoint_dir), place, precision)
         self.offload = OffloadManager(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
         self.loras = LoraManager()
+        verify(self.device, self.models.transformer.dtype)
 
     @classmethod
     def from_models(
@@ -104,6 +106,7 @@ class MultiTalkPipeline:
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
         pipeline.offload = OffloadManager(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
         pipeline.loras = LoraManager()
+        verify(pipeline.device, models.transformer.dtype)
         return pipeline
 
     def generate(
@@ -261,7 +264,7 @@ class MultiTalkPipeline:
 
     def plan(self, options: SamplingOptions, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
         """What every step of a chunk runs."""
-        return plan_chunk(self.config, options, [embedding.e0 for embedding in embeddings])
+        return plan_chunk(self.config, options, [embedding.timestep_proj for embedding in embeddings])
 
     @torch.inference_mode()
     def make_chunk(

@@ -54,7 +54,7 @@ class PlainVelocity(Denoiser):
     def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
         assert self.plan[step].computed, "the plain form computes every step"
         model: Any = self.model
-        time, masks_3HW = self.times[step].e[0], self._masks()
+        time, masks_3HW = self.times[step].temb[0], self._masks()
 
         def velocity(context: Any) -> Tensor:
             given = (time, context.text, context.image, context.speech, masks_3HW)
@@ -66,7 +66,7 @@ class PlainVelocity(Denoiser):
         """Of the token grid; for one person, whose labels count for nothing, everybody is everywhere."""
         rows, columns = self.grid[1:]
         masks = next((each.masks for each in self.contexts.values() if each.masks is not None), None)
-        everybody = torch.ones(rows * columns, 3) if masks is None else masks.columns[0]
+        everybody = torch.ones(rows * columns, 3) if masks is None else masks.masks[0]
         return everybody.T.unflatten(1, (rows, columns))
 
 

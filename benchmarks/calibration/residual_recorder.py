@@ -13,7 +13,7 @@ from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
 class Evaluation(NamedTuple):
     """One step: the time projection, and what the blocks added to the tokens of the conditional pass, on the host."""
 
-    e0: Tensor
+    timestep_proj: Tensor
     added_BLD: Tensor
 
 
@@ -21,17 +21,17 @@ class Evaluation(NamedTuple):
 def recording(model: MultiTalkTransformer) -> Iterator[list[Evaluation]]:
     """Collects the evaluations of the blocks."""
     recorded: list[Evaluation] = []
-    run_passes = model.run_passes
+    forward_passes = model.forward_passes
 
     def recorder(
-        x_BLD: Tensor, time: TimeEmbedding, rotation: RotaryEmbedding, contexts: Sequence[Context]
+        x_BLD: Tensor, time: TimeEmbedding, rotary_emb: RotaryEmbedding, contexts: Sequence[Context]
     ) -> list[Tensor]:
-        results = run_passes(x_BLD, time, rotation, contexts)
-        recorded.append(Evaluation(time.e0, (results[0] - x_BLD).cpu()))  # the conditional pass is the first
+        results = forward_passes(x_BLD, time, rotary_emb, contexts)
+        recorded.append(Evaluation(time.timestep_proj, (results[0] - x_BLD).cpu()))  # the conditional pass is the first
         return results
 
-    model.run_passes = recorder  # type: ignore[method-assign]
+    model.forward_passes = recorder  # type: ignore[method-assign]
     try:
         yield recorded
     finally:
-        del model.run_passes
+        del model.forward_passes

@@ -27,7 +27,7 @@ _SAMPLINGS = ((25, 5.0), (40, 7.0))
 def changes(record: Sequence[Evaluation]) -> list[tuple[float, float]]:
     """Relative changes from step to step, of the time projection and of what the blocks add."""
     return [
-        (_relative(later.e0, earlier.e0), _relative(later.added_BLD, earlier.added_BLD))
+        (_relative(later.timestep_proj, earlier.timestep_proj), _relative(later.added_BLD, earlier.added_BLD))
         for earlier, later in itertools.pairwise(record)
     ]
 

@@ -17,6 +17,7 @@ from benchmarks.report.environment import describe, environment, versions
 from benchmarks.speed.timing import seconds_of
 from wan.modules.attention import chosen_backends
 from wan.modules.kernels.dispatch import is_enabled
+from wan.modules.verify_kernels import verify
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def run(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
         "repeats": bench.repeats,
         "stages": {},
     }
+    verify(bench.device, getattr(torch, bench.config.dtype))
     for name in stages:
         logger.info("%s", name)
         document["stages"][name] = outcome(name, bench)

@@ -29,7 +29,7 @@ from wan.checkpoint.layout import CheckpointLayout, ComponentFiles
 from wan.checkpoint.loading import SCALE_SUFFIX, TensorSpec
 from wan.configs.schema import ModelConfig
 from wan.modules.image import ImageEncoder
-from wan.modules.quantized import LARGEST
+from wan.modules.quantized import MAX_VALUE
 from wan.modules.text import TextEncoder
 from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import VideoVAE
@@ -99,8 +99,8 @@ def draw(name: str, form: TensorSpec, device: torch.device) -> Tensor:
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
     if dtype == torch.int8:
         return torch.randint(-127, 128, shape, dtype=dtype, device=device)
-    if dtype in LARGEST:
-        return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=LARGEST[dtype] / 4).to(dtype)
+    if dtype in MAX_VALUE:
+        return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=MAX_VALUE[dtype] / 4).to(dtype)
     tensor = torch.empty(shape, dtype=dtype, device=device)
     if name.endswith(SCALE_SUFFIX):
         return tensor.fill_(1e-4)

@@ -32,12 +32,12 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("labels", ("speaker_labels",)),
     ("audio", ("audio_cross_attn",)),
     ("ffn", ("ffn",)),
-    ("norms", ("norm1", "norm2", "norm3", "norm_x", "modulate", "gated_sum", "")),
+    ("norms", ("norm1", "norm2", "norm3", "norm_x", "gated_residual", "")),
 )
 """Which span belongs to which stage of `floors.block_work`, by its name, or that of the outermost span around it; the
 block's own time, the empty name, goes into sums. What is not listed is a stage of its own name."""
 
-METHODS = ("attend", "condition", "of_sum")
+METHODS = ("self_attend", "cross_attend", "add_norm")
 """What is called of a block and its modules besides their forward."""
 KERNELS = "wan.modules.kernels"
 

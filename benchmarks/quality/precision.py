@@ -85,7 +85,7 @@ def forward(state: dict[str, Tensor], config: TransformerConfig, size: VideoSize
     rotation = video_rope(size.grid, config.head_dim, "cpu")
     with products(precision == PRODUCTS):
         x = model.patchify(latent, condition)
-        y = model.run_blocks(x, time, rotation, context)
+        y = model.forward_blocks(x, time, rotation, context)
     return {"blocks": y.float() - x.float(), "velocity": model.unpatchify(y, time, size.grid)}
 
 

@@ -84,7 +84,7 @@ def block_forms(block: Block, backend: str, device: torch.device) -> dict[str, F
 
         return run
 
-    found = {"plain": within(lambda: force_backend("plain"), block), "compiled": within(nullcontext, compiled)}
+    found = {"plain": within(lambda: force_backend("eager"), block), "compiled": within(nullcontext, compiled)}
     if device.type == "cuda":
         found["triton"] = within(lambda: force_backend("triton"), block)
     return found

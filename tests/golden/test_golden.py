@@ -63,7 +63,7 @@ def test_caches_really_skip() -> None:
     options = golden.config
     times = timesteps(options["sampling_steps"], options["shift"])[:-1]
     with torch.inference_mode():
-        e0 = [load_transformer(golden).embed_time(t[None]).e0 for t in times]
+        e0 = [load_transformer(golden).embed_time(t[None]).timestep_proj for t in times]
     coefficients = WAN_CONFIGS["multitalk-14B"].teacache_coefficients["480"]
     plan = teacache_plan(e0, coefficients, options["extra_args"]["teacache_thresh"])
     assert 0 < plan.count(False) < len(plan)

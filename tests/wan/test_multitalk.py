@@ -179,13 +179,13 @@ def test_shortcuts_change_the_video_and_save_evaluations(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, shortcut: dict[str, Any]
 ) -> None:
     evaluations: list[int] = []
-    run_passes = pipeline.models.transformer.run_passes
+    forward_passes = pipeline.models.transformer.forward_passes
 
     def counted(*arguments: Any) -> list[Tensor]:
         evaluations.append(len(arguments[-1]))
-        return run_passes(*arguments)
+        return forward_passes(*arguments)
 
-    monkeypatch.setattr(pipeline.models.transformer, "run_passes", counted)
+    monkeypatch.setattr(pipeline.models.transformer, "forward_passes", counted)
     long = {**SMALL, "sampling_steps": 12}
     exact = pipeline.generate(data(9), **long, cache="none")
     assert sum(evaluations) == 12 * 2

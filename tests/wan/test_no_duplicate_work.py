@@ -109,7 +109,7 @@ def test_a_clip_and_a_chunk_are_prepared_once(
     models = pipeline.models
     count(monkeypatch, calls, models.transformer, "embed_text", "embed_image", "embed_speech", "embed_time")
     count(monkeypatch, calls, models.vae, "encode", "decode")
-    count(monkeypatch, calls, wan.multitalk, "video_rotation", "token_masks", "crop_picture", "decode_video")
+    count(monkeypatch, calls, wan.multitalk, "video_rope", "token_masks", "crop_image", "decode_video")
     pipeline.generate(data(12, 12), **TWICE)
     assert calls == {
         "embed_text": 2,
@@ -119,9 +119,9 @@ def test_a_clip_and_a_chunk_are_prepared_once(
         "encode": CHUNKS,
         "decode": CHUNKS,
         "decode_video": CHUNKS,
-        "video_rotation": 1,
+        "video_rope": 1,
         "token_masks": 1,
-        "crop_picture": 1,
+        "crop_image": 1,
     }
 
 
@@ -260,7 +260,7 @@ def test_no_matrix_of_all_tokens_and_those_of_the_first_frame() -> None:
     tokens = torch.randn(1, grid[0] * first, config.dim)
     time = model.embed_time(torch.tensor([500.0]))
     with LargestTensor() as largest:
-        model.run_blocks(tokens, time, video_rope(grid, config.head_dim, "cpu"), context)
+        model.forward_blocks(tokens, time, video_rope(grid, config.head_dim, "cpu"), context)
     feed_forward = tokens.shape[1] * config.ffn_dim
     assert largest.elements == feed_forward < tokens.shape[1] * first
 
@@ -276,10 +276,10 @@ def test_shared_work_changes_no_bit(streamed: bool) -> None:
         contexts = contexts_of(model, grid)
         tokens = torch.randn(1, grid[0] * grid[1] * grid[2], config.dim)
     time, rotation = model.embed_time(torch.tensor([500.0])), video_rope(grid, config.head_dim, "cpu")
-    alone = [model.run_blocks(tokens, time, rotation, context) for context in contexts]
+    alone = [model.forward_blocks(tokens, time, rotation, context) for context in contexts]
     if streamed:
         model.blocks = StreamedBlocks(model.blocks, 2, CPU)
-    together = model.run_passes(tokens, time, rotation, contexts)
+    together = model.forward_passes(tokens, time, rotation, contexts)
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
     assert not torch.equal(alone[0], alone[1])
     assert not torch.equal(alone[1], alone[2])

@@ -123,7 +123,7 @@ class LoraManager:
             name, original = self.originals.popitem()
             model.get_parameter(name).copy_(original)
         while self.beside:
-            self.beside.pop().set_low_rank(None, None)
+            self.beside.pop().set_lora(None, None)
 
     def _compute(self, layer: QuantizedLinear, changes: Iterable[WeightDelta], like: Tensor) -> None:
         """Beside the layer, in the dtype and on the device of `like`, a parameter that works on the same tokens."""
@@ -131,7 +131,7 @@ class LoraManager:
         down = torch.cat([down.flatten(1).float() for _, down in pairs])
         up = torch.cat([up.flatten(1) for up, _ in pairs], dim=1)
         self.beside.append(layer)
-        layer.set_low_rank(down.to(like), up.to(like))
+        layer.set_lora(down.to(like), up.to(like))
 
     def _merge(self, name: str, parameter: Tensor, changes: Iterable[WeightDelta]) -> None:
         self.originals[name] = parameter.to("cpu", copy=True)

@@ -1,10 +1,9 @@
-"""Linear layers whose weights are stored in eight bits, with a scale per output row.
+"""Linear layers with weights quantized to int8 or fp8 (e4m3), one scale per output row.
 
-Shapes: O outputs, I inputs, D width, R rows of activations, K rank of a LoRA.
+Shapes: O outputs, I inputs, R rows of activations, K rank of a LoRA.
 """
 
 import functools
-import importlib
 import logging
 
 import torch
@@ -15,20 +14,21 @@ from wan.modules.kernels.dispatch import use_triton
 
 logger = logging.getLogger(__name__)
 
-LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-"""The stored formats, and the largest value of each."""
+MAX_VALUE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+"""The storage formats and the largest value used of each."""
 _FP8_CAPABILITY = (8, 9)
-_AGREEMENT = 6e-2
+_TOLERANCE = 6e-2
+"""Largest relative error of an fp8 product against the product of dequantized weights."""
 
 
 class QuantizedLinear(nn.Module):
-    """x (data * scale)^T + bias; the product in fp8 where that is wanted and the device can, else dequantised."""
+    """x (data * scale)^T + bias, multiplied in fp8 if enabled and supported, else by dequantized weights."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype, products: bool) -> None:
-        """`products`: whether activations may be rounded to fp8 too, row by row, on a device that multiplies fp8."""
+    def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype, fp8_matmul: bool) -> None:
+        """`fp8_matmul`: also quantize bfloat16 activations to fp8, per row, where the device has fp8 matmuls."""
         super().__init__()
-        assert dtype in LARGEST
-        self.products = products and dtype == torch.float8_e4m3fn
+        assert dtype in MAX_VALUE
+        self.fp8_matmul = fp8_matmul and dtype == torch.float8_e4m3fn
         self.register_buffer("data", torch.empty(out_features, in_features, dtype=dtype))
         self.register_buffer("scale", torch.empty(out_features, 1))
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
@@ -42,40 +42,39 @@ class QuantizedLinear(nn.Module):
 
     @property
     def weight(self) -> None:
-        """None: transformers looks at `weight` to choose a dtype for activations, and must not find eight bits."""
+        """None, since transformers casts activations to the dtype of `weight`, which must not be an eight-bit one."""
         return
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.products and x.dtype == torch.bfloat16 and supports_fp8_matmul(x.device):
+        if self.fp8_matmul and x.dtype == torch.bfloat16 and supports_fp8_matmul(x.device):
             y = fp8_linear(x, self.data, self.scale, self.bias)
         else:
             y = F.linear(x, dequantize(self.data, self.scale, x.dtype), self.bias)
         return y if self.down is None or self.up is None else y + F.linear(F.linear(x, self.down), self.up)
 
-    def set_low_rank(self, down_KI: Tensor | None, up_OK: Tensor | None) -> None:
-        """Have `up @ down` added to the weights, unrounded, by computing it beside them; None takes it out."""
+    def set_lora(self, down_KI: Tensor | None, up_OK: Tensor | None) -> None:
+        """Add the output of an unmerged LoRA, x (up @ down)^T; None removes it."""
         self.down, self.up = down_KI, up_OK
 
 
 def quantize_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Symmetric rounding to `dtype` with the largest value of a row at the end of the range.
+    """Symmetric quantization to `dtype`, each row scaled so that its largest magnitude becomes MAX_VALUE.
 
-    Returns the data and its float32 scale, O x 1; a row of zeros has scale 1.
+    Returns the data, O x I, and the float32 scale, O x 1; a row of zeros has scale 1.
     """
     weight = weight_OI.float()
-    scale = weight.abs().amax(dim=-1, keepdim=True) / LARGEST[dtype]
+    scale = weight.abs().amax(dim=-1, keepdim=True) / MAX_VALUE[dtype]
     scale = torch.where(scale == 0, 1.0, scale)
-    scaled = (weight / scale).clamp_(-LARGEST[dtype], LARGEST[dtype])
+    scaled = (weight / scale).clamp_(-MAX_VALUE[dtype], MAX_VALUE[dtype])
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
 def quantize_activations(x_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`quantize_rows` for a floating-point format, in one pass where there is a kernel: PyTorch takes seven, most of
-    them in float32."""
+    """`quantize_rows` to a floating-point format: one Triton kernel in place of seven PyTorch operations."""
     if use_triton(x_RI):
-        kernel = importlib.import_module("wan.modules.kernels.quantize")
-        data, scale = kernel.quantize(x_RI, dtype, LARGEST[dtype])
-        return data, scale
+        from wan.modules.kernels import quantize as kernels
+
+        return kernels.quantize(x_RI, dtype, MAX_VALUE[dtype])
     return quantize_rows(x_RI, dtype)
 
 
@@ -85,8 +84,10 @@ def dequantize(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
-    """A product of e4m3 matrices: activations get a scale per row, and both scales multiply the float32 sums, to which
-    the bias is added before they are rounded."""
+    """x (data * scale)^T + bias as a product of e4m3 matrices, with activations quantized per row.
+
+    Scales and bias are applied to the float32 sums, which are then rounded to the dtype of x.
+    """
     data_RI, scale_R1 = quantize_activations(x.flatten(0, -2), data_OI.dtype)
     y = torch._scaled_mm(
         data_RI, data_OI.t(), scale_a=scale_R1, scale_b=scale_O1.t(), bias=bias, out_dtype=x.dtype, use_fast_accum=True
@@ -95,51 +96,51 @@ def fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None
 
 
 def has_fp8(device: torch.device) -> bool:
-    """Whether the device knows the format: a GPU from Ada on, or a processor, where it is emulated."""
+    """Whether the device can store and cast fp8: GPUs from Ada on, and CPUs, which emulate it."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY
 
 
 @functools.cache
 def supports_fp8_matmul(device: torch.device) -> bool:
-    """Whether the device has fp8 products with row scales that agree with dequantising; tried once.
+    """Whether the device has fp8 matmuls with row scales that agree with dequantized weights; tried once per device.
 
-    The meta device, which only counts memory, is treated as this machine's own.
+    The meta device, used to estimate memory, is treated as the current CUDA device.
     """
     if device.type == "meta" and torch.cuda.is_available():
         return supports_fp8_matmul(torch.device("cuda", torch.cuda.current_device()))
     if device.type != "cuda" or not has_fp8(device):
         return False
     generator = torch.Generator(device).manual_seed(0)
-    drawn = torch.randn(513, 256, device=device, dtype=torch.bfloat16, generator=generator)
-    x, weight, bias = drawn[:256], drawn[256:512], drawn[512]
+    sample = torch.randn(513, 256, device=device, dtype=torch.bfloat16, generator=generator)
+    x, weight, bias = sample[:256], sample[256:512], sample[512]
     data, scale = quantize_rows(weight, torch.float8_e4m3fn)
     expected = F.linear(x, dequantize(data, scale, x.dtype), bias).float()
     try:
         error = ((fp8_linear(x, data, scale, bias).float() - expected).norm() / expected.norm()).item()
-    except (RuntimeError, ValueError) as failure:  # ValueError: a kind of scaling that the device has not
-        logger.warning("fp8: products fail on this device, weights are dequantised instead: %s", failure)
+    except (RuntimeError, ValueError) as failure:  # ValueError: unsupported scaling
+        logger.warning("fp8: matmuls fail on this device, weights are dequantized instead: %s", failure)
         return False
-    logger.info("fp8: products on %s, relative error %.1e", torch.cuda.get_device_name(device), error)
-    return error < _AGREEMENT
+    logger.info("fp8: matmuls on %s, relative error %.1e", torch.cuda.get_device_name(device), error)
+    return error < _TOLERANCE
 
 
-def quantize_linears(module: nn.Module, layers: dict[str, torch.dtype], products: bool) -> None:
-    """Put a `QuantizedLinear` in place of each named `nn.Linear`, under the same device context."""
+def quantize_linears(module: nn.Module, layers: dict[str, torch.dtype], fp8_matmul: bool) -> None:
+    """Replace each named `nn.Linear` by an uninitialized `QuantizedLinear`, on the device of the current context."""
     for name, dtype in layers.items():
         linear = module.get_submodule(name)
         assert isinstance(linear, nn.Linear), name
         bias = linear.bias is not None
-        module.set_submodule(name, QuantizedLinear(linear.in_features, linear.out_features, bias, dtype, products))
+        module.set_submodule(name, QuantizedLinear(linear.in_features, linear.out_features, bias, dtype, fp8_matmul))
 
 
 def quantize_like(module: nn.Module, other: nn.Module) -> None:
-    """The same where another network, of more layers of the same names, has eight bits."""
+    """Replace the layers of `module` whose namesakes in `other`, a network with more layers, are quantized."""
     names = {name for name, _ in module.named_modules()}
     for name, layer in other.named_modules():
         if isinstance(layer, QuantizedLinear) and name in names:
-            quantize_linears(module, {name: layer.data.dtype}, layer.products)
+            quantize_linears(module, {name: layer.data.dtype}, layer.fp8_matmul)
 
 
 def quantized_layers(module: nn.Module) -> list[str]:
-    """Names of the layers of a module that are stored in eight bits."""
+    """Names of the quantized layers of a module."""
     return [name for name, layer in module.named_modules() if isinstance(layer, QuantizedLinear)]

@@ -1,9 +1,10 @@
-"""The MultiTalk video transformer: Wan2.1-I2V with an attention to speech in every block.
+"""The MultiTalk video transformer: Wan2.1-I2V with audio cross-attention in every block.
 
 Shapes: B batch, C latent channels, T latent frames, H x W latent rows and columns, L = T (H / 2) (W / 2) tokens,
-D model width, A heads, E head width, N persons.
-Constants of a clip (text, image and speech as keys and values of every block) are computed once by the `embed_*`
-methods and passed in; a forward computes only what the noisy latent and the time step change.
+S context tokens, D model width, A heads, E head width, N persons.
+
+The keys and values of text, image and speech, which are constant while a chunk is denoised, are computed once by the
+`embed_*` methods and passed to the forward.
 """
 
 import math
@@ -20,28 +21,28 @@ from wan.configs.schema import TransformerConfig
 from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
 from wan.modules.gelu import TanhGELU
-from wan.modules.norms import LayerNorm, RMSNorm, gated_residual, plain_modulated_norm
+from wan.modules.norms import LayerNorm, RMSNorm, eager_modulated_norm, gated_residual
 from wan.modules.rope import RotaryEmbedding
 from wan.modules.speaker_labels import SpeakerMasks, speaker_labels
 from wan.types import PATCH
 
 FLOAT32_NAMES = ("time_embedding.", "time_projection.", "head.", "modulation")
-"""Beginnings or ends of the parameters that stay float32 whatever the network's dtype is."""
+"""Prefixes and suffixes of the names of parameters that stay float32 whatever the network's dtype is."""
 
 KVCache = tuple[KeyValue, ...]
-"""Keys and values of one source (text, image or speech), one entry per block."""
+"""Cross-attention keys and values of text, image or speech, one entry per block."""
 
 
 class TimeEmbedding(NamedTuple):
-    """Of a time step, float32: `e` B x D for the head, `e0` B x 6 x D for the blocks."""
+    """Embedding of a time step, float32: `temb` B x D modulates the head, `timestep_proj` B x 6 x D the blocks."""
 
-    e: Tensor
-    e0: Tensor
+    temb: Tensor
+    timestep_proj: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What one pass is conditioned on. `masks` is None unless two persons speak."""
+    """Conditioning of one guidance pass. `masks` is None unless two persons speak."""
 
     text: KVCache
     image: KVCache
@@ -50,7 +51,7 @@ class Context:
 
 
 class SelfAttended(NamedTuple):
-    """Tokens after a block's self attention and their norm, B x L x D; labels, B x L, where two persons speak."""
+    """Tokens after self-attention and their norm, B x L x D; speaker labels, B x L, None for one person."""
 
     x: Tensor
     normed: Tensor
@@ -58,7 +59,7 @@ class SelfAttended(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Attention among video tokens, with RMSNorm over the whole width of q and k, and 3-D RoPE."""
+    """Self-attention of video tokens with RMSNorm over the full width of q and k, and 3-D RoPE."""
 
     def __init__(self, dim: int, num_heads: int, eps: float) -> None:
         super().__init__()
@@ -67,19 +68,19 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
 
-    def project(self, x_BLD: Tensor, rotation: RotaryEmbedding) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_BLD: Tensor, rotary_emb: RotaryEmbedding) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys after norm and RoPE, and values, each B x L x A x E."""
-        q = self.norm_q(self.q(x_BLD), self.num_heads, rotation)
-        k = self.norm_k(self.k(x_BLD), self.num_heads, rotation)
+        q = self.norm_q(self.q(x_BLD), self.num_heads, rotary_emb)
+        k = self.norm_k(self.k(x_BLD), self.num_heads, rotary_emb)
         return q, k, split_heads(self.v(x_BLD), self.num_heads)
 
     def forward(self, q_BLAE: Tensor, k_BLAE: Tensor, v_BLAE: Tensor) -> Tensor:
-        """What `project` gave to B x L x D."""
+        """The projections of `project` to B x L x D."""
         return self.o(attention(q_BLAE, k_BLAE, v_BLAE).flatten(2))
 
 
 class CrossAttention(nn.Module):
-    """Attention to text and to image, one softmax each, their results added."""
+    """Attention to text and to image tokens, one softmax each, outputs added."""
 
     def __init__(self, dim: int, num_heads: int, eps: float) -> None:
         super().__init__()
@@ -89,11 +90,11 @@ class CrossAttention(nn.Module):
         self.norm_q, self.norm_k, self.norm_k_img = (RMSNorm(dim, eps) for _ in range(3))
 
     def text_keys_values(self, text_BSD: Tensor) -> KeyValue:
-        """Keys and values of embedded text."""
+        """Keys and values of embedded text, each B x S x A x E."""
         return KeyValue(self.norm_k(self.k(text_BSD), self.num_heads), split_heads(self.v(text_BSD), self.num_heads))
 
     def image_keys_values(self, image_BSD: Tensor) -> KeyValue:
-        """Keys and values of embedded image tokens."""
+        """Keys and values of embedded image tokens, each B x S x A x E."""
         return KeyValue(
             self.norm_k_img(self.k_img(image_BSD), self.num_heads), split_heads(self.v_img(image_BSD), self.num_heads)
         )
@@ -105,7 +106,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Self attention, text and image, speech, feed-forward; the first and the last modulated by the time step."""
+    """Self-attention, text and image, speech, feed-forward. The time step modulates the first and the last."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -123,43 +124,44 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        e0_B6D: Tensor,
-        rotation: RotaryEmbedding,
-        constants: tuple[KeyValue, KeyValue, KeyValue],
+        timestep_proj_B6D: Tensor,
+        rotary_emb: RotaryEmbedding,
+        context_kv: tuple[KeyValue, KeyValue, KeyValue],
         masks: SpeakerMasks | None,
     ) -> Tensor:
-        """`constants`: this block's keys and values of text, image and speech."""
-        return self.condition(self.attend(x_BLD, e0_B6D, rotation, masks), e0_B6D, constants, masks)
+        """B x L x D to the same shape. `context_kv`: this block's keys and values of text, image and speech."""
+        attended = self.self_attend(x_BLD, timestep_proj_B6D, rotary_emb, masks)
+        return self.cross_attend(attended, timestep_proj_B6D, context_kv, masks)
 
-    def attend(
-        self, x_BLD: Tensor, e0_B6D: Tensor, rotation: RotaryEmbedding, masks: SpeakerMasks | None
+    def self_attend(
+        self, x_BLD: Tensor, timestep_proj_B6D: Tensor, rotary_emb: RotaryEmbedding, masks: SpeakerMasks | None
     ) -> SelfAttended:
-        """The first part, which knows neither text, image nor speech; `masks` is None where no labels are wanted."""
-        shift, scale, gate = (self.modulation + e0_B6D)[:, :3].unbind(1)
-        q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift, scale)), rotation)
+        """Self-attention, which is independent of text, image and speech; labels only if `masks` is given."""
+        shift, scale, gate = (self.modulation + timestep_proj_B6D)[:, :3].unbind(1)
+        q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift, scale)), rotary_emb)
         labels = None if masks is None else speaker_labels(q, k, masks)
-        return SelfAttended(*self.norm3.of_sum(x_BLD, self.self_attn(q, k, v), gate), labels)
+        return SelfAttended(*self.norm3.add_norm(x_BLD, self.self_attn(q, k, v), gate), labels)
 
-    def condition(
+    def cross_attend(
         self,
         attended: SelfAttended,
-        e0_B6D: Tensor,
-        constants: tuple[KeyValue, KeyValue, KeyValue],
+        timestep_proj_B6D: Tensor,
+        context_kv: tuple[KeyValue, KeyValue, KeyValue],
         masks: SpeakerMasks | None,
     ) -> Tensor:
-        """The rest, on what `attend` gave; its labels count where `masks` tell the speakers apart."""
+        """Cross-attention and feed-forward. `masks` None: the labels are ignored."""
         x, normed, labels = attended
-        del attended  # the room it takes
-        text, image, speech = constants
-        shift, scale, gate = (self.modulation + e0_B6D)[:, 3:].unbind(1)
-        x, normed = self.norm_x.of_sum(x, self.cross_attn(normed, text, image))
-        heard = self.audio_cross_attn(normed, speech, None if masks is None else labels)
-        x, normed = self.norm2.of_sum(x, heard, modulation=(shift, scale))
+        del attended  # frees the tensors once they are overwritten below
+        text, image, speech = context_kv
+        shift, scale, gate = (self.modulation + timestep_proj_B6D)[:, 3:].unbind(1)
+        x, normed = self.norm_x.add_norm(x, self.cross_attn(normed, text, image))
+        spoken = self.audio_cross_attn(normed, speech, None if masks is None else labels)
+        x, normed = self.norm2.add_norm(x, spoken, modulation=(shift, scale))
         return gated_residual(x, self.ffn(normed), gate)
 
 
 class ImageProjection(nn.Module):
-    """CLIP tokens to model width."""
+    """MLP from CLIP hidden states to the model width."""
 
     def __init__(self, image_dim: int, dim: int) -> None:
         super().__init__()
@@ -177,7 +179,7 @@ class ImageProjection(nn.Module):
 
 
 class Head(nn.Module):
-    """From tokens to the velocity of their patches, in float32 throughout."""
+    """Projection of tokens to the velocity of their patches, in float32 throughout."""
 
     def __init__(self, dim: int, out_dim: int, eps: float) -> None:
         super().__init__()
@@ -185,15 +187,15 @@ class Head(nn.Module):
         self.head = nn.Linear(dim, out_dim * PATCH * PATCH)
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / math.sqrt(dim))
 
-    def forward(self, x_BLD: Tensor, e_BD: Tensor) -> Tensor:
-        """B x L x D to float32 B x L x (2 * 2 * out_dim), a token's patch channel-last."""
-        shift, scale = (self.modulation + e_BD[:, None]).unbind(1)
-        # In float32 this is one operation of PyTorch's; kernels would be compiled and tried in one more dtype for it.
-        return self.head(plain_modulated_norm(x_BLD.float(), shift, scale, self.eps))
+    def forward(self, x_BLD: Tensor, temb_BD: Tensor) -> Tensor:
+        """B x L x D to float32 B x L x (2 * 2 * out_dim), the pixels of a patch channel-last."""
+        shift, scale = (self.modulation + temb_BD[:, None]).unbind(1)
+        # Always eager: one PyTorch operation in float32, while kernels are verified for the model's dtype only.
+        return self.head(eager_modulated_norm(x_BLD.float(), shift, scale, self.eps))
 
 
 class MultiTalkTransformer(nn.Module):
-    """Predicts the velocity of a noisy video latent; its state dict has the published names and shapes."""
+    """Predicts the velocity of a noisy video latent. The state dict has the names and shapes of the published one."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -212,7 +214,7 @@ class MultiTalkTransformer(nn.Module):
 
     @property
     def _blocks(self) -> Iterable[Block]:
-        """The blocks in order; each may be used only until the next one is asked for (see `StreamedBlocks`)."""
+        """The blocks in order; each one is valid only until the next one is requested (see `StreamedBlocks`)."""
         return cast(Iterable[Block], self.blocks)
 
     @property
@@ -222,21 +224,21 @@ class MultiTalkTransformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters outside the blocks."""
         return self.patch_embedding.weight.device
 
     def embed_time(self, t_B: Tensor) -> TimeEmbedding:
-        """Sinusoidal embedding of time steps 0..1000, made in float64, through the time layers in float32."""
+        """Sinusoidal embedding of time steps 0..1000 in float64, then the time MLPs in float32."""
         half = self.config.freq_dim // 2
         frequencies = 10000.0 ** -(torch.arange(half, dtype=torch.float64, device=t_B.device) / half)
         angles = t_B.double()[:, None] * frequencies
-        e = self.time_embedding(torch.cat((angles.cos(), angles.sin()), dim=-1).float())
-        return TimeEmbedding(e, rearrange(self.time_projection(e), "b (six d) -> b six d", six=6))
+        temb = self.time_embedding(torch.cat((angles.cos(), angles.sin()), dim=-1).float())
+        return TimeEmbedding(temb, rearrange(self.time_projection(temb), "b (six d) -> b six d", six=6))
 
     def embed_text(self, states_BSC: Tensor) -> KVCache:
-        """UMT5 states of the real tokens, B x (up to text_len) x text_dim.
+        """Keys and values of UMT5 states, B x S x text_dim with S <= text_len, without padding tokens.
 
-        Padded with zero rows, which the reference attends like the others; too many rows are a ValueError.
+        Pads with zero rows, which are attended to as in the reference. Raises ValueError for more than text_len rows.
         """
         missing = self.config.text_len - states_BSC.shape[1]
         if missing < 0:
@@ -245,60 +247,62 @@ class MultiTalkTransformer(nn.Module):
         return tuple(block.cross_attn.text_keys_values(text_BSD) for block in self._blocks)
 
     def embed_image(self, tokens_BSC: Tensor) -> KVCache:
-        """CLIP hidden states, B x image_tokens x image_dim."""
+        """Keys and values of CLIP hidden states, B x image_tokens x image_dim."""
         image_BSD = self.img_emb(tokens_BSC.to(self.dtype))
         return tuple(block.cross_attn.image_keys_values(image_BSD) for block in self._blocks)
 
     def embed_speech(self, windows_BNFWYC: Tensor) -> KVCache:
-        """Windows of speech states, B x N x F x audio_window x audio_layers x audio_dim; N is 1 or 2.
+        """Keys and values of speech windows, B x N x F x audio_window x audio_layers x audio_dim.
 
-        More persons are a ValueError: the published weights know two labels.
+        Raises ValueError unless N is 1 or 2: the published weights have labels for two speakers.
         """
-        persons = windows_BNFWYC.shape[1]
-        if persons not in (1, 2):
-            raise ValueError(f"{persons} speaking persons; the published weights tell 1 or 2 apart")
+        num_persons = windows_BNFWYC.shape[1]
+        if num_persons not in (1, 2):
+            raise ValueError(f"{num_persons} speaking persons; the published weights tell 1 or 2 apart")
         tokens = self.audio_proj(windows_BNFWYC.to(self.dtype))
-        return tuple(block.audio_cross_attn.keys_values(tokens, persons) for block in self._blocks)
+        return tuple(block.audio_cross_attn.keys_values(tokens, num_persons) for block in self._blocks)
 
     def patchify(self, latent_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
-        """Noisy latent (16 channels) and mask + condition latent (4 + 16) to tokens, B x L x D."""
+        """Noisy latent (16 channels) and condition (mask + latent, 4 + 16 channels) to tokens, B x L x D."""
         both = torch.cat((latent_BCTHW, condition_BCTHW), dim=1).to(self.dtype)
         return rearrange(self.patch_embedding(both), "b d t h w -> b (t h w) d")
 
-    def run_blocks(self, x_BLD: Tensor, time: TimeEmbedding, rotation: RotaryEmbedding, context: Context) -> Tensor:
-        """The stack of blocks on tokens of any size, for one pass."""
-        return self.run_passes(x_BLD, time, rotation, (context,))[0]
+    def forward_blocks(
+        self, x_BLD: Tensor, time: TimeEmbedding, rotary_emb: RotaryEmbedding, context: Context
+    ) -> Tensor:
+        """All blocks on a grid of any size for one pass, B x L x D to the same shape."""
+        return self.forward_passes(x_BLD, time, rotary_emb, (context,))[0]
 
-    def run_passes(
-        self, x_BLD: Tensor, time: TimeEmbedding, rotation: RotaryEmbedding, contexts: Sequence[Context]
+    def forward_passes(
+        self, x_BLD: Tensor, time: TimeEmbedding, rotary_emb: RotaryEmbedding, contexts: Sequence[Context]
     ) -> list[Tensor]:
-        """The stack of blocks on the same tokens under several contexts, one result each.
+        """All blocks on the same tokens for several guidance passes; one result per context.
 
-        Block by block, so that one which is streamed comes once. What the first one does before it reads its context is
-        the same for all: done once, with labels if any of them wants those.
+        Each block runs all passes before the next one, so a streamed block is copied to the device once per step. The
+        self-attention of the first block has the same input in every pass and is computed once.
         """
-        sources = [tuple(zip(each.text, each.image, each.speech, strict=True)) for each in contexts]
-        masks = next((each.masks for each in contexts if each.masks is not None), None)
+        caches = [tuple(zip(context.text, context.image, context.speech, strict=True)) for context in contexts]
+        masks = next((context.masks for context in contexts if context.masks is not None), None)
         results: list[Tensor] = []
-        for number, block in enumerate(self._blocks):
-            shared = block.attend(x_BLD, time.e0, rotation, masks) if number == 0 else None
-            for context, source in zip(contexts, sources, strict=True):
-                # Tokens are handed on, not kept: a block gives their room back as soon as it can.
+        for index, block in enumerate(self._blocks):
+            shared = block.self_attend(x_BLD, time.timestep_proj, rotary_emb, masks) if index == 0 else None
+            for context, cache in zip(contexts, caches, strict=True):
+                # No reference to the popped tokens is kept here, so the block can free them early.
                 results.append(
-                    block.condition(
-                        shared or block.attend(results.pop(0), time.e0, rotation, context.masks),
-                        time.e0,
-                        source[number],
+                    block.cross_attend(
+                        shared or block.self_attend(results.pop(0), time.timestep_proj, rotary_emb, context.masks),
+                        time.timestep_proj,
+                        cache[index],
                         context.masks,
                     )
                 )
         return results
 
     def unpatchify(self, x_BLD: Tensor, time: TimeEmbedding, grid: tuple[int, int, int]) -> Tensor:
-        """Tokens of a T x rows x columns grid to the velocity, float32, B x 16 x T x H x W."""
+        """Tokens of a T x rows x columns grid to the velocity, float32 B x 16 x T x H x W."""
         t, rows, columns = grid
         return rearrange(
-            self.head(x_BLD, time.e),
+            self.head(x_BLD, time.temb),
             "b (t r c) (p q ch) -> b ch t (r p) (c q)",
             t=t,
             r=rows,
@@ -312,10 +316,10 @@ class MultiTalkTransformer(nn.Module):
         latent_BCTHW: Tensor,
         condition_BCTHW: Tensor,
         time: TimeEmbedding,
-        rotation: RotaryEmbedding,
+        rotary_emb: RotaryEmbedding,
         context: Context,
     ) -> Tensor:
         """Velocity of `latent_BCTHW`, same shape, float32."""
         t, h, w = latent_BCTHW.shape[2:]
-        x_BLD = self.run_blocks(self.patchify(latent_BCTHW, condition_BCTHW), time, rotation, context)
+        x_BLD = self.forward_blocks(self.patchify(latent_BCTHW, condition_BCTHW), time, rotary_emb, context)
         return self.unpatchify(x_BLD, time, (t, h // PATCH, w // PATCH))

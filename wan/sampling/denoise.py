@@ -96,7 +96,7 @@ class Denoiser:
     def _compute(self, tokens: Tensor, step: int, passes: Sequence[str], time: TimeEmbedding) -> dict[str, Tensor]:
         self.residuals.clear()  # the blocks need the room
         contexts = [self.contexts[name] for name in passes]
-        hidden = dict(zip(passes, self.model.run_passes(tokens, time, self.rotation, contexts), strict=True))
+        hidden = dict(zip(passes, self.model.forward_passes(tokens, time, self.rotation, contexts), strict=True))
         velocities = {name: self._velocity(x, time) for name, x in hidden.items()}
         if keeps_residual(self.plan, step):
             self.residuals = {name: hidden.pop(name) - tokens for name in passes}

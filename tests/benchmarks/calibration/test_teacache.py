@@ -15,7 +15,7 @@ def test_each_step_is_recorded_once() -> None:
     with recording(model) as record:
         puppet.take(draw_clip(ROWS[0], 0, 0), options)
     assert len(record) == 3
-    assert "run_passes" not in vars(model)
+    assert "forward_passes" not in vars(model)
     found = changes(record)
     assert len(found) == 2
     assert all(change > 0 for pair in found for change in pair)

@@ -168,7 +168,7 @@ def test_a_quantized_file_is_the_whole_network(puppet: ModelConfig, folder: Path
     assert find_layout(puppet, folder, "int8").transformer.layers is not None
     models = load_models(puppet, folder, CPU, "int8")
     assert same(state(models), expected)
-    assert not any(getattr(layer, "products", False) for layer in models.transformer.modules())
+    assert not any(getattr(layer, "fp8_matmul", False) for layer in models.transformer.modules())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_linear_layers_of_blocks_are_quantized_on_reading(
         assert not [name for name in linears if name.startswith(("blocks.", "encoder.block."))]
     first = models.transformer.get_submodule("blocks.0.ffn.0")
     assert isinstance(first, QuantizedLinear)
-    assert first.products == (precision == "fp8")
+    assert first.fp8_matmul == (precision == "fp8")
     before, after = plain["transformer.blocks.0.ffn.0.weight"], first.data.float() * first.scale
     assert 0 < (after - before).norm() / before.norm() < 0.05
     reference = load_models(puppet, puppet_folder, CPU).text_encoder("hello")
@@ -242,8 +242,8 @@ def test_converted_is_what_loading_makes(
     assert same(state(models), state(expected))
     for part, module in modules(models):
         theirs = dict(modules(expected))[part]
-        assert [getattr(layer, "products", None) for layer in module.modules()] == [
-            getattr(layer, "products", None) for layer in theirs.modules()
+        assert [getattr(layer, "fp8_matmul", None) for layer in module.modules()] == [
+            getattr(layer, "fp8_matmul", None) for layer in theirs.modules()
         ]
     assert models.transformer.state_dict()["blocks.0.modulation"].dtype == torch.float32
 

@@ -166,7 +166,7 @@ def test_what_does_not_fit_changes_nothing(model: MultiTalkTransformer, tensors:
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
 def test_beside_eight_bits_it_is_computed_unrounded(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
     weight = model.get_parameter(f"{LAYER}.weight").clone()
-    quantize_linears(model, {LAYER: dtype}, products=False)
+    quantize_linears(model, {LAYER: dtype}, fp8_matmul=False)
     layer = model.get_submodule(LAYER)
     assert isinstance(layer, QuantizedLinear)
     layer.data, layer.scale = quantize_rows(weight, dtype)
@@ -188,7 +188,7 @@ def test_beside_eight_bits_it_is_computed_unrounded(model: MultiTalkTransformer,
 def test_beside_eight_bits_that_are_streamed(model: MultiTalkTransformer) -> None:
     """Whether the LoRA comes before the blocks leave the device or after; and taking it out leaves no trace."""
     weight = model.get_parameter(f"{LAYER}.weight").clone()
-    quantize_linears(model, {LAYER: torch.int8}, products=False)
+    quantize_linears(model, {LAYER: torch.int8}, fp8_matmul=False)
     layer, x = model.get_submodule(LAYER), draw(3, 192, seed=5).bfloat16()
     assert isinstance(layer, QuantizedLinear)
     layer.data, layer.scale = quantize_rows(weight, torch.int8)
@@ -210,7 +210,7 @@ def test_beside_eight_bits_that_are_streamed(model: MultiTalkTransformer) -> Non
 
 
 def test_eight_bits_take_no_whole_difference(model: MultiTalkTransformer) -> None:
-    quantize_linears(model, {LAYER: torch.int8}, products=False)
+    quantize_linears(model, {LAYER: torch.int8}, fp8_matmul=False)
     with pytest.raises(LoraError, match=f"take no whole differences, as it has for {LAYER}"):
         LoraManager().switch(model, [Lora(source={f"{LAYER}.diff": draw(192, 192)})])
     with pytest.raises(LoraError, match=rf"{LAYER}\.weight is \[192, 192\], not"):

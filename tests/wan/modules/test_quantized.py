@@ -8,7 +8,7 @@ from torch import nn
 
 from wan.modules import quantized
 from wan.modules.quantized import (
-    LARGEST,
+    MAX_VALUE,
     QuantizedLinear,
     dequantize,
     fp8_linear,
@@ -18,7 +18,7 @@ from wan.modules.quantized import (
     supports_fp8_matmul,
 )
 
-FORMATS = list(LARGEST)
+FORMATS = list(MAX_VALUE)
 # Half a step of the coarsest rounding within a row, relative to its largest value.
 HALF_STEP = {torch.int8: 0.5 / 127, torch.float8_e4m3fn: 16 / 448}
 
@@ -42,7 +42,7 @@ def test_the_largest_value_and_zero_are_exact(dtype: torch.dtype) -> None:
     data, scale = quantize_rows(weight, dtype)
     assert torch.equal(data.float()[0], torch.zeros(2))
     assert scale[0] == 1
-    assert data.float()[1, 0] == -LARGEST[dtype]
+    assert data.float()[1, 0] == -MAX_VALUE[dtype]
     torch.testing.assert_close(dequantize(data, scale, torch.float32)[2], weight[2])
 
 
@@ -51,7 +51,7 @@ def test_the_largest_value_and_zero_are_exact(dtype: torch.dtype) -> None:
 def test_a_layer_is_its_dequantized_one(dtype: torch.dtype, bias: bool) -> None:
     plain = nn.Linear(64, 32, bias=bias).requires_grad_(False)
     eight_bits = nn.Sequential(nn.Linear(64, 32, bias=bias))
-    quantize_linears(eight_bits, {"0": dtype}, products=True)
+    quantize_linears(eight_bits, {"0": dtype}, fp8_matmul=True)
     data, scale = quantize_rows(plain.weight, dtype)
     eight_bits.load_state_dict({"0.data": data, "0.scale": scale} | ({"0.bias": plain.bias} if bias else {}))
     plain.weight.copy_(dequantize(data, scale, torch.float32))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wan.modules.rope import apply_rope, label_rotation, video_rope
+from wan.modules.rope import apply_rope, label_rope, video_rope
 
 
 @pytest.mark.parametrize("head_dim", [24, 32, 64, 128])
@@ -26,5 +26,5 @@ def test_pairs_are_split_among_frame_row_and_column() -> None:
 
 def test_label_zero_does_not_turn() -> None:
     x = torch.randn(1, 5, 2, 24)
-    assert torch.equal(apply_rope(x, label_rotation(torch.zeros(1, 5), 24)), x)
-    assert apply_rope(x.bfloat16(), label_rotation(torch.ones(1, 5), 24)).dtype == torch.bfloat16
+    assert torch.equal(apply_rope(x, label_rope(torch.zeros(1, 5), 24)), x)
+    assert apply_rope(x.bfloat16(), label_rope(torch.ones(1, 5), 24)).dtype == torch.bfloat16

@@ -22,7 +22,7 @@ def masks(empty_second: bool = False) -> SpeakerMasks:
 
 def naive_map(classes: SpeakerMasks) -> Tensor:
     weights = torch.einsum("blae,bsae->bals", Q, K[:, :TOKENS]).div(24**0.5).softmax(-1).mean(1)
-    return weights @ classes.columns / classes.sizes.clamp(min=1)[:, None]
+    return weights @ classes.masks / classes.counts.clamp(min=1)[:, None]
 
 
 def test_the_map_is_the_mean_attention() -> None:
@@ -50,4 +50,4 @@ def test_masks_are_resized_with_floor(size: tuple[int, int]) -> None:
     rows = torch.arange(4) * size[0] // 4
     columns = torch.arange(6) * size[1] // 6
     expected = source[:, :, rows][..., columns].flatten(2).transpose(1, 2)
-    assert torch.equal(token_masks(source, 4, 6).columns, expected)
+    assert torch.equal(token_masks(source, 4, 6).masks, expected)

@@ -101,15 +101,15 @@ def test_out_of_memory_retries_with_a_smaller_plan(
     expected = generate(pipeline, puppet, 12, 12)
     assert pipeline.offload.plan.name == "resident"
     calls: list[int] = []
-    run_passes = pipeline.models.transformer.run_passes
+    forward_passes = pipeline.models.transformer.forward_passes
 
     def fail_twice(*arguments: Any) -> list[Tensor]:
         calls.append(1)
         if len(calls) in (2, 5):
             raise torch.OutOfMemoryError("CUDA out of memory (raised by the test)")
-        return run_passes(*arguments)
+        return forward_passes(*arguments)
 
-    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fail_twice)
+    monkeypatch.setattr(pipeline.models.transformer, "forward_passes", fail_twice)
     assert torch.equal(generate(pipeline, puppet, 12, 12), expected)
     assert pipeline.offload.plan.name == "streamed"
     assert isinstance(pipeline.models.transformer.blocks, StreamedBlocks)
@@ -123,6 +123,6 @@ def test_out_of_memory_under_the_smallest_plan_is_raised(
     def fail(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory (raised by the test)")
 
-    monkeypatch.setattr(pipeline.models.transformer, "run_passes", fail)
+    monkeypatch.setattr(pipeline.models.transformer, "forward_passes", fail)
     with pytest.raises(torch.OutOfMemoryError):
         next(pipeline.stream(request_of(12), options_of(puppet)))

@@ -1,5 +1,6 @@
-"""Triton kernels of the operations between matrix products; each computes what its plain PyTorch form does.
+"""Triton kernels of the element-wise and row-wise operations between matrix products.
 
-The plain forms are in `wan.modules` (norms, rope, gelu, labels), where `dispatch.runs_triton` chooses between the two.
-Numbers of tokens are run-time arguments that are not specialised: all sizes of video share one compiled kernel.
+Each kernel computes the same as its eager PyTorch form in `wan.modules` (norms, rope, gelu, speaker_labels, quantized).
+`dispatch.use_triton` chooses one; `wan.modules.verify_kernels` compares them before the kernels are enabled.
+Token counts are run-time arguments without specialization: one compiled kernel serves every video size.
 """

@@ -1,4 +1,4 @@
-"""Triton kernel of GELU in its tanh form, in place."""
+"""Triton kernel of the tanh approximation of GELU, in offset."""
 
 import triton
 import triton.language as tl
@@ -12,16 +12,16 @@ _WARPS = 8
 
 @triton.jit
 def _gelu(x_ptr: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr) -> None:
-    """A block of one row; (1 + tanh(u)) / 2 is the sigmoid of 2u."""
+    """One block of a row: x * sigmoid(2u), since (1 + tanh(u)) / 2 = sigmoid(2u)."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    place = tl.program_id(0).to(tl.int64) * WIDTH + column
-    x = tl.load(x_ptr + place, mask=column < WIDTH, other=0.0).to(tl.float32)
-    twice = 1.5957691216057308 * x * (1.0 + 0.044715 * x * x)
-    tl.store(x_ptr + place, (x * tl.sigmoid(twice)).to(x_ptr.dtype.element_ty), mask=column < WIDTH)
+    offset = tl.program_id(0).to(tl.int64) * WIDTH + column
+    x = tl.load(x_ptr + offset, mask=column < WIDTH, other=0.0).to(tl.float32)
+    two_u = 1.5957691216057308 * x * (1.0 + 0.044715 * x * x)
+    tl.store(x_ptr + offset, (x * tl.sigmoid(two_u)).to(x_ptr.dtype.element_ty), mask=column < WIDTH)
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """GELU(tanh) over the contiguous tensor itself."""
+    """Overwrite the contiguous tensor with its GELU (tanh approximation) and return it."""
     assert x.is_contiguous()
     width = x.shape[-1]
     grid = (x.numel() // width, triton.cdiv(width, _BLOCK))

@@ -1,4 +1,4 @@
-"""Triton kernel over the rows of a token stream: gate, residual sum, layer normalisation and what follows it.
+"""Triton kernel over the rows of a token stream: gated residual, layer normalization, affine or modulation.
 
 Shapes: B batch, L tokens, D model width.
 """
@@ -14,52 +14,52 @@ _WARPS = 8
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _rows(
+def _add_layer_norm(
     x_ptr: tl.tensor,
     y_ptr: tl.tensor,
     gate_ptr: tl.tensor,
     scale_ptr: tl.tensor,
     shift_ptr: tl.tensor,
-    sum_ptr: tl.tensor,
+    residual_ptr: tl.tensor,
     out_ptr: tl.tensor,
     tokens: tl.tensor,
     eps: tl.tensor,
     WIDTH: tl.constexpr,
     STRIDE: tl.constexpr,
     BLOCK: tl.constexpr,
-    ADDS: tl.constexpr,
-    GATED: tl.constexpr,
-    NORMS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HAS_NORM: tl.constexpr,
     MODULATED: tl.constexpr,
 ) -> None:
-    """One row: x + gate * y, rounded and stored; its normalisation, times scale plus shift, rounded and stored.
+    """One row: store the residual x + gate * y, rounded; store its normalization times scale plus shift, rounded.
 
-    Gates, and scale and shift where MODULATED, belong to an item of the batch, STRIDE elements from one to the next.
+    The gate, and with MODULATED also scale and shift, are per batch item, STRIDE elements apart.
     """
     row = tl.program_id(0).to(tl.int64)
-    item = row // tokens * STRIDE
+    batch_offset = row // tokens * STRIDE
     column = tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    x = tl.load(x_ptr + row * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    if ADDS:
-        y = tl.load(y_ptr + row * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-        if GATED:
-            y *= tl.load(gate_ptr + item + column, mask=inside, other=0.0)
-        total = (x + y).to(sum_ptr.dtype.element_ty)
-        tl.store(sum_ptr + row * WIDTH + column, total, mask=inside)
-        x = total.to(tl.float32)
-    if NORMS:
-        centerd = tl.where(inside, x - tl.sum(x, axis=0) / WIDTH, 0.0)
-        normed = centerd * tl.rsqrt(tl.sum(centerd * centerd, axis=0) / WIDTH + eps)
+    mask = column < WIDTH
+    x = tl.load(x_ptr + row * WIDTH + column, mask=mask, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        y = tl.load(y_ptr + row * WIDTH + column, mask=mask, other=0.0).to(tl.float32)
+        if HAS_GATE:
+            y *= tl.load(gate_ptr + batch_offset + column, mask=mask, other=0.0)
+        residual = (x + y).to(residual_ptr.dtype.element_ty)
+        tl.store(residual_ptr + row * WIDTH + column, residual, mask=mask)
+        x = residual.to(tl.float32)
+    if HAS_NORM:
+        centered = tl.where(mask, x - tl.sum(x, axis=0) / WIDTH, 0.0)
+        normed = centered * tl.rsqrt(tl.sum(centered * centered, axis=0) / WIDTH + eps)
         if MODULATED:
             normed = normed.to(out_ptr.dtype.element_ty).to(tl.float32)
-            scale = 1.0 + tl.load(scale_ptr + item + column, mask=inside, other=0.0)
-            shift = tl.load(shift_ptr + item + column, mask=inside, other=0.0)
+            scale = 1.0 + tl.load(scale_ptr + batch_offset + column, mask=mask, other=0.0)
+            shift = tl.load(shift_ptr + batch_offset + column, mask=mask, other=0.0)
         else:
-            scale = tl.load(scale_ptr + column, mask=inside, other=0.0).to(tl.float32)
-            shift = tl.load(shift_ptr + column, mask=inside, other=0.0).to(tl.float32)
+            scale = tl.load(scale_ptr + column, mask=mask, other=0.0).to(tl.float32)
+            shift = tl.load(shift_ptr + column, mask=mask, other=0.0).to(tl.float32)
         normed = normed * scale + shift
-        tl.store(out_ptr + row * WIDTH + column, normed.to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(out_ptr + row * WIDTH + column, normed.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def add_layer_norm(
@@ -70,40 +70,41 @@ def add_layer_norm(
     modulated: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """The sum x + gate * y and its normalisation; without y the sum is x, without `affine` there is no normalisation.
+    """The residual x + gate * y, written over y, and its normalization.
 
-    `affine` is scale and shift, of width D, or B x D and float32 where `modulated`. The sum is written over y.
+    Without y the residual is x; without `affine` there is no normalization. `affine` is (scale, shift), each of width
+    D, or with `modulated` each B x D in float32 and the scale applied as 1 + scale.
     """
     x = x_BLD.contiguous()
-    total = x if y_BLD is None else y_BLD.contiguous()
-    out = total if affine is None else torch.empty_like(x)
+    residual = x if y_BLD is None else y_BLD.contiguous()
+    out = residual if affine is None else torch.empty_like(x)
     scale, shift = affine or (None, None)
-    of_items = [t for t in (gate_BD, *(affine if affine and modulated else ())) if t is not None]
+    per_item = [t for t in (gate_BD, *(affine if affine and modulated else ())) if t is not None]
     tokens, width = x.shape[-2:]
-    items = x.numel() // (tokens * width)
-    stride = of_items[0].stride(0) if of_items and items > 1 else 0
-    assert all(t.shape == (items, width) and t.stride(1) == 1 and t.dtype == torch.float32 for t in of_items)
-    assert items == 1 or all(t.stride(0) == stride for t in of_items)
+    batch_size = x.numel() // (tokens * width)
+    stride = per_item[0].stride(0) if per_item and batch_size > 1 else 0
+    assert all(t.shape == (batch_size, width) and t.stride(1) == 1 and t.dtype == torch.float32 for t in per_item)
+    assert batch_size == 1 or all(t.stride(0) == stride for t in per_item)
     launch(
-        _rows,
+        _add_layer_norm,
         (x.numel() // width,),
         x,
         x,
-        total,
+        residual,
         gate_BD,
         scale,
         shift,
-        total,
+        residual,
         out,
         tokens,
         eps,
         WIDTH=width,
         STRIDE=stride,
         BLOCK=power_of_two(width),
-        ADDS=y_BLD is not None,
-        GATED=gate_BD is not None,
-        NORMS=affine is not None,
+        HAS_RESIDUAL=y_BLD is not None,
+        HAS_GATE=gate_BD is not None,
+        HAS_NORM=affine is not None,
         MODULATED=modulated,
         num_warps=_WARPS,
     )
-    return total, out
+    return residual, out

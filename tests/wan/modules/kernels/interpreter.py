@@ -1,5 +1,8 @@
-"""Triton's interpreter, mended where it does otherwise than hardware: it truncates what is cast to bfloat16, rounds
-some of what is cast to fp8 otherwise, and takes the bits of bfloat16 matrices for integers when it multiplies them."""
+"""Patches for Triton's interpreter where it differs from hardware.
+
+It truncates on casts to bfloat16, rounds some casts to fp8 differently, and multiplies the bit patterns of bfloat16
+matrices as integers.
+"""
 
 from typing import Any
 

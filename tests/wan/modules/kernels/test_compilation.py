@@ -1,4 +1,4 @@
-"""The kernels compiled for a Hopper GPU, without one: that they compile, and how often."""
+"""Compilation of the kernels for a Hopper GPU, without a GPU: all compile, and video sizes share compiled variants."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,23 +21,23 @@ from wan.modules.verify_kernels import Size, operations
 from wan.types import VideoSize
 
 KERNELS = [
-    layer_norm._rows,
-    rope._norm_turn,
-    rope._label_turn,
+    layer_norm._add_layer_norm,
+    rope._rms_norm_rope,
+    rope._label_rope,
     gelu._gelu,
     quantize._quantize,
-    class_attention._class_mass,
+    class_attention._class_attention,
 ]
 PUBLISHED = Size(tokens=2, hidden=13824, keys=2)
 HOPPER = 90
 VARIANTS = 12
-"""Compiled forms of all kernels in one dtype: six of rows, two of norm and turn, one of each other kernel."""
+"""Compiled variants of all kernels in one dtype: six of layer_norm, two of rms_norm_rope, one of each other kernel."""
 SHARED_MEMORY = 227 * 1024
-"""Bytes that a block of threads may have on Hopper."""
+"""Maximum bytes of a thread block on Hopper."""
 
 
-class Hopper:
-    """Stands for a driver with one GPU; what asks for more fails."""
+class FakeHopperDriver:
+    """A Triton driver with one Hopper GPU, as far as compiling needs it."""
 
     def get_current_device(self) -> int:
         return 0
@@ -51,20 +51,20 @@ class Hopper:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What is compiled during the test; kernels are not launched."""
-    found: list[Any] = []
+    """The kernels compiled during the test; none is launched."""
+    binaries: list[Any] = []
 
     def compile_only(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
-        found.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
+        binaries.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
 
     for module in (layer_norm, rope, gelu, quantize, class_attention):
         monkeypatch.setattr(module, "launch", compile_only)
     for kernel in KERNELS:
         kernel.device_caches.clear()
     previous = driver._active
-    driver.set_active(Hopper())
+    driver.set_active(FakeHopperDriver())
     try:
-        yield found
+        yield binaries
     finally:
         driver._active = previous
         for kernel in KERNELS:
@@ -78,24 +78,24 @@ def compile_all(size: Size, dtype: torch.dtype) -> None:
 
 
 def variants() -> dict[str, int]:
-    """How many compiled forms each kernel has, by Triton's own cache."""
+    """Number of compiled variants of each kernel in Triton's cache."""
     return {kernel.fn.__name__: len(kernel.device_caches[0][0]) for kernel in KERNELS}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_every_kernel_compiles_for_hopper(compiled: list[Any], dtype: torch.dtype) -> None:
-    """To machine code, at the published network's size."""
+    """To machine code, at the published network's size and within the shared memory of a block."""
     compile_all(PUBLISHED, dtype)
     assert sum(variants().values()) == len({id(kernel) for kernel in compiled}) == VARIANTS
     for kernel in compiled:
         assert kernel.asm["cubin"]
         assert ".target sm_90a" in kernel.asm["ptx"]
         assert kernel.metadata.shared <= SHARED_MEMORY
-    assert [kernel.name for kernel in compiled if "wgmma" in kernel.asm["ptx"]] == ["_class_mass"]
+    assert [kernel.name for kernel in compiled if "wgmma" in kernel.asm["ptx"]] == ["_class_attention"]
 
 
 def token_counts() -> list[int]:
-    """Of all the published network's sizes."""
+    """Token counts of all buckets of the published network."""
     config = WAN_CONFIGS["multitalk-14B"]
     sizes = [
         VideoSize(frames=config.frame_num, height=height, width=width)
@@ -105,8 +105,8 @@ def token_counts() -> list[int]:
     return sorted({size.grid[0] * size.grid[1] * size.grid[2] for size in sizes})
 
 
-def test_all_sizes_of_video_share_their_kernels(compiled: list[Any]) -> None:
-    """Triton would compile anew for 1, and for what 16 divides, if token counts were specialised."""
+def test_all_video_sizes_share_the_compiled_kernels(compiled: list[Any]) -> None:
+    """Triton specializes integer arguments on 1 and on multiples of 16 unless told not to."""
     counts = token_counts()
     assert len(counts) == 19
     narrow = replace(PUBLISHED, heads=1, width=32, hidden=16)
@@ -119,8 +119,8 @@ def test_all_sizes_of_video_share_their_kernels(compiled: list[Any]) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_on_a_device_all_sizes_share_their_kernels() -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_all_video_sizes_share_the_compiled_kernels_on_a_gpu() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     verify_kernels.kernel_errors(device, torch.bfloat16, replace(PUBLISHED, tokens=2))
     before = [len(kernel.device_caches[device.index][0]) for kernel in KERNELS]
