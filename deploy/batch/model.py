@@ -1,4 +1,4 @@
-"""A worker of a batch with one warm model."""
+"""Batch worker with one loaded model."""
 
 import os
 import time
@@ -17,20 +17,17 @@ from src.storage.settings import read_settings
 
 
 class ModelWorker(BatchWorker):
-    """Makes videos."""
+    """Generates videos into a folder or a bucket's prefix."""
 
     def __init__(self, output: str) -> None:
         os.environ.setdefault("MULTITALK_LOG", "json")
         logs.configure(os.environ)
         self.service = Service(engine=Runner(), inputs=make_fetcher(read_settings(os.environ)))
         super().__init__(open_output_store(output, self.service.inputs.bucket))
-
-    def ready(self) -> None:
-        """Load the model."""
         self.service.engine.load()
 
-    def make(self, task: BatchTask) -> dict[str, Any]:
-        """The video on the shelf, and what was measured."""
+    def generate(self, task: BatchTask) -> dict[str, Any]:
+        """Store the video; its address, metrics, and seconds taken."""
         start = time.monotonic()
         files = file_inputs()
         media = {name: task.inputs[name] for name in files if task.inputs.get(name) is not None}
@@ -39,5 +36,5 @@ class ModelWorker(BatchWorker):
         with job_dir(follower) as folder:
             output = self.service.make(media, values, folder, follower)
             log_metrics(output)
-            address = self.shelf.put(output.path, f"{task.id}.mp4")
+            address = self.store.put(output.path, f"{task.id}.mp4")
         return {"output": address, "metrics": dict(output.metrics), "seconds": round(time.monotonic() - start, 3)}

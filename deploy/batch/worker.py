@@ -1,7 +1,9 @@
-"""What one worker of a batch does, whatever makes its videos: one request after another, each kept on a shelf."""
+"""Base class of the batch workers: generate one video after another and store each with its record."""
 
 import json
 from typing import Any
+
+import ray
 
 from deploy.batch.files import BatchTask, Record
 from deploy.errors import CLIENT_ERRORS
@@ -9,32 +11,37 @@ from src.storage.output_store import OutputStore
 
 
 class BatchWorker:
-    """Puts on the shelf what `make` makes, and then its record: `ID.mp4`, `ID.json`."""
+    """Runs as a Ray actor. Stores `ID.mp4`, then `ID.json`, so that a stored record implies a complete video.
 
-    def __init__(self, shelf: OutputStore) -> None:
-        self.shelf = shelf
+    The constructor of a subclass loads the model; an exception there means that the worker can never serve.
+    """
 
-    def ready(self) -> None:
-        """Return once requests can be served; raise when they never can."""
+    def __init__(self, store: OutputStore) -> None:
+        self.store = store
+
+    def generate(self, task: BatchTask) -> dict[str, Any]:
+        """Store the video and return its fields of the record. Raises CLIENT_ERRORS for what no retry can fix."""
         raise NotImplementedError
 
-    def make(self, task: BatchTask) -> dict[str, Any]:
-        """Put the video on the shelf; what to say of it. Raises CLIENT_ERRORS for what no other try mends."""
-        raise NotImplementedError
+    def process(self, task: BatchTask) -> Record:
+        """The record of a request: the stored one if an interrupted batch has left it, else that of a new video.
 
-    def work(self, task: BatchTask) -> Record:
-        """The record of a request that has ended, perhaps in a batch that crashed before it wrote it down.
-
-        Raises what may pass.
+        Raises whatever a retry may fix.
         """
         name = f"{task.id}.json"
-        if (text := self.shelf.text(name)) is not None:
+        if (text := self.store.text(name)) is not None:
             record: Record = json.loads(text)
             if record["digest"] == task.digest:
                 return record
         try:
-            record = {"id": task.id, "digest": task.digest, "status": "succeeded", **self.make(task)}
+            record = {"id": task.id, "digest": task.digest, "status": "succeeded", **self.generate(task)}
         except CLIENT_ERRORS as error:
             return {"id": task.id, "digest": task.digest, "status": "failed", "error": str(error)}
-        self.shelf.put_text(json.dumps(record), name)
+        self.store.put_text(json.dumps(record), name)
         return record
+
+    @ray.method(retry_exceptions=True)
+    def run(self, task: BatchTask) -> Record:
+        """`process` as an actor method: adds the number of attempts, which only Ray knows across restarts."""
+        attempt = ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number()
+        return {**self.process(task), "attempts": attempt + 1}

@@ -1,4 +1,4 @@
-"""A worker of a batch that needs no model, in a module of its own: what it imports, every process imports."""
+"""A batch worker without a model, in a module of its own because every Ray worker process imports it."""
 
 import os
 import signal
@@ -12,36 +12,37 @@ from src.serving.eta import TimeLimitError
 from src.storage.output_store import open_output_store
 
 
-class Scribe(BatchWorker):
-    """Does as the inputs say, and writes down what it did: a line for each request begun."""
+class FileWorker(BatchWorker):
+    """Acts as the input `act` says, writes small files instead of videos, and appends each attempt to `attempts`."""
 
     def __init__(self, output: str) -> None:
         self.folder = Path(output)
+        if (self.folder / "fail to load").exists():
+            raise RuntimeError("there are no weights")
         super().__init__(open_output_store(output, None))
 
-    def ready(self) -> None:
-        if (self.folder / "no workers").exists():
-            raise RuntimeError("there are no weights")
-
-    def make(self, task: BatchTask) -> dict[str, Any]:
-        with (self.folder / "begun").open("a") as begun:
-            begun.write(f"{task.id}\n")
-        marks = self.folder / f"{task.id}.mark"
-        first = not marks.exists()
-        marks.touch()
+    def generate(self, task: BatchTask) -> dict[str, Any]:
+        with (self.folder / "attempts").open("a") as attempts:
+            attempts.write(f"{task.id}\n")
+        mark = self.folder / f"{task.id}.mark"
+        first = not mark.exists()
+        mark.touch()
         match task.inputs.get("act"):
-            case "die once" if first:
+            case "crash once" if first:
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "die":
+            case "crash":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "fail once" if first:
-                raise ConnectionError("the store is away")
-            case "fail":
-                raise ConnectionError("the store is away")
+            case "crash for good":
+                (self.folder / "fail to load").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raise once" if first:
+                raise ConnectionError("the store is not reachable")
+            case "raise":
+                raise ConnectionError("the store is not reachable")
             case "take too long":
                 raise TimeLimitError("this video would take about 9 s; 5 s are allowed")
-            case "refuse":
+            case "bad input":
                 raise InputError("image is bad")
         path = self.folder / f"{task.id}.tmp"
         path.write_bytes(task.id.encode())
-        return {"output": self.shelf.put(path, f"{task.id}.mp4")}
+        return {"output": self.store.put(path, f"{task.id}.mp4")}
