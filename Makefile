@@ -1,4 +1,4 @@
-# `make demo` and `make test` need only Python 3.11 or later and make; everything else goes into .venv.
+# `make demo` and `make test` need Python 3.11 or later and make; everything else is installed into .venv.
 # TORCH_INDEX names where PyTorch's CPU build comes from on a machine without an NVIDIA GPU;
 # unset, pip's own configuration decides.
 
@@ -22,9 +22,10 @@ endif
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-# What tests and deployments need besides.
-$(TOOLS): $(READY) requirements-deploy.txt requirements-dev.txt
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+# What tests and deployments need besides. Dependency groups need pip 25.1.
+$(TOOLS): $(READY) pyproject.toml
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c requirements.txt -e ".[deploy]" --group dev
 	@touch $@
 
 demo: $(READY)
@@ -42,8 +43,9 @@ test: $(TOOLS)
 
 check: $(TOOLS)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layering.py
+	$(BIN)/lint-imports --no-logo
 
 # The tests that need a GPU, then the 14B network with random weights on it. Written into
 # benchmarks/results/ and docs/. A stage that fails (status 1) is told on the page and at the end; the others go on.

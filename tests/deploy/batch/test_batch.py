@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from src.media.errors import InputError
+from src.errors import InputError
 
 from deploy.batch.driver import BatchError, BatchOptions, make_parser, resolve_options, run, start_ray, worker_factory
 from deploy.batch.files import BatchTask, Journal, Record, open_journal, read_tasks, require_distinct

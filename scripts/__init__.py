@@ -1,0 +1,1 @@
+"""Commands for developers that rewrite files of this repository; each has --check."""
