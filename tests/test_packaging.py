@@ -26,7 +26,10 @@ def test_a_missing_and_a_superfluous_pin_are_found(monkeypatch: pytest.MonkeyPat
     pins = compile_requirements.pins()
     changed = {name: pin for name, pin in pins.items() if name != "filelock"} | {"six": pins["numpy"]}
     monkeypatch.setattr(compile_requirements, "pins", lambda: changed)
-    assert list(compile_requirements.problems()) == ["filelock is needed and not pinned", "six is pinned and not needed"]
+    assert list(compile_requirements.problems()) == [
+        "filelock is needed and not pinned",
+        "six is pinned and not needed",
+    ]
 
 
 def test_versions_agree() -> None:

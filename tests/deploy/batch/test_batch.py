@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import ray
-from src.errors import InputError
 
 from deploy.batch.driver import BatchError, BatchOptions, make_parser, resolve_options, run, start_ray, worker_factory
 from deploy.batch.files import BatchTask, Journal, Record, open_journal, read_tasks, require_distinct
 from deploy.batch.model import ModelWorker
 from deploy.runner import Runner
+from src.errors import InputError
 from tests.conftest import ROOT
 from tests.deploy.batch.file_worker import FileWorker
 from tests.deploy.conftest import SMALL, child_environment
