@@ -1,4 +1,4 @@
-"""The inputs of a request that comes by another way than Cog's server: checked by the same schema, defaults put in."""
+"""Validate a request's inputs against a JSON schema, convert them to their types and fill in defaults."""
 
 import math
 import sys
@@ -6,61 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src.serving.cog.cli_inputs import Schema, resolve
+from jsonschema import Draft202012Validator
+from jsonschema import ValidationError as Violation
+from jsonschema.validators import extend
 
-SHOWN = 80
+from src.errors import InputError, truncated_repr
 
+Schema = Mapping[str, Any]
 
-class ValidationError(ValueError):
-    """A request's inputs are not what the schema allows: which one, what it is, what is allowed."""
-
-
-def validate(inputs: Mapping[str, Any], document: Schema) -> dict[str, Any]:
-    """Every input of the predictor, in its type. None stands for an optional one that is not given.
-
-    Raises ValidationError for an unknown name, a missing required input, a wrong type, a value out of bounds.
-    """
-    schemas = document["components"]["schemas"]
-    properties = schemas["Input"]["properties"]
-    if unknown := [name for name in inputs if name not in properties]:
-        raise ValidationError(f"{shown(unknown[0])} is no input; allowed are {', '.join(properties)}")
-    required = schemas["Input"].get("required", [])
-    if missing := [name for name in required if inputs.get(name) is None]:
-        raise ValidationError(f"{missing[0]} is missing; it is required")
-    return {name: value_or_default(name, inputs.get(name), field, schemas) for name, field in properties.items()}
-
-
-def value_or_default(name: str, value: Any, field: Schema, schemas: Schema) -> Any:
-    """One value, or its default."""
-    if value is None:
-        return field.get("default")
-    return validate_value(
-        name, value, {**resolve(field, schemas), **{key: field[key] for key in field if key != "allOf"}}
-    )
-
-
-def validate_value(name: str, value: Any, field: Schema) -> Any:
-    """A value that the field of the schema allows; for a file also a path, which is no value of JSON."""
-    kind = field["type"]
-    if kind == "array" and isinstance(value, list):
-        return [validate_value(name, item, field["items"]) for item in value]
-    if field.get("format") == "uri" and isinstance(value, Path):
-        return value
-    if kind == "boolean" and isinstance(value, bool):
-        return value
-    if kind == "string" and isinstance(value, str):
-        if value not in field.get("enum", [value]):
-            raise ValidationError(f"{name} is {shown(value)}; allowed are {', '.join(field['enum'])}")
-        return value
-    if kind in {"integer", "number"} and is_number(value) and (kind == "number" or float(value).is_integer()):
-        low, high = field.get("minimum", -math.inf), field.get("maximum", math.inf)
-        if not low <= value <= high:
-            raise ValidationError(f"{name} is {value:.12g}; allowed is {bounds(low, high)}")
-        return int(value) if kind == "integer" else float(value)
-    raise ValidationError(f"{name} is {shown(value)}; {KINDS[kind]} is needed")
-
-
-KINDS = {
+TYPES = {
     "array": "a list",
     "boolean": "true or false",
     "string": "text",
@@ -69,17 +23,95 @@ KINDS = {
 }
 
 
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number that a float can hold; true and false are none."""
+class ValidationError(InputError):
+    """An input violates the schema. The message names the input, its value and what is allowed."""
+
+
+def validate(inputs: Mapping[str, Any], document: Schema) -> dict[str, Any]:
+    """Every input of the predictor that the OpenAPI `document` describes; see `validate_object`."""
+    components = document["components"]
+    return validate_object(inputs, {**components["schemas"]["Input"], "components": components})
+
+
+def validate_object(values: Mapping[str, Any], schema: Schema, noun: str = "input") -> dict[str, Any]:
+    """Every property of `schema`, converted to its type; its default (else None) where it is absent or None.
+
+    A file may be a string or a Path. Raises ValidationError for an unknown or missing property, a value of the wrong
+    type (booleans are no numbers, 3.0 is an integer, numbers are finite), out of bounds or not among the choices.
+    `noun` is what the message calls a property.
+    """
+    properties = schema["properties"]
+    present = {name: value for name, value in values.items() if value is not None or name not in properties}
+    strict = {"additionalProperties": False, "required": [], **schema}  # in this order, so the first error is the same
+    for violation in _Validator(strict).iter_errors(present):
+        raise ValidationError(describe(violation, noun))
+    return {
+        name: _convert(present[name], resolve(field, schema)["type"]) if name in present else field.get("default")
+        for name, field in properties.items()
+    }
+
+
+def resolve(field: Schema, document: Schema) -> Schema:
+    """A property merged with the enumeration that it refers to, if it has choices."""
+    if "allOf" not in field:
+        return field
+    name = field["allOf"][0]["$ref"].rpartition("/")[2]
+    return {**document["components"]["schemas"][name], **field}
+
+
+def describe(violation: Violation, noun: str) -> str:
+    """A violation of the schema as a sentence: which property, what its value is, what is allowed."""
+    name, value, limit = next(iter(violation.absolute_path), ""), violation.instance, violation.validator_value
+    match violation.validator:
+        case "additionalProperties":
+            properties = violation.schema["properties"]
+            unknown = next(key for key in value if key not in properties)
+            return f"{truncated_repr(unknown)} is not an {noun}; allowed are {', '.join(properties)}"
+        case "required":
+            return f"{next(key for key in limit if key not in value)} is missing; it is required"
+        case "type":
+            return f"{name} is {truncated_repr(value)}; {TYPES[limit]} is needed"
+        case "enum":
+            return f"{name} is {truncated_repr(value)}; allowed are {', '.join(map(str, limit))}"
+        case "minimum" | "maximum":
+            return f"{name} is {value:.12g}; allowed is {describe_bounds(violation.schema)}"
+        case "minLength" | "maxLength":
+            bound = "at least" if violation.validator == "minLength" else "at most"
+            return f"{name} has {len(value):,} characters; {bound} {limit:,} are allowed"
+    return f"{name}: {violation.message}"
+
+
+def describe_bounds(field: Schema) -> str:
+    """The range of a number with a minimum, a maximum or both."""
+    if "maximum" not in field:
+        return f"{field['minimum']:.12g} or more"
+    if "minimum" not in field:
+        return f"{field['maximum']:.12g} or less"
+    return f"{field['minimum']:.12g} to {field['maximum']:.12g}"
+
+
+def _is_number(_: Any, value: Any) -> bool:
+    """Whether a value is a finite number within the range of a float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def bounds(low: float, high: float) -> str:
-    """What lies between two bounds, of which the upper may be infinite."""
-    return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:.12g}"
+def _is_integer(checker: Any, value: Any) -> bool:
+    return _is_number(checker, value) and math.trunc(value) == value
 
 
-def shown(value: Any) -> str:
-    """A value as a message repeats it: only the beginning of a long one."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+def _is_text(_: Any, value: Any) -> bool:
+    return isinstance(value, str | Path)
+
+
+def _convert(value: Any, kind: str) -> Any:
+    if kind == "integer":
+        return int(value)
+    return float(value) if kind == "number" else value
+
+
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"number": _is_number, "integer": _is_integer, "string": _is_text}
+    ),
+)

@@ -44,7 +44,7 @@ class InputReader:
     """Reads the arguments of one predict method from the source text."""
 
     def __init__(self, source: str) -> None:
-        self.source = source
+        self.lines = source.encode().splitlines(keepends=True)  # ast counts columns in UTF-8 bytes
         self.module = ast.parse(source)
         self.constants = {
             target.id: node.value
@@ -138,18 +138,25 @@ class InputReader:
         if isinstance(node, ast.Name) and node.id in self.constants and key == "default":
             node = self.constants[node.id]
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            segment = ast.get_source_segment(self.source, node)
+            segment = self.source_of(node)
             if segment in {f"{quote}{node.value}{quote}" for quote in QUOTES}:
                 return node.value
         raise SchemaError(f"{name}: {key} must be one plain string literal without escapes")
 
     def number(self, name: str, key: str, node: ast.expr) -> int | float:
         """A number in plain digits; Cog drops names, expressions and underscored digits."""
-        segment = ast.get_source_segment(self.source, node) or ""
+        segment = self.source_of(node)
         if not PLAIN_NUMBER.fullmatch(segment):
             raise SchemaError(f"{name}: {key} must be a plain literal, not {ast.unparse(node)}")
         number: int | float = ast.literal_eval(segment)
         return number
+
+    def source_of(self, node: ast.expr) -> str:
+        """The source text of a node, as `ast.get_source_segment`, which splits the whole source at every call."""
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        *lines, last = self.lines[node.lineno - 1 : node.end_lineno]
+        return b"".join([*lines, last[: node.end_col_offset]])[node.col_offset :].decode()
 
     def choices(self, name: str, node: ast.expr) -> list[Any]:
         """At least two literal choices."""
