@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from src.errors import InputError
-from src.serving.validation import ValidationError, shown, validate_value
+from src.errors import InputError, truncated_repr
+from src.serving.validation import validate_object
 
 
 def translate_names(text: str, names: Mapping[str, str]) -> str:
@@ -22,7 +22,7 @@ class FieldReader:
         self.fields = fields
         self.known = tuple(known)
         if unknown := [name for name in fields if name not in self.known]:
-            raise InputError(f"{shown(unknown[0])} is an unknown field; allowed are {', '.join(self.known)}")
+            raise InputError(f"{truncated_repr(unknown[0])} is an unknown field; allowed are {', '.join(self.known)}")
 
     def text(self, name: str, default: str | None = None, allowed: tuple[str, ...] = ()) -> str | None:
         """A text, or one of those allowed."""
@@ -55,12 +55,7 @@ class FieldReader:
     def value(self, name: str, field: Mapping[str, Any], default: Any) -> Any:
         """A field's value as the schema wants it; null is as good as absent."""
         given = self.fields.get(name)
-        if given is None:
-            return default
-        try:
-            return validate_value(name, given, field)
-        except ValidationError as error:
-            raise InputError(str(error)) from error
+        return default if given is None else validate_object({name: given}, {"properties": {name: field}})[name]
 
     def has(self, name: str) -> bool:
         """Whether the request gives the field."""

@@ -42,7 +42,7 @@ def validate_object(values: Mapping[str, Any], schema: Schema, noun: str = "inpu
     """
     properties = schema["properties"]
     present = {name: value for name, value in values.items() if value is not None or name not in properties}
-    strict = {"additionalProperties": False, "required": [], **schema}  # in this order, so the first error is the same
+    strict = {"additionalProperties": False, "properties": properties, **schema}  # the first violation is reported
     for violation in _Validator(strict).iter_errors(present):
         raise ValidationError(describe(violation, noun))
     return {
@@ -61,12 +61,14 @@ def resolve(field: Schema, document: Schema) -> Schema:
 
 def describe(violation: Violation, noun: str) -> str:
     """A violation of the schema as a sentence: which property, what its value is, what is allowed."""
-    name, value, limit = next(iter(violation.absolute_path), ""), violation.instance, violation.validator_value
+    name = next(iter(violation.absolute_path), "")
+    value: Any = violation.instance
+    schema: Any = violation.schema
+    limit: Any = violation.validator_value
     match violation.validator:
         case "additionalProperties":
-            properties = violation.schema["properties"]
-            unknown = next(key for key in value if key not in properties)
-            return f"{truncated_repr(unknown)} is not an {noun}; allowed are {', '.join(properties)}"
+            unknown = next(key for key in value if key not in schema["properties"])
+            return f"{truncated_repr(unknown)} is not an {noun}; allowed are {', '.join(schema['properties'])}"
         case "required":
             return f"{next(key for key in limit if key not in value)} is missing; it is required"
         case "type":
@@ -74,10 +76,10 @@ def describe(violation: Violation, noun: str) -> str:
         case "enum":
             return f"{name} is {truncated_repr(value)}; allowed are {', '.join(map(str, limit))}"
         case "minimum" | "maximum":
-            return f"{name} is {value:.12g}; allowed is {describe_bounds(violation.schema)}"
+            return f"{name} is {value:.12g}; allowed is {describe_bounds(schema)}"
         case "minLength" | "maxLength":
-            bound = "at least" if violation.validator == "minLength" else "at most"
-            return f"{name} has {len(value):,} characters; {bound} {limit:,} are allowed"
+            allowed = f"at least {limit:,}" if violation.validator == "minLength" else f"at most {limit:,}"
+            return f"{name} has {len(value):,} characters; allowed are {allowed}"
     return f"{name}: {violation.message}"
 
 

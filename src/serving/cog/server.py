@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from src.serving.cog import schema
-from src.serving.cog.cli_inputs import BODY_LIMIT
+from src.serving.cog.cli_inputs import MAX_BODY_BYTES
 
 PREDICTOR = "predict.py:Predictor"
 COMMAND = [sys.executable, "-m", "cog.server.http"]
@@ -163,10 +163,10 @@ class Server:
         server also gives for a moment after a finished request, is asked again for a while.
         """
         body = json.dumps({"input": inputs} | ({"id": prediction_id} if prediction_id else {})).encode()
-        if len(body) > BODY_LIMIT:
+        if len(body) > MAX_BODY_BYTES:
             raise ServerError(
                 f"the inputs are {len(body) / 2**20:.0f} MiB once encoded; "
-                f"the server takes {BODY_LIMIT // 2**20} MiB: give URLs instead of files"
+                f"the server takes {MAX_BODY_BYTES // 2**20} MiB: give URLs instead of files"
             )
         deadline = time.monotonic() + BUSY_WAIT_S
         status, answer = self.request("POST", "/predictions", body)
