@@ -1,60 +1,25 @@
-"""From a latent to the frames of a chunk, slice by slice of time.
+"""Decode a chunk's latent to frames, one latent frame at a time.
 
 Shapes: C channels, F video frames, T latent frames, H x W.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from wan.chunks import Chunk
 from wan.color import colors_of, match_color
 from wan.modules.vae import VideoVAE
-from wan.types import TEMPORAL_STRIDE
-
-
-class FrameSink:
-    """Hands on the fresh frames of a chunk, slice by slice, while the others are still being decoded.
-
-    Each goes out once, also when decoding begins anew: the same frames are made then.
-    """
-
-    def __init__(self, chunk: Chunk, hand_on: Callable[[Tensor], None] | None) -> None:
-        """`hand_on` is given float32 3 x F x H x W in order, F from 1 to 4; None for nobody."""
-        self.hand_on = hand_on
-        self.next = chunk.overlap
-        self.end = chunk.overlap + chunk.fresh
-
-    def pass_on(self, first: int, slice_CFHW: Tensor) -> None:
-        """A slice that begins with frame `first` of the chunk."""
-        fresh = slice_CFHW[:, max(self.next - first, 0) : max(self.end - first, 0)]
-        if self.hand_on is not None and fresh.shape[1]:
-            self.hand_on(fresh)
-            self.next += fresh.shape[1]
 
 
 def decode_video(
-    vae: VideoVAE,
-    latent_CTHW: Tensor,
-    reference_CHW: Tensor,
-    color_strength: float,
-    rest: torch.device,
-    outlet: FrameSink | None = None,
-) -> Tensor:
-    """Float32 3 x F x H x W on `rest`, where features and finished slices wait.
+    vae: VideoVAE, latent_CTHW: Tensor, reference_CHW: Tensor, color_strength: float, offload_device: torch.device
+) -> Iterator[Tensor]:
+    """Yield T slices of the video on the VAE's device: float32 3 x (1 or 4) x H x W in [-1, 1].
 
-    Every slice is corrected by itself towards the colours of the reference, and leaves before the next one is made.
+    Each slice is color-corrected towards the reference by `color_strength` in 0..1. The VAE's feature cache is kept on
+    `offload_device` between slices.
     """
-    frames = TEMPORAL_STRIDE * (latent_CTHW.shape[1] - 1) + 1
-    video = torch.empty(3, frames, *reference_CHW.shape[1:], device=rest)
     target = colors_of(reference_CHW[:, None]) if color_strength > 0 else None
-    done = 0
-    for slice_CFHW in vae.decode(latent_CTHW, rest):
-        if target is not None:
-            slice_CFHW = match_color(slice_CFHW, target, color_strength)
-        if outlet is not None:
-            outlet.pass_on(done, slice_CFHW)
-        video[:, done : done + slice_CFHW.shape[1]] = slice_CFHW.to(rest)
-        done += slice_CFHW.shape[1]
-    return video
+    for frames_CFHW in vae.decode(latent_CTHW, offload_device):
+        yield frames_CFHW if target is None else match_color(frames_CFHW, target, color_strength)

@@ -1,5 +1,7 @@
-"""How a chunk begins. MultiTalk is shown the frames that the chunk before ended in; InfiniteTalk is shown one frame of
-the source, and the frames that the chunk before ended in are kept in place while the rest is denoised.
+"""What a chunk is conditioned on.
+
+MultiTalk conditions on the last frames of the previous chunk. InfiniteTalk conditions on one frame of the source, and
+re-imposes the last frames of the previous chunk at each denoising step.
 
 Shapes: C channels, F video frames, T latent frames, H x W.
 """
@@ -18,71 +20,74 @@ from wan.types import VideoSize, latent_frames
 
 
 class LastValueCache:
-    """What was last made of a frame, for the chunks that are shown the same one."""
+    """One-entry cache keyed by tensor identity."""
 
     def __init__(self) -> None:
-        self.frame: Tensor | None = None
-        self.made: Tensor | None = None
+        self._key: Tensor | None = None
+        self._value: Tensor | None = None
 
-    def recall(self, frame: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `make` gives for the frame; made again only for another tensor than the last one."""
-        if self.made is None or frame is not self.frame:
-            self.frame, self.made = frame, make(frame)
-        return self.made
+    def get(self, key: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """`compute(key)`, computed again only when `key` is another tensor than in the last call."""
+        if self._value is None or key is not self._key:
+            self._key, self._value = key, compute(key)
+        return self._value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkInputs:
-    """What is there before a chunk is made, all in [-1, 1].
+    """Frames that a chunk starts from, all in [-1, 1].
 
-    `frame_CHW` is the picture, or the source's frame at the chunk's start; `first_CHW` is the one its scene began with,
-    whose colours are kept; `last_CFHW` are the frames that the chunk repeats, None where a scene begins. `memory` goes
-    from chunk to chunk.
+    `clip_frame_CHW` is the image, or the source's frame at the chunk's start; `reference_frame_CHW` is the first frame
+    of the scene, whose colors are matched; `motion_frames_CFHW` are the last frames of the previous chunk, None where a
+    scene begins. `cache` is shared by all chunks of a clip.
     """
 
-    frame_CHW: Tensor
-    first_CHW: Tensor
-    last_CFHW: Tensor | None
-    memory: LastValueCache = field(default_factory=LastValueCache)
+    clip_frame_CHW: Tensor
+    reference_frame_CHW: Tensor
+    motion_frames_CFHW: Tensor | None
+    cache: LastValueCache = field(default_factory=LastValueCache)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkCondition:
-    """`condition_CTHW` is mask and latent, 20 channels; `seen_CHW` is what the image encoder is to see."""
+    """`condition_CTHW` is mask and latent, 20 channels; `clip_frame_CHW` is the input of the image encoder."""
 
     condition_CTHW: Tensor
-    seen_CHW: Tensor
+    clip_frame_CHW: Tensor
     motion: MotionLatents
 
 
 Conditioner = Callable[[VideoVAE, ChunkInputs, VideoSize, torch.Generator, torch.device], ChunkCondition]
-"""The last two: where the motion's noise is drawn from, and where the VAE's features wait between slices."""
+"""The generator draws the motion latents' noise; the device is where the VAE's feature cache is kept between slices."""
 
 
 def condition_multitalk(
-    vae: VideoVAE, given: ChunkInputs, size: VideoSize, generator: torch.Generator, rest: torch.device
+    vae: VideoVAE, inputs: ChunkInputs, size: VideoSize, generator: torch.Generator, offload_device: torch.device
 ) -> ChunkCondition:
-    """The last frames, or where a scene begins the picture, are condition; the last frames come back in the noise."""
-    known = given.frame_CHW[:, None].to(rest) if given.last_CFHW is None else given.last_CFHW
-    condition = condition_latent(vae, known, size, rest)
-    motion = None if given.last_CFHW is None else condition[MASK_CHANNELS:, : latent_frames(known.shape[1])]
-    return ChunkCondition(condition_CTHW=condition, seen_CHW=known[:, -1], motion=NoisedMotion(motion, generator))
+    """Condition on the motion frames, or on the image where a scene begins; noise the motion latents at each step."""
+    motion = inputs.motion_frames_CFHW
+    known = inputs.clip_frame_CHW[:, None].to(offload_device) if motion is None else motion
+    condition = condition_latent(vae, known, size, offload_device)
+    latents = None if motion is None else condition[MASK_CHANNELS:, : latent_frames(known.shape[1])]
+    return ChunkCondition(
+        condition_CTHW=condition, clip_frame_CHW=known[:, -1], motion=NoisedMotion(latents, generator)
+    )
 
 
 def condition_infinitetalk(
-    vae: VideoVAE, given: ChunkInputs, size: VideoSize, generator: torch.Generator, rest: torch.device
+    vae: VideoVAE, inputs: ChunkInputs, size: VideoSize, generator: torch.Generator, offload_device: torch.device
 ) -> ChunkCondition:
-    """The source's frame is condition; it, or the last frames, stay in place without noise."""
+    """Condition on the source's frame; keep its latent, or the motion latents, without noise at each step."""
 
     def encode(frame_CHW: Tensor) -> Tensor:
-        return condition_latent(vae, frame_CHW[:, None].to(rest), size, rest)
+        return condition_latent(vae, frame_CHW[:, None].to(offload_device), size, offload_device)
 
-    condition = given.memory.recall(given.frame_CHW, encode)
-    if given.last_CFHW is None:
+    condition = inputs.cache.get(inputs.clip_frame_CHW, encode)
+    if inputs.motion_frames_CFHW is None:
         motion = CleanMotion(condition[MASK_CHANNELS:, :1], None)
     else:
-        motion = CleanMotion(vae.encode(given.last_CFHW, rest), generator)
-    return ChunkCondition(condition_CTHW=condition, seen_CHW=given.frame_CHW, motion=motion)
+        motion = CleanMotion(vae.encode(inputs.motion_frames_CFHW, offload_device), generator)
+    return ChunkCondition(condition_CTHW=condition, clip_frame_CHW=inputs.clip_frame_CHW, motion=motion)
 
 
 CONDITIONERS: dict[Mode, Conditioner] = {"multitalk": condition_multitalk, "infinitetalk": condition_infinitetalk}

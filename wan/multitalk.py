@@ -3,12 +3,12 @@
 Shapes: C channels, F video frames, T latent frames, H x W.
 """
 
-import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_
 from wan.conditioning.speech import check_embeddings, speech_windows
 from wan.configs.capabilities import check_supported, choose_device
 from wan.configs.schema import ModelConfig
-from wan.decode import FrameSink, decode_video
+from wan.decode import decode_video
 from wan.modules.rope import RotaryEmbedding, video_rope
 from wan.modules.speaker_labels import SpeakerMasks, token_masks
 from wan.modules.transformer import Context, KVCache, TimeEmbedding
@@ -31,6 +31,7 @@ from wan.modules.verify_kernels import verify
 from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
 from wan.offload.estimate import HOST
 from wan.offload.manager import OffloadManager, initial_device
+from wan.offload.plan import OffloadPlan
 from wan.progress import Progress, Report, reporter
 from wan.sampling.denoise import Denoiser, denoise, draw_noise
 from wan.sampling.guidance import PASSES
@@ -41,6 +42,7 @@ from wan.types import Aspect, VideoSize
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -48,6 +50,8 @@ T = TypeVar("T")
 class ClipState:
     """All that stays the same from chunk to chunk. `silence` is empty where every pass hears the speech."""
 
+    request: Request
+    options: SamplingOptions
     size: VideoSize
     chunks: list[Chunk]
     crop: Crop
@@ -174,7 +178,13 @@ class MultiTalkPipeline:
             guidance_reuse=guidance_reuse,
         )
         logger.info("seed %d", options.seed)
-        return torch.cat([frames.cpu() for frames in self.stream(request, options, progress)], dim=1)
+        size, _ = self.frame(request, options)
+        video = torch.empty(3, _video_length(request, options), size.height, size.width)
+        start = 0
+        for frames in self.stream(request, options, progress):
+            video[:, start : start + frames.shape[1]] = frames
+            start += frames.shape[1]
+        return video
 
     def use_loras(self, wanted: Sequence[Lora]) -> None:
         """Merge exactly these LoRAs into the transformer, from its own weights; none gives those back to the last bit.
@@ -183,40 +193,43 @@ class MultiTalkPipeline:
         """
         self.loras.switch(self.models.transformer, wanted)
 
+    @torch.inference_mode()
     def stream(
         self,
         request: Request,
         options: SamplingOptions,
         progress: Callable[[Progress], None] | None = None,
-        hand_on: Callable[[Tensor], None] | None = None,
-    ) -> Iterator[Tensor]:
-        """The video as it is made: for every chunk its fresh frames, float32 3 x F x H x W, where the plan left them.
+    ) -> Generator[Tensor, None, None]:
+        """Yield the video in order, at most four frames at a time, as decoded: float32 3 x F x H x W in [-1, 1].
 
-        Only the frames that the next chunk continues from are kept. `hand_on` is given the same frames earlier, up to
-        four at a time as they are decoded, on the device.
+        Slices are on the pipeline's device. Of the frames already yielded only those are kept that the next chunk is
+        conditioned on. Close the iterator before the next request if it is not exhausted.
         """
         generator = torch.Generator(self.device).manual_seed(options.seed)
-        persons = len(request.tracks)
-        size = self.frame(request, options)[0]
+        size, persons = self.frame(request, options)[0], len(request.tracks)
         self.offload.plan_for(size, persons)
-        scene = self._within_memory(lambda: self.prepare(request, options), generator, size, persons)
-        first = last = frame = None
-        memory = LastValueCache()
-        for chunk in scene.chunks:
-            report = reporter(progress, self.device, chunk.index + 1, len(scene.chunks))
+        clip = self._retry_on_oom(size, persons, generator, self.prepare, request, options)
+        cache = LastValueCache()
+        clip_frame = reference_frame = motion_frames = None
+        for chunk, next_chunk in zip_longest(clip.chunks, clip.chunks[1:]):
+            report = reporter(progress, self.device, chunk.index + 1, len(clip.chunks))
             if chunk.index == 0:
                 report("prepare")
-            if frame is None or request.source is not None:
-                frame = crop_image(request.frame(chunk.start), scene.crop).to(self.device)
-            if chunk.overlap == 0 or first is None:
-                first, last = frame, None
-            given = ChunkInputs(frame_CHW=frame, first_CHW=first, last_CFHW=last, memory=memory)
-            outlet = FrameSink(chunk, hand_on)
-            make = functools.partial(self.make_chunk, request, options, scene, chunk, given, generator, report, outlet)
-            video = self._within_memory(make, generator, size, persons)
-            last = video[:, -options.motion_frame :].clone()
-            yield video[:, chunk.overlap : chunk.overlap + chunk.fresh]
-            del video  # the next chunk needs the room
+            if clip_frame is None or request.source is not None:
+                clip_frame = crop_image(request.frame(chunk.start), clip.crop).to(self.device)
+            if chunk.overlap == 0 or reference_frame is None:
+                reference_frame, motion_frames = clip_frame, None
+            inputs = ChunkInputs(
+                clip_frame_CHW=clip_frame,
+                reference_frame_CHW=reference_frame,
+                motion_frames_CFHW=motion_frames,
+                cache=cache,
+            )
+            latent = self._retry_on_oom(
+                size, persons, generator, self.denoise_chunk, clip, chunk, inputs, generator, report
+            )
+            num_motion = next_chunk.overlap if next_chunk is not None else 0
+            motion_frames = yield from self._decode_chunk(clip, chunk, latent, reference_frame, num_motion, report)
 
     def frame(self, request: Request, options: SamplingOptions) -> tuple[VideoSize, ImageLayout]:
         """Size of a chunk, and the picture on the model's grid. Raises ValueError for what does not fit there."""
@@ -234,8 +247,6 @@ class MultiTalkPipeline:
     def prepare(self, request: Request, options: SamplingOptions) -> ClipState:
         """Check the request against the model's grid, then compute what all chunks share."""
         size, framing = self.frame(request, options)
-        length = min(max(map(len, request.tracks)), options.max_frames_num)
-
         transformer = self.models.transformer
         embeddings = self.embed_times(options)
         plan = self.plan(options, embeddings)
@@ -243,8 +254,10 @@ class MultiTalkPipeline:
         speakers = token_masks(masks[None], *size.grid[1:]) if len(request.tracks) == 2 else None
         hears = all(PASSES[name].speech for step in plan for name in step.passes)
         return ClipState(
+            request=request,
+            options=options,
             size=size,
-            chunks=plan_chunks(length, options.frame_num, options.motion_frame, request.cuts),
+            chunks=plan_chunks(_video_length(request, options), options.frame_num, options.motion_frame, request.cuts),
             crop=framing.crop,
             masks_3HW=masks,
             speakers=speakers,
@@ -266,65 +279,90 @@ class MultiTalkPipeline:
         """What every step of a chunk runs."""
         return plan_chunk(self.config, options, [embedding.timestep_proj for embedding in embeddings])
 
-    @torch.inference_mode()
-    def make_chunk(
-        self,
-        request: Request,
-        options: SamplingOptions,
-        scene: ClipState,
-        chunk: Chunk,
-        given: ChunkInputs,
-        generator: torch.Generator,
-        report: Report,
-        outlet: FrameSink,
+    def denoise_chunk(
+        self, clip: ClipState, chunk: Chunk, inputs: ChunkInputs, generator: torch.Generator, report: Report
     ) -> Tensor:
-        """One chunk, float32 3 x F x H x W in [-1, 1]."""
+        """The latent of a chunk, float32 16 x T x H/8 x W/8."""
         with self.offload.on_device(self.models.vae) as vae:
-            begin = CONDITIONERS[self.config.mode]
-            beginning = begin(vae, given, scene.size, generator, self.offload.offload_device)
-        contexts = self._contexts(request, scene, chunk, beginning.seen_CHW.to(self.device))
+            condition = CONDITIONERS[self.config.mode](vae, inputs, clip.size, generator, self.offload.offload_device)
+        contexts = self._contexts(clip, chunk, condition.clip_frame_CHW.to(self.device))
         report("condition")
 
-        noise = draw_noise((len(beginning.condition_CTHW) - MASK_CHANNELS, *scene.size.latent), generator)
+        noise = draw_noise((len(condition.condition_CTHW) - MASK_CHANNELS, *clip.size.latent), generator)
         velocity = Denoiser(
             self.models.transformer,
-            beginning.condition_CTHW,
+            condition.condition_CTHW,
             contexts,
-            scene.time_embeddings,
-            scene.rotation,
-            scene.size.grid,
-            scene.plan,
+            clip.time_embeddings,
+            clip.rotation,
+            clip.size.grid,
+            clip.plan,
         )
-        latent = denoise(
+        return denoise(
             noise,
-            scene.times,
+            clip.times,
             velocity,
-            options.guider(),
-            beginning.motion,
-            on_step=lambda step: report("denoise", scene.plan, step),
+            clip.options.guider(),
+            condition.motion,
+            on_step=lambda step: report("denoise", clip.plan, step),
         )
 
-        with self.offload.on_device(self.models.vae) as vae:
-            strength, rest = options.color_correction_strength, self.offload.offload_device
-            video = decode_video(vae, latent, given.first_CHW, strength, rest, outlet)
-        report("decode")
-        return video
+    def _decode_chunk(
+        self,
+        clip: ClipState,
+        chunk: Chunk,
+        latent_CTHW: Tensor,
+        reference_CHW: Tensor,
+        num_motion: int,
+        report: Report,
+    ) -> Generator[Tensor, None, Tensor | None]:
+        """Yield the new frames of a chunk; return its last `num_motion` frames where the offload plan keeps them.
 
-    def _contexts(self, request: Request, scene: ClipState, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
+        When the device runs out of memory, decode again under a smaller plan and skip the slices already yielded.
+        "decode" is reported before the last slice is yielded.
+        """
+        start, end, num_slices = 0, chunk.overlap + chunk.fresh, 0
+        strength, motion_frames = clip.options.color_correction_strength, list[Tensor]()
+        while True:
+            offload_device = self.offload.offload_device
+            try:
+                with self.offload.on_device(self.models.vae) as vae:
+                    slices = decode_video(vae, latent_CTHW, reference_CHW, strength, offload_device)
+                    for frames_CFHW in islice(slices, num_slices, None):
+                        motion = frames_CFHW[:, max(clip.size.frames - num_motion - start, 0) :]
+                        motion_frames.append(motion.to(offload_device, copy=True))
+                        new = frames_CFHW[:, max(chunk.overlap - start, 0) : end - start]
+                        num_slices += 1
+                        start += frames_CFHW.shape[1]
+                        if start >= end:
+                            report("decode")
+                        if new.shape[1]:
+                            yield new
+                        if start >= end:
+                            return (
+                                torch.cat([each.to(offload_device) for each in motion_frames], dim=1)
+                                if num_motion
+                                else None
+                            )
+            except torch.OutOfMemoryError as error:
+                smaller = self._smaller_plan(clip.size, len(clip.request.tracks), error)
+            self.offload.apply(smaller)
+
+    def _contexts(self, clip: ClipState, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
         """What each pass of a chunk is conditioned on."""
         transformer = self.models.transformer
         with self.offload.on_device(self.models.image_encoder) as image_encoder:
             image = transformer.embed_image(image_encoder(frame_CHW))
-        windows = speech_windows(request.tracks, chunk, self.config.transformer.audio_window)
-        heard = {True: transformer.embed_speech(windows[None].to(self.device)), False: scene.silence}
+        windows = speech_windows(clip.request.tracks, chunk, self.config.transformer.audio_window)
+        heard = {True: transformer.embed_speech(windows[None].to(self.device)), False: clip.silence}
         return {
             name: Context(
                 text=text,
                 image=image,
                 speech=heard[PASSES[name].speech],
-                masks=scene.speakers if PASSES[name].speech else None,
+                masks=clip.speakers if PASSES[name].speech else None,
             )
-            for name, text in scene.texts.items()
+            for name, text in clip.texts.items()
         }
 
     def _texts(self, request: Request, options: SamplingOptions) -> dict[str, KVCache]:
@@ -343,19 +381,37 @@ class MultiTalkPipeline:
             1, 1, size.frames, sizes.audio_window, sizes.audio_layers, sizes.audio_dim, device=self.device
         )
 
-    def _within_memory(self, work: Callable[[], T], generator: torch.Generator, size: VideoSize, persons: int) -> T:
-        """Do the work; where the device runs out of memory, do it again under the next smaller plan.
+    def _retry_on_oom(
+        self,
+        size: VideoSize,
+        persons: int,
+        generator: torch.Generator,
+        work: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call `work`; when the device runs out of memory, call it again under the next smaller offload plan.
 
-        The random draws are taken back, so that the video is the one that the seed stands for.
+        The generator is reset before each attempt, so that the video depends on the seed alone.
         """
         state = generator.get_state()
         while True:
             try:
-                return work()
+                return work(*args, **kwargs)
             except torch.OutOfMemoryError as error:
-                smaller = self.offload.next_smaller(size, persons)
-                if smaller is None:
-                    raise
-                logger.warning("memory ran out under plan %s (%s)", self.offload.plan, error)
+                smaller = self._smaller_plan(size, persons, error)
             generator.set_state(state)
             self.offload.apply(smaller)
+
+    def _smaller_plan(self, size: VideoSize, persons: int, error: torch.OutOfMemoryError) -> OffloadPlan:
+        """The next smaller offload plan. Raises `error` where there is none."""
+        smaller = self.offload.next_smaller(size, persons)
+        if smaller is None:
+            raise error
+        logger.warning("out of memory under offload plan %s: %s", self.offload.plan, error)
+        return smaller
+
+
+def _video_length(request: Request, options: SamplingOptions) -> int:
+    """Frames of the video: those of the longest track, at most `max_frames_num`."""
+    return min(max(map(len, request.tracks)), options.max_frames_num)

@@ -1,5 +1,6 @@
 """The VAE's work: encoding a picture with the zeros that follow it, encoding frames that all move, and decoding."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -55,5 +56,5 @@ def calls(network: VideoVAE, size: VideoSize, device: torch.device) -> dict[str,
     return {
         PICTURE: lambda: condition_latent(network, moving[:, :1], size),
         FRAMES: lambda: network.encode(moving),
-        DECODE: lambda: decode_video(network, latent, moving[:, 0], 0.0, device),
+        DECODE: lambda: deque(decode_video(network, latent, moving[:, 0], 0.0, device), maxlen=0),
     }

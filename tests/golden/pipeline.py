@@ -13,7 +13,6 @@ from torch import Tensor
 from tests.golden.file import GoldenFile
 from tests.golden.modules import Outputs, load_transformer, load_vae, transformer_config
 from wan.checkpoint import Models
-from wan.chunks import Chunk
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig
 from wan.modules.image import ImageEncoder
@@ -79,16 +78,16 @@ class DrawnImage:
 
 
 class RecordingPipeline(MultiTalkPipeline):
-    """Remembers the masks of the scene, and the condition latent of every chunk."""
+    """Records the masks of the clip, and the condition latent of every chunk."""
 
     masks: Tensor
     conditions: list[Tensor]
 
-    def make_chunk(self, request: Any, options: Any, scene: ClipState, chunk: Chunk, *rest: Any) -> Tensor:
-        video = super().make_chunk(request, options, scene, chunk, *rest)
-        self.masks = scene.masks_3HW
+    def denoise_chunk(self, clip: ClipState, *args: Any) -> Tensor:
+        latent = super().denoise_chunk(clip, *args)
+        self.masks = clip.masks_3HW
         self.conditions = [*getattr(self, "conditions", []), cast(Any, self.models.transformer).condition]
-        return video
+        return latent
 
 
 class DrawnVideo:

@@ -1,5 +1,7 @@
-"""Frames go out while the others of their chunk are still being decoded: all of them, each once."""
+"""`stream` yields each frame once, in slices of at most four as they are decoded, and keeps no chunk-sized video."""
 
+import gc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +12,7 @@ from torch import Tensor
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
-from wan.chunks import Chunk
 from wan.configs import ModelConfig
-from wan.decode import FrameSink
-from wan.modules.vae import VideoVAE
 
 
 @pytest.fixture
@@ -21,46 +20,56 @@ def pipeline(puppet: ModelConfig, puppet_folder: Path) -> MultiTalkPipeline:
     return MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, torch.device("cpu")))
 
 
-def test_the_frames_that_go_out_early_are_those_of_the_video(pipeline: MultiTalkPipeline) -> None:
-    handed: list[Tensor] = []
-    counts: list[int] = []
-    chunks: list[Tensor] = []
-    for chunk in pipeline.stream(request_of(18, 18), options_of(pipeline.config), hand_on=handed.append):
-        counts.append(len(handed))
-        chunks.append(chunk)
-    assert torch.equal(torch.cat(handed, dim=1), torch.cat(chunks, dim=1))
-    assert [piece.shape[1] for piece in handed] == [1, 4, 4, 4, 4, 1]
-    assert counts == [3, 4, 5, 6]
+def test_slices_have_at_most_four_frames(pipeline: MultiTalkPipeline) -> None:
+    slices = list(pipeline.stream(request_of(18, 18), options_of(pipeline.config)))
+    assert [frames.shape[1] for frames in slices] == [1, 4, 4, 4, 4, 1]
 
 
-def test_each_goes_out_once_where_decoding_begins_anew(
+def test_slices_are_yielded_while_later_ones_are_not_decoded(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request, options = request_of(12, 12), options_of(pipeline.config)
-    expected = torch.cat(list(pipeline.stream(request, options)), dim=1)
-    decode, slices = VideoVAE.decode, iter(range(100))
+    decode, decoded = pipeline.models.vae.decode, []
 
-    def runs_out(self: VideoVAE, latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
-        for piece in decode(self, latent_CTHW, rest):
-            if next(slices) == 2:
-                raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
-            yield piece
+    def count_slices(latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
+        for frames in decode(latent_CTHW, rest):
+            decoded.append(frames.shape[1])
+            yield frames
 
-    monkeypatch.setattr(VideoVAE, "decode", runs_out)
-    handed: list[Tensor] = []
-    whole = torch.cat(list(pipeline.stream(request, options, hand_on=handed.append)), dim=1)
+    monkeypatch.setattr(pipeline.models.vae, "decode", count_slices)
+    counts = [len(decoded) for _ in pipeline.stream(request_of(18, 18), options_of(pipeline.config))]
+    assert counts == [1, 2, 3, 6, 9, 12], "overlapping slices are decoded, not yielded"
+
+
+def count_live_frames() -> int:
+    """Frames 3 x 64 x 128 whose memory is not freed."""
+    with warnings.catch_warnings(action="ignore"):
+        tensors = [each for each in gc.get_objects() if isinstance(each, Tensor)]
+    frames = [each for each in tensors if each.ndim == 4 and each.shape[0] == 3 and each.shape[2:] == (64, 128)]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in frames}
+    return sum(storages.values()) // (3 * 64 * 128 * torch.float32.itemsize)
+
+
+def test_iterating_holds_no_chunk_sized_video(pipeline: MultiTalkPipeline) -> None:
+    """Live full-size frames: the motion frames twice (kept and to be conditioned on), and three slices in flight."""
+    options = options_of(pipeline.config, frame_num=33)
+    live_frames = [count_live_frames() for _ in pipeline.stream(request_of(62), options)]
+    assert len(live_frames) > 9
+    assert max(live_frames) <= 2 * options.motion_frame + 3 * 4
+
+
+def test_decoding_resumes_after_out_of_memory(pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, options = request_of(12, 12), options_of(pipeline.config, color_correction_strength=1.0)
+    expected = list(pipeline.stream(request, options))
+    decode, slices = pipeline.models.vae.decode, iter(range(100))
+
+    def run_out_of_memory(latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
+        for frames in decode(latent_CTHW, rest):
+            if next(slices) in (2, 7):
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            yield frames
+
+    monkeypatch.setattr(pipeline.models.vae, "decode", run_out_of_memory)
+    resumed = list(pipeline.stream(request, options))
     assert pipeline.offload.plan.name != "resident"
-    assert torch.equal(whole, expected)
-    assert torch.equal(torch.cat(handed, dim=1), expected)
-
-
-def test_what_a_chunk_repeats_and_what_is_cut_does_not_go_out() -> None:
-    handed: list[int] = []
-    outlet = FrameSink(
-        Chunk(index=1, start=8, stop=21, overlap=3, fresh=6), lambda x: handed.extend(x[0, :, 0, 0].tolist())
-    )
-    frames = torch.arange(13.0).expand(3, 2, 2, 13).movedim(-1, 1)
-    for _ in range(2):
-        for first, last in ((0, 1), (1, 5), (5, 9), (9, 13)):
-            outlet.pass_on(first, frames[:, first:last])
-    assert handed == [3, 4, 5, 6, 7, 8]
+    assert [frames.shape for frames in resumed] == [frames.shape for frames in expected]
+    assert torch.equal(torch.cat(resumed, dim=1), torch.cat(expected, dim=1))

@@ -131,7 +131,7 @@ def test_the_process_is_not_seeded(pipeline: MultiTalkPipeline) -> None:
 
 def test_streamed_is_whole(pipeline: MultiTalkPipeline) -> None:
     parts = list(pipeline.stream(request_of(18, 18), options_of(pipeline.config)))
-    assert [part.shape[1] for part in parts] == [9, 4, 4, 1]
+    assert sum(part.shape[1] for part in parts) == 18
     whole = pipeline.generate(data(18, 18), **SMALL)
     assert torch.equal(torch.cat(parts, dim=1), whole)
 

@@ -1,6 +1,7 @@
 """Memory estimates: the code runs on the meta device at the request's size while its tensors are counted, in bytes."""
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,8 +113,8 @@ class WeightBytes:
 class MemoryEstimate:
     """Bytes of a request besides the weights: keys and values of all passes, and the peaks of the stages.
 
-    `vae` includes color correction and the finished video; `vae_offloaded` is the peak with the VAE's feature cache
-    and the finished video in host memory.
+    `vae` includes color correction and the frames kept for the next chunk; `vae_offloaded` is the peak with the VAE's feature cache
+    and those frames in host memory.
     """
 
     kv_cache: int
@@ -181,10 +182,11 @@ def estimate_memory(
         for step in range(len(plan)):
             denoiser(latent, step)
 
+    motion_frames = min(config.motion_frame, size.frames - TEMPORAL_STRIDE)
     return MemoryEstimate(
         kv_cache=config.transformer.num_layers * per_block + 2 * angles.nbytes,
         forward=measure_peak(two_steps),
-        vae=estimate_vae(vae, size, META),
+        vae=estimate_vae(vae, size, META) + motion_frames * 3 * size.height * size.width * torch.float32.itemsize,
         vae_offloaded=estimate_vae(vae, size, HOST),
     )
 
@@ -192,18 +194,17 @@ def estimate_memory(
 def estimate_vae(vae: VideoVAE, size: VideoSize, offload_device: torch.device) -> int:
     """Peak of encoding and of decoding, with cache and finished frames on `offload_device`.
 
-    Only `ESTIMATED_FRAMES` frames are processed; of the others the finished video is added.
+    Only `ESTIMATED_FRAMES` frames are processed: later slices repeat the third.
     """
     device = vae.model.device
     short = replace(size, frames=min(size.frames, ESTIMATED_FRAMES))
     latent = torch.empty(16, *short.latent, device=device)
     reference = torch.empty(3, size.height, size.width, device=device)
     known_frames = torch.empty(3, 1, size.height, size.width, device=offload_device)
-    peak = max(
-        measure_peak(lambda: decode_video(vae, latent, reference, 1.0, offload_device), device),
+    return max(
+        measure_peak(lambda: deque(decode_video(vae, latent, reference, 1.0, offload_device), maxlen=0), device),
         measure_peak(lambda: condition_latent(vae, known_frames, short, offload_device), device),
     )
-    return peak + (size.frames - short.frames) * reference.nbytes * (offload_device == device)
 
 
 def cast_meta(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
