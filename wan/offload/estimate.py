@@ -113,8 +113,8 @@ class WeightBytes:
 class MemoryEstimate:
     """Bytes of a request besides the weights: keys and values of all passes, and the peaks of the stages.
 
-    `vae` includes color correction and the frames kept for the next chunk; `vae_offloaded` is the peak with the VAE's feature cache
-    and those frames in host memory.
+    `vae` includes color correction and the frames kept for the next chunk; `vae_offloaded` is the peak with
+    the VAE's feature cache and those frames in host memory.
     """
 
     kv_cache: int
