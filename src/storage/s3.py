@@ -116,7 +116,7 @@ class S3Bucket:
 
     def link(self, key: str) -> str:
         """A URL for one object, which works for as long as the operator chose."""
-        parameters = {"S3Bucket": self.store.bucket, "Key": key}
+        parameters = {"Bucket": self.store.bucket, "Key": key}
         url: str = self.client.generate_presigned_url(
             "get_object", Params=parameters, ExpiresIn=int(self.store.url_seconds)
         )
