@@ -1,13 +1,15 @@
-"""The README's predictions, as they stand there, through the real server."""
+"""The predictions of README.md and docs/inputs.md, as they stand there, through the real server."""
+
+from pathlib import Path
 
 import pytest
 
 from app import preview
+from app.inputs import input_schema
 from src.serving.cog.cli_inputs import read_inputs
-from src.serving.cog.schema import openapi
 from tests.conftest import ROOT
 from tests.predict.conftest import Service
-from tests.test_readme import examples
+from tests.test_docs import examples
 
 VIDEO = "MULTITALK_MODEL=infinitetalk-puppet "
 LINES = dict(examples("predict.py"))
@@ -15,7 +17,7 @@ LINES = dict(examples("predict.py"))
 
 def run(service: Service, line: str) -> None:
     """One line; it makes as many frames as it says."""
-    inputs = read_inputs(LINES[line], openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
+    inputs = read_inputs(LINES[line], input_schema())
     answer = service.server.predict(inputs)
     assert answer["status"] == "succeeded", answer.get("error")
     assert answer["output"].startswith("data:video/mp4;base64,")
@@ -35,9 +37,9 @@ def test_the_example_with_a_video_runs(film_service: Service, line: str, monkeyp
     run(film_service, line)
 
 
-def test_the_preview_without_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: "pytest.TempPathFactory") -> None:
+def test_the_preview_without_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MULTITALK_MODEL", "multitalk-puppet")
-    ((_, tokens),) = examples("preview.py")
+    ((_, tokens),) = examples("app.preview")
     options = [word for token in tokens for word in ("-i", token)]
     assert preview.main([*options, "-o", f"{tmp_path}/who.png"]) == 0
