@@ -136,7 +136,7 @@ def find_loras(settings: Settings, inputs: Mapping[str, Any]) -> tuple[Lora, ...
             f"lora is {name!r}, which this server does not have; allowed is what the operator has installed "
             f"({how}), or none"
         )
-    return (Lora(source=path, strength=strength),)
+    return (Lora(weights=path, strength=strength),)
 
 
 def check_prompt(name: str, text: str) -> None:

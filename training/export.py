@@ -21,7 +21,7 @@ from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from training.components import CONFIG, build_tokenizer, filled, load_vae, speech_config
 from training.training_loop import load_average
-from wan.checkpoint import keys as naming
+from wan.checkpoint import keys
 from wan.configs import ModelConfig
 from wan.modules.image import build_image_encoder
 from wan.modules.text import build_text_encoder
@@ -50,8 +50,8 @@ def write_bundle(config: ModelConfig, networks: Networks, folder: Path, dtype: t
     base = folder / config.files.base
     base.mkdir(parents=True, exist_ok=True)
     write_transformer(config, networks.transformer, folder, dtype)
-    write_pth(networks.vae, naming.vae_key(config.vae.num_res_blocks), base / config.files.vae, dtype)
-    write_pth(networks.text, naming.text_encoder_key, base / config.files.text_encoder, dtype)
+    write_pth(networks.vae, keys.vae_key(config.vae.num_res_blocks), base / config.files.vae, dtype)
+    write_pth(networks.text, keys.text_encoder_key, base / config.files.text_encoder, dtype)
     write_image_encoder(networks.image, base / config.files.image_encoder, dtype)
     build_tokenizer(config).save_pretrained(base / config.files.tokenizer)
     speech = {name: tensor.to(dtype) for name, tensor in networks.speech.state_dict().items()}
@@ -79,7 +79,7 @@ def write_transformer(config: ModelConfig, transformer: nn.Module, folder: Path,
     save_file(audio, audio_folder / config.files.audio_weights)
 
 
-def write_pth(module: nn.Module, name: naming.KeyMap, path: Path, dtype: torch.dtype) -> None:
+def write_pth(module: nn.Module, name: keys.KeyMap, path: Path, dtype: torch.dtype) -> None:
     """A module's parameters under their published names."""
     torch.save({name(ours): tensor.to(dtype) for ours, tensor in module.state_dict().items()}, path)
 
@@ -87,10 +87,10 @@ def write_pth(module: nn.Module, name: naming.KeyMap, path: Path, dtype: torch.d
 def write_image_encoder(tower: CLIPVisionModel, path: Path, dtype: torch.dtype) -> None:
     """The vision tower in the published naming; the last block and the head are there, as in the real file."""
     tensors: dict[str, Tensor] = {
-        naming.image_encoder_key(ours): tensor.to(dtype) for ours, tensor in tower.state_dict().items()
+        keys.image_encoder_key(ours): tensor.to(dtype) for ours, tensor in tower.state_dict().items()
     }
     tensors["visual.head"] = torch.eye(int(tower.config.hidden_size), dtype=dtype)
-    torch.save(naming.merge_qkv(tensors), path)
+    torch.save(keys.merge_qkv(tensors), path)
 
 
 def trained_networks(runs: Path) -> Networks:

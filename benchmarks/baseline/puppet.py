@@ -104,7 +104,7 @@ class Puppet:
         path = None if name is None else weights.locate_lora(self.folder, name)
         if name is not None and path is None:
             raise FileNotFoundError(f"{self.folder} has no LoRA {name}, which preset {preset} needs")
-        self.use([] if path is None else [Lora(source=path)])
+        self.use([] if path is None else [Lora(weights=path)])
 
     def use(self, loras: Sequence[Lora]) -> None:
         """Merge exactly these LoRAs."""

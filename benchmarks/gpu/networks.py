@@ -18,11 +18,11 @@ from wan.checkpoint.component import Component, assign_weights, plan_loading
 from wan.checkpoint.components import (
     Models,
     Precision,
-    image_encoder_part,
+    image_encoder_component,
     restore_position_ids,
-    text_encoder_part,
-    transformer_part,
-    vae_part,
+    text_encoder_component,
+    transformer_component,
+    vae_component,
 )
 from wan.checkpoint.keys import KeyMap
 from wan.checkpoint.layout import CheckpointLayout, ComponentFiles
@@ -49,8 +49,8 @@ SMALL = 0.02
 
 def draw_models(config: ModelConfig, device: torch.device, precision: Precision = "bf16") -> Models:
     """Every network that `wan` runs."""
-    text = drawn(text_encoder_part(config, NO_FILES.text_encoder, precision), device)
-    image = drawn(image_encoder_part(config, NO_FILES.image_encoder), device)
+    text = drawn(text_encoder_component(config, NO_FILES.text_encoder, precision), device)
+    image = drawn(image_encoder_component(config, NO_FILES.image_encoder), device)
     return Models(
         transformer=draw_transformer(config, device, precision),
         vae=draw_vae(config, device),
@@ -61,13 +61,13 @@ def draw_models(config: ModelConfig, device: torch.device, precision: Precision 
 
 def draw_transformer(config: ModelConfig, device: torch.device, precision: Precision = "bf16") -> MultiTalkTransformer:
     """The transformer."""
-    transformer: MultiTalkTransformer = drawn(transformer_part(config, NO_FILES, precision), device)
+    transformer: MultiTalkTransformer = drawn(transformer_component(config, NO_FILES, precision), device)
     return transformer
 
 
 def draw_vae(config: ModelConfig, device: torch.device) -> VideoVAE:
     """The VAE."""
-    return VideoVAE(drawn(vae_part(config, NO_FILES.vae), device))
+    return VideoVAE(drawn(vae_component(config, NO_FILES.vae), device))
 
 
 def draw_speech(config: ModelConfig, device: torch.device) -> Wav2Vec2Model:

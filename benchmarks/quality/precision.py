@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.report.environment import RESULTS, environment
 from benchmarks.speed.forward import context_of
 from wan.checkpoint.component import Component, load_component
-from wan.checkpoint.components import EIGHT_BITS, is_fp32_param
+from wan.checkpoint.components import QUANTIZED_DTYPES, is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
 from wan.modules import quantized
@@ -73,7 +73,7 @@ def forward(state: dict[str, Tensor], config: TransformerConfig, size: VideoSize
             tensors=state,
             dtype=torch.float32 if precision == "float32" else torch.bfloat16,
             is_island=is_fp32_param,
-            eight_bits=EIGHT_BITS.get(precision.split(",")[0]),
+            eight_bits=QUANTIZED_DTYPES.get(precision.split(",")[0]),
             products=True,
         ),
         CPU,

@@ -137,7 +137,7 @@ def price(folder: Path, wanted: list[Variant], clips: int, long_clips: int, seed
     for count, clip in enumerate(drawn, 1):
         for variant, taken in zip(wanted, takes, strict=True):
             puppet = puppets[variant.precision]
-            puppet.use([] if variant.lora is None else [Lora(source=variant.lora)])
+            puppet.use([] if variant.lora is None else [Lora(weights=variant.lora)])
             taken.append(puppet.take(clip, options_of(puppet, variant, seed)))
         logger.warning("clip %d of %d", count, len(drawn))
     return [

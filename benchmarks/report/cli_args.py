@@ -35,7 +35,7 @@ def load(given: argparse.Namespace) -> Puppet:
     """The networks that were asked for."""
     puppet = Puppet(given.weights, given.precision, given.model)
     if given.lora is not None:
-        puppet.use([Lora(source=given.lora)])
+        puppet.use([Lora(weights=given.lora)])
     elif not given.no_lora:
         puppet.use_lora_of(_preset(given))
     return puppet

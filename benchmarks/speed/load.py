@@ -37,7 +37,7 @@ from torch import Tensor
 from benchmarks.report.environment import RESULTS, environment
 from training.random_weights import write_model
 from wan.checkpoint.component import load_component, plan_loading
-from wan.checkpoint.components import transformer_part
+from wan.checkpoint.components import transformer_component
 from wan.checkpoint.convert import convert
 from wan.checkpoint.layout import find_layout
 from wan.checkpoint.loading import load_tensors
@@ -125,8 +125,8 @@ def ways_of(config: ModelConfig, folder: Path) -> tuple[dict[str, Way], tuple[Pa
         PLAIN[0]: lambda: read_into_memory(files),
         PLAIN[1]: lambda: read_into_huge_pages(files),
         "plain read into one buffer": lambda: plain_read(files),
-        "ours: tensors": lambda: load_tensors(plan_loading(transformer_part(config, layout)).reads, CPU),
-        OURS: lambda: load_component(transformer_part(config, layout), CPU),
+        "ours: tensors": lambda: load_tensors(plan_loading(transformer_component(config, layout)).reads, CPU),
+        OURS: lambda: load_component(transformer_component(config, layout), CPU),
         "safetensors load_file": lambda: with_load_file(files),
         "safetensors get_tensor": lambda: with_safe_open(files),
     }

@@ -14,7 +14,7 @@ from src.audio_analysis.loudness import normalize
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from tests.golden.file import GoldenFile
-from wan.checkpoint import keys as naming
+from wan.checkpoint import keys
 from wan.checkpoint.component import Component, load_component
 from wan.checkpoint.components import restore_position_ids
 from wan.checkpoint.lora import Lora, LoraManager
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 def load_library_module(
-    build: Callable[[], nn.Module], name: naming.KeyMap, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
+    build: Callable[[], nn.Module], name: keys.KeyMap, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
 ) -> Any:
     """A library's module in float32 from tensors in their published naming, less those whose names begin `unused`."""
     return load_component(Component(build=build, name=name, tensors=tensors, dtype=torch.float32, unused=unused), CPU)
@@ -85,7 +85,7 @@ def lora(golden: GoldenFile) -> Outputs:
     """The weights that the file's LoRA changes, merged."""
     model = load_transformer(golden).requires_grad_(False)
     tensors = {name[5:]: tensor for name, tensor in golden.tensors.items() if name.startswith("lora.")}
-    LoraManager().switch(model, [Lora(source=tensors, strength=golden.config["scale"])])
+    LoraManager().set_active(model, [Lora(weights=tensors, strength=golden.config["scale"])])
     return {f"merged.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
@@ -119,7 +119,7 @@ def t5_encoder(golden: GoldenFile) -> Outputs:
         num_heads=sizes["num_heads"],
         num_buckets=sizes["num_buckets"],
     )
-    module = load_library_module(lambda: build_text_encoder(config), naming.text_encoder_key, golden.weights)
+    module = load_library_module(lambda: build_text_encoder(config), keys.text_encoder_key, golden.weights)
     encoder = TextEncoder(module, cast(Any, None), golden.tensors["ids"].shape[1])
     outputs = {}
     for name in (name for name in golden.tensors if name.startswith("out_")):
@@ -142,9 +142,9 @@ def clip_visual(golden: GoldenFile) -> Outputs:
     )
     module = load_library_module(
         lambda: build_image_encoder(config),
-        naming.image_encoder_key,
-        naming.split_qkv(golden.weights),
-        unused=(*naming.IMAGE_UNUSED, f"visual.transformer.{config.num_layers - 1}."),
+        keys.image_encoder_key,
+        keys.split_qkv(golden.weights),
+        unused=(*keys.IMAGE_IGNORED_PREFIXES, f"visual.transformer.{config.num_layers - 1}."),
     )
     encoder = ImageEncoder(restore_position_ids(module))
     frame = golden.tensors["image"][0, :, 0]
@@ -161,7 +161,7 @@ def load_vae(golden: GoldenFile) -> VideoVAE:
         num_res_blocks=sizes["num_res_blocks"],
         temporal_downsample=tuple(sizes["temperal_downsample"]),
     )
-    names = naming.vae_key(config.num_res_blocks)
+    names = keys.vae_key(config.num_res_blocks)
     return VideoVAE(load_library_module(lambda: build_vae(config), names, golden.weights))
 
 

@@ -39,7 +39,7 @@ def test_a_student_begins_as_its_teacher_and_ends_as_a_lora(puppet: ModelConfig)
 
     before, changed = predicted(teacher), predicted(student)
     assert (changed - before).abs().max() > 1e-3
-    LoraManager().switch(teacher, [Lora(source=lora_of(student.state_dict()))])
+    LoraManager().set_active(teacher, [Lora(weights=lora_of(student.state_dict()))])
     assert (predicted(teacher) - changed).norm() < 0.05 * (changed - before).norm()
 
 

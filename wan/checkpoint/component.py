@@ -1,6 +1,6 @@
-"""One network: its stored tensors under published names, and how they become the parameters of a module.
+"""One network of a model: its stored tensors by key, and how they become the parameters of a module.
 
-Modules are built on the meta device and files are read in pieces, so that no second copy of the weights ever exists.
+Modules are built on the meta device and files are read in chunks, so that no second copy of the weights exists.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,143 +18,149 @@ from wan.modules.quantized import quantize_linears
 
 M = TypeVar("M", bound=Any)
 _BLOCKS = "blocks."
-"""Beginning of the published names of layers that we quantise."""
+"""Key prefix of the layers that are quantized."""
 
 
-def _no_islands(_: str) -> bool:
+def _keep_none(_: str) -> bool:
     return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """What a network is made of.
+    """How to load one network.
 
-    `name` gives the published name of a parameter; beginnings of names in `unused` may be in the files and are left
-    there. `dtype` is what tensors become, float32 if `is_island` says so of their published name. `stored` are the
-    layers that are quantised in the files; `eight_bits`, in files without such, is what the linear layers of the
-    blocks become. `products`: whether eight-bit layers may multiply in fp8.
+    `to_file_key`: file key of a parameter's name. `tensors`: stored tensors by file key; those whose keys start with
+    `ignored_prefixes` are not read. `dtype`: of the loaded tensors; float32 where `keep_in_fp32` is true of the file
+    key. `quantization_map`: layers that are stored quantized. `quantize_to`: 8-bit dtype of the linear layers of the
+    blocks if the files are not quantized. `fp8_matmul`: whether quantized layers may multiply in fp8.
     """
 
     build: Callable[[], nn.Module]
-    name: KeyMap
+    to_file_key: KeyMap
     tensors: Mapping[str, TensorSource]
     dtype: torch.dtype
-    unused: tuple[str, ...] = ()
-    is_island: Callable[[str], bool] = _no_islands
-    stored: QuantizationMap | None = None
-    eight_bits: torch.dtype | None = None
-    products: bool = False
+    ignored_prefixes: tuple[str, ...] = ()
+    keep_in_fp32: Callable[[str], bool] = _keep_none
+    quantization_map: QuantizationMap | None = None
+    quantize_to: torch.dtype | None = None
+    fp8_matmul: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """A module on the meta device, what to read for it by published name, and which result each parameter is."""
+    """A module on the meta device, readers by file key, the output that each parameter gets, and quantized layers."""
 
     module: Any
-    reads: dict[str, TensorReader]
-    results: dict[str, str]
+    readers: dict[str, TensorReader]
+    outputs: dict[str, str]
     layers: QuantizationMap
 
 
-@torch.inference_mode(False)  # Weights made in inference mode could not be changed outside it, nor in other threads.
-def load_component(part: Component, device: torch.device) -> Any:
-    """The network on `device`, every parameter read, in evaluation mode and without gradients."""
-    plan = plan_loading(part)
-    tensors = load_tensors(plan.reads, device)
-    return assign_weights(plan.module, {ours: tensors[result] for ours, result in plan.results.items()})
+@torch.inference_mode(False)  # Inference tensors could not be modified outside inference mode, nor by other threads.
+def load_component(component: Component, device: torch.device) -> Any:
+    """Build a network and load its weights onto `device`, in evaluation mode and without gradients."""
+    plan = plan_loading(component)
+    tensors = load_tensors(plan.readers, device)
+    return assign_weights(plan.module, {name: tensors[output] for name, output in plan.outputs.items()})
 
 
-def plan_loading(part: Component) -> LoadPlan:
-    """Raises `CheckpointError` with a list of names unless module, files and map fit each other exactly."""
+def plan_loading(component: Component) -> LoadPlan:
+    """Raises `CheckpointError` with a list of keys unless module, files and quantization map match exactly."""
     with torch.device("meta"):
-        module = part.build()
-        names = {ours: part.name(ours) for ours in module.state_dict()}
-        layers = _eight_bit_layers(part, module)
-        quantize_linears(module, layers, part.products)
-    published = {part.name(f"{ours}.weight"): dtype for ours, dtype in layers.items()}
-    reads = _reads(part, set(names.values()), published, type(module).__name__)
-    for ours in layers:
-        weight = names.pop(f"{ours}.weight")
-        names |= {f"{ours}.data": weight + DATA_SUFFIX, f"{ours}.scale": weight + SCALE_SUFFIX}
+        module = component.build()
+        file_keys = {name: component.to_file_key(name) for name in module.state_dict()}
+        layers = _quantized_layers(component, module)
+        quantize_linears(module, layers, component.fp8_matmul)
+    quantized = {component.to_file_key(f"{layer}.weight"): dtype for layer, dtype in layers.items()}
+    readers = _make_readers(component, set(file_keys.values()), quantized, type(module).__name__)
+    outputs = dict(file_keys)
+    for layer in layers:
+        weight = outputs.pop(f"{layer}.weight")
+        outputs |= {f"{layer}.data": weight + DATA_SUFFIX, f"{layer}.scale": weight + SCALE_SUFFIX}
     return LoadPlan(
         module=module,
-        reads=reads,
-        results=names,
-        layers={weight.removesuffix(".weight"): dtype for weight, dtype in published.items()},
+        readers=readers,
+        outputs=outputs,
+        layers={weight.removesuffix(".weight"): dtype for weight, dtype in quantized.items()},
     )
 
 
-def check_names(expected: Iterable[str], found: Iterable[str], what: str, unused: tuple[str, ...] = ()) -> None:
-    """Raise `CheckpointError` that lists missing and unknown names; names under `unused` may be there."""
+def check_keys(expected: Iterable[str], found: Iterable[str], what: str, ignored_prefixes: tuple[str, ...] = ()) -> None:
+    """Raise `CheckpointError` that lists missing and unknown keys, except those with `ignored_prefixes`."""
     expected, found = set(expected), set(found)
-    unknown = {name for name in found - expected if not (unused and name.startswith(unused))}
-    lists = [(word, sorted(names)) for word, names in (("missing", expected - found), ("unknown", unknown)) if names]
+    unknown = {key for key in found - expected if not (ignored_prefixes and key.startswith(ignored_prefixes))}
+    lists = [(word, sorted(keys)) for word, keys in (("missing", expected - found), ("unknown", unknown)) if keys]
     if lists:
         raise CheckpointError(f"{what}: " + "; ".join(f"{len(n)} {w}: {truncate_names(n)}" for w, n in lists))
 
 
 def assign_weights(module: M, tensors: Mapping[str, Tensor]) -> M:
-    """Make `tensors` the parameters of a meta module, in evaluation mode and without gradients."""
+    """Make `tensors` the parameters of a module on the meta device, in evaluation mode and without gradients."""
     state = module.state_dict()
-    shapes = [
+    mismatches = [
         f"{name} is {list(tensors[name].shape)}, not {list(state[name].shape)}"
         for name in state
         if tensors[name].shape != state[name].shape
     ]
-    if shapes:
-        raise CheckpointError(f"{type(module).__name__}: {len(shapes)} of another shape: {truncate_names(shapes)}")
+    if mismatches:
+        raise CheckpointError(
+            f"{type(module).__name__}: {len(mismatches)} of another shape: {truncate_names(mismatches)}"
+        )
     module.load_state_dict(tensors, assign=True)
-    _tie(module, tensors)
+    _tie_weights(module, tensors)
     return module.eval().requires_grad_(False)
 
 
-def _tie(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """One parameter for a tensor of several names: as two it would be counted twice, and be two once it is moved."""
+def _tie_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Re-tie shared weights, which `load_state_dict(assign=True)` untied."""
     parameters = dict(module.named_parameters())
     owners: dict[int, str] = {}
     for name in parameters:
         owner = owners.setdefault(id(tensors[name]), name)
         if owner != name:
-            place, _, attribute = name.rpartition(".")
-            setattr(module.get_submodule(place), attribute, parameters[owner])
+            submodule, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(submodule), attribute, parameters[owner])
 
 
-def _eight_bit_layers(part: Component, module: nn.Module) -> dict[str, torch.dtype]:
-    """Our names of the linear layers that are, or become, quantised."""
+def _quantized_layers(component: Component, module: nn.Module) -> dict[str, torch.dtype]:
+    """Module names and dtypes of the linear layers that are stored quantized, or quantized on loading."""
     linears = {
-        ours: part.name(f"{ours}.weight").removesuffix(".weight")
-        for ours, layer in module.named_modules()
+        name: component.to_file_key(f"{name}.weight").removesuffix(".weight")
+        for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
     }
-    if part.stored is not None:
-        return {ours: part.stored[name] for ours, name in linears.items() if name in part.stored}
-    if part.eight_bits is None:
+    if component.quantization_map is not None:
+        stored = component.quantization_map
+        return {name: stored[key] for name, key in linears.items() if key in stored}
+    if component.quantize_to is None:
         return {}
-    return {ours: part.eight_bits for ours, name in linears.items() if name.startswith(_BLOCKS)}
+    return {name: component.quantize_to for name, key in linears.items() if key.startswith(_BLOCKS)}
 
 
-def _reads(part: Component, names: set[str], quantized: QuantizationMap, what: str) -> dict[str, TensorReader]:
-    """What to read: `names` are all the published ones, `quantized` the weights among them in eight bits."""
-    plain = names - quantized.keys()
-    if part.stored is None:
-        check_names(names, part.tensors, what, part.unused)
-        reads: dict[str, TensorReader] = {
-            name: Quantize(part.tensors[name], dtype) for name, dtype in quantized.items()
-        }
+def _make_readers(
+    component: Component, keys: set[str], quantized: QuantizationMap, what: str
+) -> dict[str, TensorReader]:
+    """Readers by file key; `keys` are those of all parameters, `quantized` the weights among them that have 8 bits."""
+    plain = keys - quantized.keys()
+    tensors = component.tensors
+    if component.quantization_map is None:
+        check_keys(keys, tensors, what, component.ignored_prefixes)
+        readers: dict[str, TensorReader] = {key: Quantize(tensors[key], dtype) for key, dtype in quantized.items()}
     else:
-        check_layers(part.stored, {name: tensor.dtype for name, tensor in part.tensors.items()}, what)
-        halves = {name + DATA_SUFFIX: dtype for name, dtype in quantized.items()}
-        halves |= dict.fromkeys((name + SCALE_SUFFIX for name in quantized), torch.float32)
-        present = part.tensors.keys() - activation_scales(part.stored)
-        check_names(plain | halves.keys(), present, what, part.unused)
-        reads = {name: Cast(part.tensors[name], dtype) for name, dtype in halves.items()}
-    _check_floats({name: part.tensors[name] for name in names & part.tensors.keys()}, what)
-    islands = {name for name in plain if part.is_island(name)}
-    return reads | {name: Cast(part.tensors[name], torch.float32 if name in islands else part.dtype) for name in plain}
+        check_layers(component.quantization_map, {key: tensor.dtype for key, tensor in tensors.items()}, what)
+        stored = {key + DATA_SUFFIX: dtype for key, dtype in quantized.items()}
+        stored |= dict.fromkeys((key + SCALE_SUFFIX for key in quantized), torch.float32)
+        present = tensors.keys() - activation_scales(component.quantization_map)
+        check_keys(plain | stored.keys(), present, what, component.ignored_prefixes)
+        readers = {key: Cast(tensors[key], dtype) for key, dtype in stored.items()}
+    _check_floating_point({key: tensors[key] for key in keys & tensors.keys()}, what)
+    for key in plain:
+        readers[key] = Cast(tensors[key], torch.float32 if component.keep_in_fp32(key) else component.dtype)
+    return readers
 
 
-def _check_floats(tensors: Mapping[str, TensorSource], what: str) -> None:
-    """Whole numbers without a map are the data of quantised weights, and no weights."""
-    wrong = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if not tensor.dtype.is_floating_point]
+def _check_floating_point(tensors: Mapping[str, TensorSource], what: str) -> None:
+    """Integer weights are the data of a quantized file whose quantization map is missing."""
+    wrong = [f"{key} is {tensor.dtype}" for key, tensor in tensors.items() if not tensor.dtype.is_floating_point]
     if wrong:
         raise CheckpointError(f"{what}: {len(wrong)} not in floating point: {truncate_names(sorted(wrong))}")

@@ -1,7 +1,7 @@
-"""Our own form of a model: everything that inference needs, cast once, in shards of about 2 GB with their hashes.
+"""Conversion to one folder with everything inference needs: cast or quantized tensors in hashed shards of about 2 GB.
 
-A folder of it loads like any other; its tensors are the bits that loading the source would make. Tensors are streamed
-piece by piece from the source files into the shards, so memory stays at a few pieces.
+The folder loads like any other layout, to the tensors that loading the source gives, bit for bit. Tensors are streamed
+in chunks from the source files to the shards, so that only a few chunks are in memory.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -22,9 +22,15 @@ import torch
 from torch import Tensor
 
 from wan.checkpoint.component import Component, LoadPlan, plan_loading
-from wan.checkpoint.components import check_config, image_encoder_part, text_encoder_part, transformer_part, vae_part
+from wan.checkpoint.components import (
+    check_config,
+    image_encoder_component,
+    text_encoder_component,
+    transformer_component,
+    vae_component,
+)
 from wan.checkpoint.layout import MANIFEST, CheckpointLayout, find_layout
-from wan.checkpoint.loading import TensorReader
+from wan.checkpoint.loading import TensorReader, TensorSpec
 from wan.checkpoint.quanto import map_content
 from wan.checkpoint.tensor_files import DTYPES, CheckpointError, row_chunks
 from wan.configs.schema import ModelConfig
@@ -33,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 2 * 10**9
 _CPU = torch.device("cpu")
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def convert(
@@ -43,20 +49,23 @@ def convert(
     dtype: Literal["bf16", "fp8"] = "bf16",
     shard_size: int = SHARD_SIZE,
 ) -> None:
-    """Write the networks of `config` in `source`, any layout, as one folder `target`, which must not exist.
+    """Write the networks of `config` in `source`, any layout, to the folder `target`, which must not exist.
 
-    `bf16` keeps the configuration's own dtypes; `fp8` stores the linear layers of the transformer's and the text
-    encoder's blocks as e4m3 with a scale per output row. The folder appears under its name when it is complete.
-    Raises `CheckpointError` for sources that do not fit, or a target that is there already.
+    `bf16` means the dtypes of the configuration; `fp8` stores the linear layers of the transformer's and the text
+    encoder's blocks as e4m3 with a scale per output row. The folder gets its name when it is complete.
+    Raises `CheckpointError` for a source that does not load, or if `target` exists.
     """
     if target.exists():
-        raise CheckpointError(f"{target} is there already")
+        raise CheckpointError(f"{target} already exists")
     layout = find_layout(config, source, dtype)
     check_config(config.transformer, layout.config_json)
-    plans = {name: plan_loading(part) for name, part in plan_components(config, layout, dtype).items()}
+    plans = {name: plan_loading(each) for name, each in make_components(config, layout, dtype).items()}
     manifest: dict[str, Any] = {"model": config.name, "dtype": dtype, "quantised": {}, "parts": {}, "sha256": {}}
     with staging_dir(target) as partial:
-        require_space(partial, sum(_read_size(read) for plan in plans.values() for read in plan.reads.values()))
+        needed = sum(_output_bytes(reader) for plan in plans.values() for reader in plan.readers.values())
+        free = shutil.disk_usage(partial).free
+        if needed > free:
+            raise CheckpointError(f"{target.parent} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed")
         for name, plan in plans.items():
             hashes = write_component(plan, partial, name, shard_size)
             manifest["parts"][name] = list(hashes)
@@ -70,53 +79,40 @@ def convert(
 
 @contextmanager
 def staging_dir(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, for this process alone; what a killed one left there is removed."""
+    """An empty folder beside `target`, locked for this process; the remains of a killed one are removed."""
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    ours = False
-    descriptor = os.open(partial, os.O_RDONLY)  # the lock is on the folder itself, and goes with this process
+    locked = False
+    descriptor = os.open(partial, os.O_RDONLY)  # the lock is on the folder itself, and is released when this process ends
     try:
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.fstat(descriptor).st_ino == partial.stat().st_ino
-        if not ours:
+            locked = os.fstat(descriptor).st_ino == partial.stat().st_ino
+        if not locked:
             raise CheckpointError(f"another process is writing {target}")
-        for left in partial.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for path in partial.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield partial
     finally:
         os.close(descriptor)
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """`CheckpointError` unless so many bytes are free there."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise CheckpointError(f"{folder.parent} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def plan_components(
+def make_components(
     config: ModelConfig, layout: CheckpointLayout, dtype: Literal["bf16", "fp8"]
 ) -> dict[str, Component]:
-    """The four networks by the names they have in the manifest."""
+    """The four components by their names in the manifest."""
     return {
-        "transformer": transformer_part(config, layout, dtype),
-        "text_encoder": text_encoder_part(config, layout.text_encoder, dtype),
-        "image_encoder": image_encoder_part(config, layout.image_encoder),
-        "vae": vae_part(config, layout.vae),
+        "transformer": transformer_component(config, layout, dtype),
+        "text_encoder": text_encoder_component(config, layout.text_encoder, dtype),
+        "image_encoder": image_encoder_component(config, layout.image_encoder),
+        "vae": vae_component(config, layout.vae),
     }
 
 
 def write_component(plan: LoadPlan, folder: Path, name: str, shard_size: int) -> dict[str, str]:
-    """Write a network as `name-0001.safetensors` and so on. Returns file names with their hashes, in order."""
+    """Write a network as `name-0001.safetensors` and so on. Returns the SHA-256 of each file by name, in order."""
     hashes = {}
-    for i, shard in enumerate(_shards(plan.reads, shard_size), 1):
+    for i, shard in enumerate(_shards(plan.readers, shard_size), 1):
         file_name = f"{name}-{i:04}.safetensors"
         logger.info("writing %s", file_name)
         with (folder / file_name).open("wb") as file:
@@ -127,47 +123,51 @@ def write_component(plan: LoadPlan, folder: Path, name: str, shard_size: int) ->
 
 
 def copy_other_files(config: ModelConfig, layout: CheckpointLayout, target: Path) -> dict[str, str]:
-    """Copy what is no network: sizes, tokenizer and, where it lies beside the base, the speech encoder."""
+    """Copy config.json, the tokenizer and, if present, the speech encoder. Returns the SHA-256 of each file by path."""
     shutil.copyfile(layout.config_json, target / "config.json")
     shutil.copytree(layout.tokenizer, target / config.files.tokenizer)
-    if layout.speech.is_dir():
-        shutil.copytree(layout.speech, target / config.files.speech)
+    if layout.speech_encoder.is_dir():
+        shutil.copytree(layout.speech_encoder, target / config.files.speech)
     copied = [target / "config.json", target / config.files.tokenizer, target / config.files.speech]
-    files = (file for path in copied for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
-    return {file.relative_to(target).as_posix(): sha256(file) for file in sorted(files)}
+    paths = (path for each in copied for path in (each.rglob("*") if each.is_dir() else [each]) if path.is_file())
+    hashes = {}
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            hashes[path.relative_to(target).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
-def _shards(reads: Mapping[str, TensorReader], shard_size: int) -> Iterator[dict[str, TensorReader]]:
-    """Reads in the order of their names, in groups of at most `shard_size` bytes (or one read that is larger)."""
+def _shards(readers: Mapping[str, TensorReader], shard_size: int) -> Iterator[dict[str, TensorReader]]:
+    """Readers in the order of their keys, in groups of at most `shard_size` bytes or of one larger tensor."""
     shard: dict[str, TensorReader] = {}
     total = 0
-    for name in sorted(reads):
-        size = _read_size(reads[name])
+    for key in sorted(readers):
+        size = _output_bytes(readers[key])
         if shard and total + size > shard_size:
             yield shard
             shard, total = {}, 0
-        shard[name] = reads[name]
+        shard[key] = readers[key]
         total += size
     yield shard
 
 
-def _write_shard(reads: Mapping[str, TensorReader], file: BinaryIO) -> str:
-    """The safetensors format: length of a JSON header, the header, the tensors. Returns the file's SHA-256."""
+def _write_shard(readers: Mapping[str, TensorReader], file: BinaryIO) -> str:
+    """Write the safetensors format: length of the JSON header, header, tensors. Returns the file's SHA-256."""
     digest = hashlib.sha256()
-    for data in chain([_header(reads)], *(_bytes(read) for read in reads.values())):
+    for data in chain([_header(readers)], *(_iter_bytes(reader) for reader in readers.values())):
         digest.update(data)
         file.write(data)
     return digest.hexdigest()
 
 
-def _header(reads: Mapping[str, TensorReader]) -> bytes:
+def _header(readers: Mapping[str, TensorReader]) -> bytes:
     entries, offset = {}, 0
-    for name, read in reads.items():
-        for end, form in read.forms.items():
-            size = _size(form.shape, form.dtype)
-            entries[name + end] = {
-                "dtype": _NAMES[form.dtype],
-                "shape": list(form.shape),
+    for key, reader in readers.items():
+        for suffix, spec in reader.outputs.items():
+            size = _spec_bytes(spec)
+            entries[key + suffix] = {
+                "dtype": _DTYPE_NAMES[spec.dtype],
+                "shape": list(spec.shape),
                 "data_offsets": [offset, offset + size],
             }
             offset += size
@@ -176,15 +176,15 @@ def _header(reads: Mapping[str, TensorReader]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _bytes(read: TensorReader) -> Iterator[bytes]:
-    """The first tensor of a read piece by piece; the others, which are small, after it."""
-    first, *others = read.forms
-    kept: dict[str, list[Tensor]] = {end: [] for end in others}
-    for rows in row_chunks(read.source):
-        results = read.piece(rows, _CPU)
-        yield _tensor_bytes(results[first])
-        for end in others:
-            kept[end].append(results[end])
+def _iter_bytes(reader: TensorReader) -> Iterator[bytes]:
+    """The first output of a reader chunk by chunk, then the others, which are small."""
+    first, *others = reader.outputs
+    kept: dict[str, list[Tensor]] = {suffix: [] for suffix in others}
+    for rows in row_chunks(reader.source):
+        chunks = reader.read_chunk(rows, _CPU)
+        yield _tensor_bytes(chunks[first])
+        for suffix in others:
+            kept[suffix].append(chunks[suffix])
     yield from (_tensor_bytes(torch.cat(tensors)) for tensors in kept.values())
 
 
@@ -192,9 +192,9 @@ def _tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _read_size(read: TensorReader) -> int:
-    return sum(_size(form.shape, form.dtype) for form in read.forms.values())
+def _output_bytes(reader: TensorReader) -> int:
+    return sum(_spec_bytes(spec) for spec in reader.outputs.values())
 
 
-def _size(shape: Iterable[int], dtype: torch.dtype) -> int:
-    return math.prod(shape) * dtype.itemsize
+def _spec_bytes(spec: TensorSpec) -> int:
+    return math.prod(spec.shape) * spec.dtype.itemsize

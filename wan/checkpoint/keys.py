@@ -1,6 +1,6 @@
-"""Names of the library modules' parameters in the published files.
+"""File keys of the parameters of transformers' and diffusers' modules in the published checkpoints.
 
-The tables go from our side to the file's, so that one direction both loads (look every parameter up) and writes.
+The tables map parameter names to file keys, the direction that both loading (a lookup per parameter) and export need.
 """
 
 import re
@@ -13,6 +13,7 @@ from torch import Tensor
 from wan.checkpoint.tensor_files import TensorSlice, TensorSource
 
 KeyMap = Callable[[str], str]
+"""Parameter name to file key."""
 S = TypeVar("S", TensorSlice, Tensor, TensorSource)
 
 _TEXT = (
@@ -44,8 +45,7 @@ _IMAGE = (
     (r"\.mlp\.fc2\.", ".mlp.2."),
 )
 
-VAE_DECODER = "decoder."
-"""Beginning of the published names of the VAE's decoder."""
+VAE_DECODER_PREFIX = "decoder."
 
 _VAE = (
     (r"^quant_conv\.", "conv1."),
@@ -64,46 +64,46 @@ _VAE = (
     (r"(\.(?:middle\.[02]|downsamples\.\d+|resnets\.\d+))\.conv2\.", r"\1.residual.6."),
 )
 
-IMAGE_UNUSED = ("textual.", "log_scale", "visual.head")
-"""Parts of the CLIP file that nothing here reads; its last visual block is another, by number."""
+IMAGE_IGNORED_PREFIXES = ("textual.", "log_scale", "visual.head")
+"""Keys of the CLIP file that are not read; the last visual block, whose prefix has a number, is not read either."""
 
 
 def text_encoder_key(name: str) -> str:
-    """Name in the T5 file of a `UMT5EncoderModel` parameter."""
+    """Key in the T5 file of a `UMT5EncoderModel` parameter."""
     return _rename(name, _TEXT)
 
 
 def image_encoder_key(name: str) -> str:
-    """Name in the CLIP file, after `split_qkv`, of a `CLIPVisionModel` parameter."""
+    """Key in the CLIP file, after `split_qkv`, of a `CLIPVisionModel` parameter."""
     return _rename(name, _IMAGE)
 
 
 def vae_key(num_res_blocks: int) -> KeyMap:
-    """Name in the VAE file of an `AutoencoderKLWan` parameter; its decoder numbers all up blocks in one list."""
+    """Keys in the VAE file of `AutoencoderKLWan` parameters; there one index runs over the layers of all up blocks."""
     stride = num_res_blocks + 2
 
-    def flat(match: re.Match[str]) -> str:
-        block, part = int(match[1]), match[2]
-        place = num_res_blocks + 1 if part == "upsamplers.0" else int(part.removeprefix("resnets."))
-        return f".upsamples.{block * stride + place}."
+    def flatten_index(match: re.Match[str]) -> str:
+        block, layer = int(match[1]), match[2]
+        index = num_res_blocks + 1 if layer == "upsamplers.0" else int(layer.removeprefix("resnets."))
+        return f".upsamples.{block * stride + index}."
 
-    def name(ours: str) -> str:
-        return re.sub(r"\.up_blocks\.(\d+)\.(resnets\.\d+|upsamplers\.0)\.", flat, _rename(ours, _VAE))
+    def to_file_key(name: str) -> str:
+        return re.sub(r"\.up_blocks\.(\d+)\.(resnets\.\d+|upsamplers\.0)\.", flatten_index, _rename(name, _VAE))
 
-    return name
+    return to_file_key
 
 
 def split_qkv(tensors: Mapping[str, S]) -> dict[str, S]:
-    """CLIP's `to_qkv` as q, k and v, the thirds of its rows, and its embeddings in the library's shapes.
+    """Split the rows of CLIP's fused `to_qkv` into q, k and v, and reshape its embeddings as transformers has them.
 
-    What is split already stays as it is.
+    Tensors that are split already are returned unchanged.
     """
     split: dict[str, S] = {}
     for name, tensor in tensors.items():
         if ".attn.to_qkv." in name:
             third = tensor.shape[0] // 3
-            for i, letter in enumerate("qkv"):
-                split[name.replace("to_qkv", letter)] = tensor[i * third : (i + 1) * third]
+            for i, projection in enumerate("qkv"):
+                split[name.replace("to_qkv", projection)] = tensor[i * third : (i + 1) * third]
         elif name == "visual.cls_embedding":
             split[name] = tensor.reshape(tensor.shape[-1])
         elif name == "visual.pos_embedding":
@@ -118,8 +118,8 @@ def merge_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     merged = {}
     for name, tensor in tensors.items():
         if ".attn.q." in name:
-            parts = [tensors[name.replace(".attn.q.", f".attn.{letter}.")] for letter in "qkv"]
-            merged[name.replace(".attn.q.", ".attn.to_qkv.")] = torch.cat(parts)
+            qkv = [tensors[name.replace(".attn.q.", f".attn.{projection}.")] for projection in "qkv"]
+            merged[name.replace(".attn.q.", ".attn.to_qkv.")] = torch.cat(qkv)
         elif name == "visual.cls_embedding":
             merged[name] = tensor[None, None]
         elif name == "visual.pos_embedding":

@@ -1,7 +1,7 @@
-"""Where the parts of a model lie below a folder, in every layout in the wild.
+"""Find the files of each component in a folder, in every known layout.
 
-Nothing has to be linked, copied or edited: the base bundle and the audio bundle side by side, a base bundle alone with
-its neighbours, one merged file, VAE, CLIP and T5 files beside the folders, quantised files, and our converted form.
+Supported: base and audio bundle side by side; the base bundle with the others inside or beside it; one merged file;
+VAE, CLIP and T5 files beside the bundles; quantized files; a converted folder. No file has to be linked or edited.
 """
 
 import json
@@ -15,29 +15,29 @@ from wan.checkpoint.tensor_files import CheckpointError, open_safetensors
 from wan.configs.schema import ModelConfig
 
 Precision = Literal["bf16", "fp8", "int8"]
-"""bf16 means the configuration's own dtype; the others keep the linear layers in eight bits."""
+"""bf16 means the dtype of the configuration; fp8 and int8 quantize the linear layers of the blocks."""
 
 MANIFEST = "converted.json"
 COMPONENTS = ("transformer", "text_encoder", "image_encoder", "vae")
 _SHARDS = "diffusion_pytorch_model*.safetensors"
-_AUDIO = "audio_proj."
-# Maps that are not named like their weights.
-_MAP_NAMES = (("dit_model_", "dit_model_map_"), ("t5_", "t5_map_"), ("quant_model_", "quantization_map_"))
+_AUDIO_PREFIX = "audio_proj."
+# Prefixes of weight files, and of their quantization maps where those differ.
+_MAP_PREFIXES = (("dit_model_", "dit_model_map_"), ("t5_", "t5_map_"), ("quant_model_", "quantization_map_"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentFiles:
-    """Files of one network, later ones overlaying earlier ones, and which of its layers are quantised there."""
+    """Files of one network, of which later ones override earlier ones, and its quantization map, None if unquantized."""
 
     files: tuple[Path, ...]
-    layers: QuantizationMap | None = None
+    quantization_map: QuantizationMap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointLayout:
-    """Where everything is that a model needs; the speech encoder's folder is not read by `wan`, and may be absent.
+    """Files of a model. `wan` does not read the folder `speech_encoder`, which may be absent.
 
-    `converted` is the precision of our own form, None for every other layout.
+    `converted`: precision of a converted folder, None for every other layout.
     """
 
     transformer: ComponentFiles
@@ -46,63 +46,64 @@ class CheckpointLayout:
     vae: ComponentFiles
     tokenizer: Path
     config_json: Path
-    speech: Path
+    speech_encoder: Path
     converted: str | None = None
 
 
 def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> CheckpointLayout:
-    """The parts of `config` in `folder`, which holds bundles, is the base bundle or was written by `convert`.
+    """Find the components of `config` in a folder of bundles, a base bundle or a folder written by `convert`.
 
-    Raises `CheckpointError` where no layout is recognised; single files are missed by those who read them.
+    Raises `CheckpointError` if the folder has none of the known layouts. Single files are only located: whether they
+    exist is checked by their readers.
     """
     if is_converted(folder):
         return _converted_layout(config, folder, precision)
     base = _base_folder(config, folder)
     files = config.files
-    places = list(dict.fromkeys((base, folder / files.audio, base.parent / files.audio, base.parent, folder)))
+    search = list(dict.fromkeys((base, folder / files.audio, base.parent / files.audio, base.parent, folder)))
     return CheckpointLayout(
-        transformer=_quantized(files.quantized, places, precision) or ComponentFiles(files=_shards(config, places)),
-        text_encoder=_quantized(files.text_encoder_quantized, places, precision)
-        or ComponentFiles(files=(_find(files.text_encoder, places),)),
-        image_encoder=ComponentFiles(files=(_find(files.image_encoder, places),)),
-        vae=ComponentFiles(files=(_find(files.vae, places),)),
-        tokenizer=_find(files.tokenizer, places),
-        speech=find_speech_encoder(config, folder),
-        config_json=_find("config.json", places),
+        transformer=_quantized(files.quantized, search, precision) or ComponentFiles(files=_shards(config, search)),
+        text_encoder=_quantized(files.text_encoder_quantized, search, precision)
+        or ComponentFiles(files=(_find(files.text_encoder, search),)),
+        image_encoder=ComponentFiles(files=(_find(files.image_encoder, search),)),
+        vae=ComponentFiles(files=(_find(files.vae, search),)),
+        tokenizer=_find(files.tokenizer, search),
+        speech_encoder=find_speech_encoder(config, folder),
+        config_json=_find("config.json", search),
     )
 
 
 def find_speech_encoder(config: ModelConfig, folder: Path) -> Path:
-    """The folder of the speech encoder: in `folder`, or beside it where `folder` is the base bundle itself."""
+    """The folder of the speech encoder: in `folder`, or beside it if `folder` is the base bundle."""
     return _find(config.files.speech, [folder, folder.absolute().parent])
 
 
 def is_converted(folder: Path) -> bool:
-    """Whether `convert` wrote the folder, which then holds all that a model needs."""
+    """Whether the folder was written by `convert` and so holds a complete model."""
     return (folder / MANIFEST).is_file()
 
 
 def map_path(weights: Path) -> Path:
-    """The map of a quantised file: of the same name, or of one of the published names."""
+    """The quantization map of a file: of the same name, or of one of the published names."""
     stem = weights.stem
-    names = [stem, *(stem.replace(old, new, 1) for old, new in _MAP_NAMES if stem.startswith(old))]
+    names = [stem, *(stem.replace(old, new, 1) for old, new in _MAP_PREFIXES if stem.startswith(old))]
     paths = [weights.with_name(f"{name}.json") for name in names]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        raise CheckpointError(f"no map of {weights}; looked for {' and '.join(path.name for path in paths)}")
-    return found
+    for path in paths:
+        if path.is_file():
+            return path
+    raise CheckpointError(f"no map of {weights}; looked for {' and '.join(path.name for path in paths)}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The description that `convert` leaves in a folder; `CheckpointError` for one that lacks something."""
+    """Read the manifest that `convert` writes. Raises `CheckpointError` if it is invalid or incomplete."""
     try:
         manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    parts, quantized = manifest.get("parts"), manifest.get("quantised")
-    whole = isinstance(parts, dict) and isinstance(quantized, dict) and {"model", "dtype"} <= manifest.keys()
-    if not whole or not all(isinstance(parts.get(name), list) for name in COMPONENTS):  # type: ignore[union-attr]
-        raise CheckpointError(f"{folder / MANIFEST} does not say what the folder holds")
+    files, quantized = manifest.get("parts"), manifest.get("quantised")
+    complete = isinstance(files, dict) and isinstance(quantized, dict) and {"model", "dtype"} <= manifest.keys()
+    if not complete or not all(isinstance(files.get(name), list) for name in COMPONENTS):  # type: ignore[union-attr]
+        raise CheckpointError(f"{folder / MANIFEST} lacks model, dtype, quantised, or the files of a component")
     return manifest
 
 
@@ -113,24 +114,24 @@ def _converted_layout(config: ModelConfig, folder: Path, precision: Precision) -
     if manifest["dtype"] not in ("bf16", precision):
         raise CheckpointError(f"{folder} was converted to {manifest['dtype']}; {precision} cannot be made of that")
 
-    def part(name: str) -> ComponentFiles:
+    def component_files(name: str) -> ComponentFiles:
         layers = manifest["quantised"].get(name)
         return ComponentFiles(
             files=tuple(folder / file for file in manifest["parts"][name]),
-            layers=None if layers is None else parse_map(layers, f"{folder / MANIFEST}, {name}"),
+            quantization_map=None if layers is None else parse_map(layers, f"{folder / MANIFEST}, {name}"),
         )
 
     return CheckpointLayout(
-        **{name: part(name) for name in COMPONENTS},
+        **{name: component_files(name) for name in COMPONENTS},
         tokenizer=folder / config.files.tokenizer,
-        speech=folder / config.files.speech,
+        speech_encoder=folder / config.files.speech,
         config_json=folder / "config.json",
         converted=manifest["dtype"],
     )
 
 
 def _base_folder(config: ModelConfig, folder: Path) -> Path:
-    """The base bundle: a folder of its name, or `folder` itself."""
+    """The base bundle: a subfolder of its name, or `folder` itself."""
     named = folder / config.files.base
     if named.is_dir():
         return named
@@ -139,28 +140,30 @@ def _base_folder(config: ModelConfig, folder: Path) -> Path:
     raise CheckpointError(f"no weights of {config.name}: neither {named} nor {_SHARDS} in {folder}")
 
 
-def _quantized(pattern: str, places: Iterable[Path], precision: Precision) -> ComponentFiles | None:
-    """A quantised file of the wanted precision, if there is one."""
+def _quantized(pattern: str, search: Iterable[Path], precision: Precision) -> ComponentFiles | None:
+    """The quantized file of a precision; None if there is none."""
     if precision == "bf16":
         return None
-    name = pattern.format(precision=precision)
-    found = next((place / name for place in places if (place / name).is_file()), None)
-    return None if found is None else ComponentFiles(files=(found,), layers=read_map(map_path(found)))
+    for folder in search:
+        path = folder / pattern.format(precision=precision)
+        if path.is_file():
+            return ComponentFiles(files=(path,), quantization_map=read_map(map_path(path)))
+    return None
 
 
-def _shards(config: ModelConfig, places: list[Path]) -> tuple[Path, ...]:
-    """The base network's shards, then the audio layers; or a file, or shards, that hold both."""
-    base = places[0]
-    audio = [place / config.files.audio_weights for place in places]
-    found = next((path for path in audio if path.is_file()), None)
-    shards = tuple(path for path in sorted(base.glob(_SHARDS)) if path != found)
+def _shards(config: ModelConfig, search: list[Path]) -> tuple[Path, ...]:
+    """The shards of the base network followed by the audio layers, or shards or one merged file that hold both."""
+    base = search[0]
+    candidates = [folder / config.files.audio_weights for folder in search]
+    audio = next((path for path in candidates if path.is_file()), None)
+    shards = tuple(path for path in sorted(base.glob(_SHARDS)) if path != audio)
     if not shards:
         return (_merged_file(base),)
-    if found is not None:
-        return (*shards, found)
-    if any(name.startswith(_AUDIO) for path in shards for name in open_safetensors(path)):
+    if audio is not None:
+        return (*shards, audio)
+    if any(key.startswith(_AUDIO_PREFIX) for path in shards for key in open_safetensors(path)):
         return shards
-    raise CheckpointError(f"no {config.files.audio_weights}; looked for {' and '.join(map(str, audio))}")
+    raise CheckpointError(f"no {config.files.audio_weights}; looked for {' and '.join(map(str, candidates))}")
 
 
 def _merged_file(base: Path) -> Path:
@@ -172,6 +175,6 @@ def _merged_file(base: Path) -> Path:
     return files[0]
 
 
-def _find(name: str, places: list[Path]) -> Path:
-    """The first that exists; otherwise where it belongs."""
-    return next((place / name for place in places if (place / name).exists()), places[0] / name)
+def _find(name: str, search: list[Path]) -> Path:
+    """The first path that exists, otherwise the one in the first folder, for the error message of its reader."""
+    return next((folder / name for folder in search if (folder / name).exists()), search[0] / name)

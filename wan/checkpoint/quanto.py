@@ -1,4 +1,4 @@
-"""Weights in optimum-quanto's files: a JSON map says which layers are stored in eight bits, and how."""
+"""Quantization maps of optimum-quanto: JSON files that list the quantized layers of a checkpoint and their dtypes."""
 
 import json
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from wan.checkpoint.loading import DATA_SUFFIX
 from wan.checkpoint.tensor_files import CheckpointError, truncate_names
 
 QuantizationMap = Mapping[str, torch.dtype]
-"""Published names of layers, and what their weights are stored as."""
+"""File key prefixes of quantized layers, and the dtypes of their weights."""
 
 FORMATS = {"qint8": torch.int8, "qfloat8_e4m3fn": torch.float8_e4m3fn}
 ACTIVATION_SCALES = (".input_scale", ".output_scale")
 
 
 def read_map(path: Path) -> QuantizationMap:
-    """The map of a quantised file; `CheckpointError` for a format that is not known, listed by layer."""
+    """Read a map. Raises `CheckpointError` that lists the layers of unsupported formats."""
     if not path.is_file():
         raise CheckpointError(f"no file {path}")
     try:
@@ -29,44 +29,44 @@ def read_map(path: Path) -> QuantizationMap:
 
 
 def parse_map(content: Any, what: str) -> QuantizationMap:
-    """Layers and formats of a map; activations must be `none`, as in every published file."""
+    """Validate the content of a map; quantized activations, which no published file has, are not supported."""
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{what} is not a map of layers")
-    others = [f"{layer} is {entry}" for layer, entry in content.items() if not _is_known(entry)]
-    if others:
-        known = ", ".join(FORMATS)
+    unsupported = [f"{layer} is {entry}" for layer, entry in content.items() if not _is_supported(entry)]
+    if unsupported:
         raise CheckpointError(
-            f"{what}: {len(others)} of another format than {known} with activations none: {truncate_names(others)}"
+            f"{what}: {len(unsupported)} of another format than {', '.join(FORMATS)} with activations none: "
+            f"{truncate_names(unsupported)}"
         )
     return {layer: FORMATS[entry["weights"]] for layer, entry in content.items()}
 
 
 def map_content(layers: QuantizationMap) -> dict[str, dict[str, str]]:
-    """What `parse_map` reads."""
+    """The content of a map file; the inverse of `parse_map`."""
     names = {dtype: name for name, dtype in FORMATS.items()}
     return {layer: {"weights": names[dtype], "activations": "none"} for layer, dtype in layers.items()}
 
 
 def check_layers(layers: QuantizationMap, stored: Mapping[str, torch.dtype], what: str) -> None:
-    """Exactly the map's layers must have `_data`, of the map's dtype; `CheckpointError` lists those that differ."""
-    end = ".weight" + DATA_SUFFIX
-    found = {name.removesuffix(end): dtype for name, dtype in stored.items() if name.endswith(end)}
-    wrong = {
+    """Raise `CheckpointError` unless exactly the map's layers have `_data`, of the map's dtype; lists those that differ."""
+    suffix = ".weight" + DATA_SUFFIX
+    found = {key.removesuffix(suffix): dtype for key, dtype in stored.items() if key.endswith(suffix)}
+    mismatches = {
         "in the map but without _data": sorted(layers.keys() - found.keys()),
         "with _data but not in the map": sorted(found.keys() - layers.keys()),
         "of another type than the map says": sorted(
             name for name in layers.keys() & found.keys() if layers[name] != found[name]
         ),
     }
-    complaints = [f"{len(names)} {words}: {truncate_names(names)}" for words, names in wrong.items() if names]
-    if complaints:
-        raise CheckpointError(f"{what}: {'; '.join(complaints)}")
+    errors = [f"{len(names)} {reason}: {truncate_names(names)}" for reason, names in mismatches.items() if names]
+    if errors:
+        raise CheckpointError(f"{what}: {'; '.join(errors)}")
 
 
 def activation_scales(layers: QuantizationMap) -> set[str]:
-    """Names that a quantised file may also have; they are 1.0 with activations none, and not read."""
-    return {layer + end for layer in layers for end in ACTIVATION_SCALES}
+    """Keys that a quantized file may contain; without quantized activations they are 1.0, and are not read."""
+    return {layer + suffix for layer in layers for suffix in ACTIVATION_SCALES}
 
 
-def _is_known(entry: Any) -> bool:
+def _is_supported(entry: Any) -> bool:
     return isinstance(entry, dict) and entry.get("weights") in FORMATS and entry.get("activations") == "none"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from wan.checkpoint import keys as naming
-from wan.checkpoint.component import check_names
+from wan.checkpoint import keys
+from wan.checkpoint.component import check_keys
 from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.modules.image import build_image_encoder
@@ -22,7 +22,7 @@ PUBLISHED = json.loads(lzma.decompress((Path(__file__).parents[2] / "data" / "ch
 CONFIG = WAN_CONFIGS["multitalk-14B"]
 
 
-def shapes(build: Callable[[], nn.Module], name: naming.KeyMap = str) -> dict[str, list[int]]:
+def shapes(build: Callable[[], nn.Module], name: keys.KeyMap = str) -> dict[str, list[int]]:
     with torch.device("meta"):
         state = build().state_dict()
     return {name(ours): list(tensor.shape) for ours, tensor in state.items()}
@@ -46,21 +46,21 @@ def test_float32_islands_exist() -> None:
 
 
 def test_text_encoder() -> None:
-    assert shapes(lambda: build_text_encoder(CONFIG.text_encoder), naming.text_encoder_key) == published("t5")
+    assert shapes(lambda: build_text_encoder(CONFIG.text_encoder), keys.text_encoder_key) == published("t5")
 
 
 def test_vae() -> None:
-    name = naming.vae_key(CONFIG.vae.num_res_blocks)
+    name = keys.vae_key(CONFIG.vae.num_res_blocks)
     assert shapes(lambda: build_vae(CONFIG.vae), name) == published("vae")
 
 
 def test_image_encoder() -> None:
     file = {name: torch.empty(shape, device="meta") for name, shape in published("clip").items()}
-    theirs = {name: list(tensor.shape) for name, tensor in naming.split_qkv(file).items()}
-    ours = shapes(lambda: build_image_encoder(CONFIG.image_encoder), naming.image_encoder_key)
+    theirs = {name: list(tensor.shape) for name, tensor in keys.split_qkv(file).items()}
+    ours = shapes(lambda: build_image_encoder(CONFIG.image_encoder), keys.image_encoder_key)
     assert ours.items() <= theirs.items()
     left = set(theirs) - set(ours)
-    assert all(name.startswith((*naming.IMAGE_UNUSED, "visual.transformer.31.")) for name in left)
+    assert all(name.startswith((*keys.IMAGE_IGNORED_PREFIXES, "visual.transformer.31.")) for name in left)
 
 
 def test_splitting_and_merging_qkv_are_inverse() -> None:
@@ -69,7 +69,7 @@ def test_splitting_and_merging_qkv_are_inverse() -> None:
         for name, shape in published("clip").items()
         if name.startswith(("visual.transformer.0.attn", "visual.cls", "visual.pos"))
     }
-    again = naming.merge_qkv(naming.split_qkv(file))
+    again = keys.merge_qkv(keys.split_qkv(file))
     assert again.keys() == file.keys()
     assert all(torch.equal(again[name], file[name]) for name in file)
 
@@ -79,4 +79,4 @@ def test_a_difference_is_named(change: str, word: str) -> None:
     expected = set(published("vae"))
     found = expected - {"conv1.bias"} if change == "missing" else expected | {"conv9.bias"}
     with pytest.raises(ValueError, match=rf"1 {word}: conv[19]\.bias"):
-        check_names(expected, found, "the VAE")
+        check_keys(expected, found, "the VAE")

@@ -62,7 +62,7 @@ STYLES = {
 @pytest.mark.parametrize("style", STYLES)
 def test_every_key_style_is_the_same_change(model: MultiTalkTransformer, style: str) -> None:
     before = bits(model)
-    LoraManager().switch(model, [Lora(source=STYLES[style], strength=0.7)])
+    LoraManager().set_active(model, [Lora(weights=STYLES[style], strength=0.7)])
     name = f"{LAYER}.weight"
     up, down = PLAIN[f"{LAYER}.lora_up.weight"], PLAIN[f"{LAYER}.lora_down.weight"]
     assert changed(before, model) == {name}
@@ -72,7 +72,7 @@ def test_every_key_style_is_the_same_change(model: MultiTalkTransformer, style: 
 def test_alpha_over_rank_scales_the_product_only(model: MultiTalkTransformer) -> None:
     before = bits(model)
     tensors = {**PLAIN, f"{LAYER}.alpha": torch.tensor(2.0), f"{LAYER}.diff_b": draw(192, seed=5)}
-    LoraManager().switch(model, [Lora(source=tensors, strength=0.5)])
+    LoraManager().set_active(model, [Lora(weights=tensors, strength=0.5)])
     up, down = PLAIN[f"{LAYER}.lora_up.weight"], PLAIN[f"{LAYER}.lora_down.weight"]
     expected = (before[f"{LAYER}.weight"].float() + 0.5 * 2 / RANK * (up @ down)).bfloat16()
     assert torch.equal(model.get_parameter(f"{LAYER}.weight"), expected)
@@ -84,7 +84,7 @@ def test_alpha_over_rank_scales_the_product_only(model: MultiTalkTransformer) ->
 def test_differences_of_norms_and_modulations(model: MultiTalkTransformer, key: str) -> None:
     before = bits(model)
     tensors = {key: draw(1, 6, 192), "blocks.0.norm3.diff": draw(192), "head.diff_m": draw(1, 2, 192)}
-    LoraManager().switch(model, [Lora(source=renamed(tensors, "diffusion_model."))])
+    LoraManager().set_active(model, [Lora(weights=renamed(tensors, "diffusion_model."))])
     assert changed(before, model) == {"blocks.0.modulation", "blocks.0.norm3.weight", "head.modulation"}
 
 
@@ -95,14 +95,14 @@ def test_a_convolution_takes_a_product(model: MultiTalkTransformer) -> None:
         "patch_embedding.lora_down.weight": draw(RANK, *shape[1:]),
         "patch_embedding.lora_up.weight": draw(192, RANK, 1, 1, 1),
     }
-    LoraManager().switch(model, [Lora(source=tensors)])
+    LoraManager().set_active(model, [Lora(weights=tensors)])
     assert changed(before, model) == {"patch_embedding.weight"}
 
 
 def test_several_are_added_up_before_rounding(model: MultiTalkTransformer) -> None:
     before = bits(model)[f"{LAYER}.weight"].float()
     other = product("lora_A.weight", "lora_B.weight", seed=9)
-    LoraManager().switch(model, [Lora(source=PLAIN, strength=0.3), Lora(source=other, strength=-1.2)])
+    LoraManager().set_active(model, [Lora(weights=PLAIN, strength=0.3), Lora(weights=other, strength=-1.2)])
     for factor, tensors in ((0.3, PLAIN), (-1.2, other)):
         down, up = tensors.values()
         before += factor * (up @ down)
@@ -112,9 +112,9 @@ def test_several_are_added_up_before_rounding(model: MultiTalkTransformer) -> No
 def test_taking_out_leaves_the_very_bits(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
     before, loras = bits(model), LoraManager()
     with caplog.at_level(logging.INFO):
-        loras.switch(model, [Lora(source=PLAIN, strength=1e4)])
+        loras.switch(model, [Lora(weights=PLAIN, strength=1e4)])
     assert f"{2 * 192 * 192} bytes of originals" in caplog.text
-    other = Lora(source=product("lora_A.weight", "lora_B.weight", "blocks.0.self_attn.v"))
+    other = Lora(weights=product("lora_A.weight", "lora_B.weight", "blocks.0.self_attn.v"))
     loras.switch(model, [other])
     assert changed(before, model) == {"blocks.0.self_attn.v.weight"}
     loras.switch(model, [])
@@ -124,7 +124,7 @@ def test_taking_out_leaves_the_very_bits(model: MultiTalkTransformer, caplog: py
 
 def test_the_same_files_are_not_merged_again(model: MultiTalkTransformer, tmp_path: Path) -> None:
     save_file(PLAIN, tmp_path / "x.safetensors")
-    loras, wanted = LoraManager(), [Lora(source=tmp_path / "x.safetensors")]
+    loras, wanted = LoraManager(), [Lora(weights=tmp_path / "x.safetensors")]
     loras.switch(model, wanted)
     (tmp_path / "x.safetensors").unlink()
     loras.switch(model, wanted)
@@ -136,7 +136,7 @@ def test_the_same_files_are_not_merged_again(model: MultiTalkTransformer, tmp_pa
 
 def test_keys_that_match_nothing_are_named(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
     tensors = {**PLAIN, "blocks.77.ffn.0.diff": draw(3), "lora_unet__blocks_0_self.attn_q.diff": draw(3)}
-    LoraManager().switch(model, [Lora(source=tensors)])
+    LoraManager().set_active(model, [Lora(weights=tensors)])
     assert "2 keys match nothing" in caplog.text
     assert "blocks.77.ffn.0.diff, lora_unet__blocks_0_self.attn_q.diff" in caplog.text
 
@@ -159,7 +159,7 @@ def without(tensors: dict[str, Tensor], end: str) -> dict[str, Tensor]:
 def test_what_does_not_fit_changes_nothing(model: MultiTalkTransformer, tensors: dict[str, Tensor], words: str) -> None:
     before = bits(model)
     with pytest.raises(LoraError, match=words):
-        LoraManager().switch(model, [Lora(source=PLAIN), Lora(source=tensors)])
+        LoraManager().set_active(model, [Lora(weights=PLAIN), Lora(weights=tensors)])
     assert changed(before, model) == set()
 
 
@@ -174,7 +174,7 @@ def test_beside_eight_bits_it_is_computed_unrounded(model: MultiTalkTransformer,
     loras, x = LoraManager(), draw(3, 192, seed=5).bfloat16()
     before, plain = bits(model), layer(x)
     other = product("lora_down.weight", "lora_up.weight", seed=7)
-    loras.switch(model, [Lora(source=PLAIN), Lora(source=other, strength=0.5)])
+    loras.switch(model, [Lora(weights=PLAIN), Lora(weights=other, strength=0.5)])
     pairs = [(1.0, 0), (0.5, 7)]
     change = sum(factor * draw(192, RANK, seed=seed + 1) @ draw(RANK, 192, seed=seed) for factor, seed in pairs)
     assert isinstance(change, Tensor)
@@ -198,23 +198,23 @@ def test_beside_eight_bits_that_are_streamed(model: MultiTalkTransformer) -> Non
         return [block.get_submodule(LAYER.partition("1.")[2])(x) for block in model.blocks][1]
 
     plain, loras = visited(), LoraManager()
-    loras.switch(model, [Lora(source=PLAIN)])
+    loras.switch(model, [Lora(weights=PLAIN)])
     changed_by_it = visited()
     assert not torch.equal(changed_by_it, plain)
     model.blocks = StreamedBlocks(model.blocks, 0, torch.device("cpu"))
     assert torch.equal(visited(), changed_by_it)
     loras.restore(model)
     assert torch.equal(visited(), plain)
-    loras.switch(model, [Lora(source=PLAIN)])
+    loras.switch(model, [Lora(weights=PLAIN)])
     assert torch.equal(visited(), changed_by_it)
 
 
 def test_eight_bits_take_no_whole_difference(model: MultiTalkTransformer) -> None:
     quantize_linears(model, {LAYER: torch.int8}, fp8_matmul=False)
     with pytest.raises(LoraError, match=f"take no whole differences, as it has for {LAYER}"):
-        LoraManager().switch(model, [Lora(source={f"{LAYER}.diff": draw(192, 192)})])
+        LoraManager().set_active(model, [Lora(weights={f"{LAYER}.diff": draw(192, 192)})])
     with pytest.raises(LoraError, match=rf"{LAYER}\.weight is \[192, 192\], not"):
-        LoraManager().switch(model, [Lora(source={**PLAIN, f"{LAYER}.lora_up.weight": draw(191, RANK)})])
+        LoraManager().set_active(model, [Lora(weights={**PLAIN, f"{LAYER}.lora_up.weight": draw(191, RANK)})])
 
 
 def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkey
     monkeypatch.setattr(LoraManager, "_merge", failing)
     loras = LoraManager()
     with pytest.raises(MemoryError):
-        loras.switch(model, [Lora(source={**PLAIN, f"{LAYER}.diff_b": draw(192)})])
+        loras.switch(model, [Lora(weights={**PLAIN, f"{LAYER}.diff_b": draw(192)})])
     assert changed(before, model) == set()
     assert (loras.merged, loras.originals) == ((), {})
 
@@ -249,18 +249,18 @@ def test_tensors_that_cannot_be_what_they_are_called(
 ) -> None:
     before = bits(model)
     with pytest.raises(LoraError, match=words):
-        LoraManager().switch(model, [Lora(source=PLAIN | change)])
+        LoraManager().set_active(model, [Lora(weights=PLAIN | change)])
     assert changed(before, model) == set()
 
 
 def test_blocks_that_are_streamed_are_merged_and_restored(model: MultiTalkTransformer) -> None:
     plain, before = bits(model), bits(model)
-    LoraManager().switch(model, [Lora(source=PLAIN)])
+    LoraManager().set_active(model, [Lora(weights=PLAIN)])
     merged = bits(model)
     model.load_state_dict(plain)
     model.blocks = StreamedBlocks(model.blocks, 1, torch.device("cpu"))
     loras = LoraManager()
-    loras.switch(model, [Lora(source=PLAIN)])
+    loras.switch(model, [Lora(weights=PLAIN)])
     assert changed(merged, model) == set()
     for number, block in enumerate(model.blocks):
         weight = block.get_parameter("cross_attn.k_img.weight")

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wan.checkpoint.component import load_component
-from wan.checkpoint.components import vae_part
+from wan.checkpoint.components import vae_component
 from wan.checkpoint.layout import find_layout
 from wan.configs import ModelConfig
 from wan.modules import vae_layers
@@ -166,7 +166,7 @@ def test_a_rounded_decoder_is_near(puppet: ModelConfig) -> None:
 
     def load(dtype: str) -> VideoVAE:
         config = replace(puppet, vae_dtype=dtype)
-        return VideoVAE(load_component(vae_part(config, find_layout(config, folder, "bf16").vae), CPU))
+        return VideoVAE(load_component(vae_component(config, find_layout(config, folder, "bf16").vae), CPU))
 
     exact, rounded = load("float32"), load("bfloat16")
     assert exact.model.encoder.conv_in.weight.dtype == rounded.model.encoder.conv_in.weight.dtype == torch.float32
