@@ -191,7 +191,7 @@ class MultiTalkPipeline:
 
         Raises `LoraError` (a ValueError) for a file that does not fit.
         """
-        self.loras.switch(self.models.transformer, wanted)
+        self.loras.set_active(self.models.transformer, wanted)
 
     @torch.inference_mode()
     def stream(

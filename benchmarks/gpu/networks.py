@@ -42,7 +42,7 @@ NO_FILES = CheckpointLayout(
     vae=NOTHING,
     tokenizer=Path(),
     config_json=Path(),
-    speech=Path(),
+    speech_encoder=Path(),
 )
 SMALL = 0.02
 
@@ -78,24 +78,24 @@ def draw_speech(config: ModelConfig, device: torch.device) -> Wav2Vec2Model:
 
 
 @torch.inference_mode(False)
-def drawn(part: Component, device: torch.device) -> Any:
+def drawn(component: Component, device: torch.device) -> Any:
     """A network whose published tensors are what its own parameters say they are."""
     with torch.device("meta"):
-        published = named(part.build, part.name)
-    plan = plan_loading(replace(part, tensors=published, unused=()))
-    forms = {name + end: form for name, read in plan.reads.items() for end, form in read.forms.items()}
-    results = {name: draw(name, form, device) for name, form in forms.items()}
-    return assign_weights(plan.module, {ours: results[result] for ours, result in plan.results.items()})
+        tensors = named(component.build, component.to_file_key)
+    plan = plan_loading(replace(component, tensors=tensors, ignored_prefixes=()))
+    specs = {key + suffix: spec for key, reader in plan.readers.items() for suffix, spec in reader.outputs.items()}
+    outputs = {key: draw(key, spec, device) for key, spec in specs.items()}
+    return assign_weights(plan.module, {name: outputs[output] for name, output in plan.outputs.items()})
 
 
-def named(build: Callable[[], torch.nn.Module], name: KeyMap) -> dict[str, Tensor]:
-    """A module's parameters by their published names."""
-    return {name(ours): parameter for ours, parameter in build().state_dict().items()}
+def named(build: Callable[[], torch.nn.Module], to_file_key: KeyMap) -> dict[str, Tensor]:
+    """A module's parameters by file key."""
+    return {to_file_key(name): parameter for name, parameter in build().state_dict().items()}
 
 
-def draw(name: str, form: TensorSpec, device: torch.device) -> Tensor:
+def draw(name: str, spec: TensorSpec, device: torch.device) -> Tensor:
     """Values that keep activations near 1: norms leave them as they are, products keep their size."""
-    shape, dtype = form
+    shape, dtype = spec
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
     if dtype == torch.int8:
         return torch.randint(-127, 128, shape, dtype=dtype, device=device)

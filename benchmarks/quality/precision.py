@@ -69,12 +69,12 @@ def forward(state: dict[str, Tensor], config: TransformerConfig, size: VideoSize
     model = load_component(
         Component(
             build=lambda: MultiTalkTransformer(config),
-            name=str,
+            to_file_key=str,
             tensors=state,
             dtype=torch.float32 if precision == "float32" else torch.bfloat16,
-            is_island=is_fp32_param,
-            eight_bits=QUANTIZED_DTYPES.get(precision.split(",")[0]),
-            products=True,
+            keep_in_fp32=is_fp32_param,
+            quantize_to=QUANTIZED_DTYPES.get(precision.split(",")[0]),
+            fp8_matmul=True,
         ),
         CPU,
     )

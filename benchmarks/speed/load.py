@@ -125,7 +125,7 @@ def ways_of(config: ModelConfig, folder: Path) -> tuple[dict[str, Way], tuple[Pa
         PLAIN[0]: lambda: read_into_memory(files),
         PLAIN[1]: lambda: read_into_huge_pages(files),
         "plain read into one buffer": lambda: plain_read(files),
-        "ours: tensors": lambda: load_tensors(plan_loading(transformer_component(config, layout)).reads, CPU),
+        "ours: tensors": lambda: load_tensors(plan_loading(transformer_component(config, layout)).readers, CPU),
         OURS: lambda: load_component(transformer_component(config, layout), CPU),
         "safetensors load_file": lambda: with_load_file(files),
         "safetensors get_tensor": lambda: with_safe_open(files),

@@ -52,7 +52,7 @@ def missing_weights(settings: Settings) -> str | None:
     except CheckpointError as error:
         return str(error)
     networks = (layout.transformer, layout.text_encoder, layout.image_encoder, layout.vae)
-    needed = [*(path for network in networks for path in network.files), layout.tokenizer, layout.speech]
+    needed = [*(path for network in networks for path in network.files), layout.tokenizer, layout.speech_encoder]
     absent = [str(path) for path in needed if not path.exists()]
     return f"weights are missing: {', '.join(absent)}" if absent else None
 

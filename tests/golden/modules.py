@@ -37,10 +37,20 @@ CPU = torch.device("cpu")
 
 
 def load_library_module(
-    build: Callable[[], nn.Module], name: keys.KeyMap, tensors: Mapping[str, Tensor], unused: tuple[str, ...] = ()
+    build: Callable[[], nn.Module],
+    to_file_key: keys.KeyMap,
+    tensors: Mapping[str, Tensor],
+    ignored_prefixes: tuple[str, ...] = (),
 ) -> Any:
-    """A library's module in float32 from tensors in their published naming, less those whose names begin `unused`."""
-    return load_component(Component(build=build, name=name, tensors=tensors, dtype=torch.float32, unused=unused), CPU)
+    """A transformers or diffusers module in float32 from tensors by file key."""
+    component = Component(
+        build=build,
+        to_file_key=to_file_key,
+        tensors=tensors,
+        dtype=torch.float32,
+        ignored_prefixes=ignored_prefixes,
+    )
+    return load_component(component, CPU)
 
 
 def transformer_config(golden: GoldenFile) -> TransformerConfig:
@@ -69,14 +79,14 @@ def quanto(golden: GoldenFile) -> Outputs:
     layers = parse_map(golden.config["map"], "the map")
     replaced = stored.keys() | {f"{layer}.weight" for layer in layers}
     rest = {name: tensor for name, tensor in golden.sibling("dit_weights").tensors.items() if name not in replaced}
-    part = Component(
+    component = Component(
         build=lambda: MultiTalkTransformer(transformer_config(golden)),
-        name=str,
+        to_file_key=str,
         tensors={**rest, **stored},
         dtype=torch.float32,
-        stored=layers,
+        quantization_map=layers,
     )
-    model = load_component(part, CPU)
+    model = load_component(component, CPU)
     assert len(quantized_layers(model)) == len(layers)
     return forwards(model, golden.sibling("dit_forward"), golden.tensors)
 
@@ -144,7 +154,7 @@ def clip_visual(golden: GoldenFile) -> Outputs:
         lambda: build_image_encoder(config),
         keys.image_encoder_key,
         keys.split_qkv(golden.weights),
-        unused=(*keys.IMAGE_IGNORED_PREFIXES, f"visual.transformer.{config.num_layers - 1}."),
+        ignored_prefixes=(*keys.IMAGE_IGNORED_PREFIXES, f"visual.transformer.{config.num_layers - 1}."),
     )
     encoder = ImageEncoder(restore_position_ids(module))
     frame = golden.tensors["image"][0, :, 0]

@@ -85,7 +85,9 @@ def plan_loading(component: Component) -> LoadPlan:
     )
 
 
-def check_keys(expected: Iterable[str], found: Iterable[str], what: str, ignored_prefixes: tuple[str, ...] = ()) -> None:
+def check_keys(
+    expected: Iterable[str], found: Iterable[str], what: str, ignored_prefixes: tuple[str, ...] = ()
+) -> None:
     """Raise `CheckpointError` that lists missing and unknown keys, except those with `ignored_prefixes`."""
     expected, found = set(expected), set(found)
     unknown = {key for key in found - expected if not (ignored_prefixes and key.startswith(ignored_prefixes))}

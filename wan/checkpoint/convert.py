@@ -83,7 +83,9 @@ def staging_dir(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     locked = False
-    descriptor = os.open(partial, os.O_RDONLY)  # the lock is on the folder itself, and is released when this process ends
+    descriptor = os.open(
+        partial, os.O_RDONLY
+    )  # the lock is on the folder itself, and is released when this process ends
     try:
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Folders of weights: what loads, and what is said of those that do not."""
+"""Loading a folder of weights: results, and errors for invalid folders and files."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(puppet_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the small model's folder that a test may damage."""
+    """A copy of the puppet model's folder that a test may damage."""
     return Path(shutil.copytree(puppet_folder, tmp_path / "weights"))
 
 
@@ -33,7 +33,7 @@ def shard(folder: Path, config: ModelConfig) -> Path:
     return sorted((folder / config.files.base).glob("diffusion_pytorch_model-*.safetensors"))[0]
 
 
-def test_what_was_written_is_loaded(puppet: ModelConfig, puppet_folder: Path) -> None:
+def test_loaded_weights_equal_the_files(puppet: ModelConfig, puppet_folder: Path) -> None:
     models = load_models(puppet, puppet_folder, CPU)
     state = models.transformer.state_dict()
     paths = find_layout(puppet, puppet_folder, "bf16").transformer.files
@@ -46,39 +46,39 @@ def test_what_was_written_is_loaded(puppet: ModelConfig, puppet_folder: Path) ->
         assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
 
 
-def test_loading_in_inference_mode_makes_ordinary_weights(puppet: ModelConfig, puppet_folder: Path) -> None:
+def test_loading_in_inference_mode_makes_no_inference_tensors(puppet: ModelConfig, puppet_folder: Path) -> None:
     with torch.inference_mode():
         models = load_models(replace(puppet, dtype="bfloat16"), puppet_folder, CPU)
     assert not any(weight.is_inference() for weight in models.transformer.parameters())
     assert not any(weight.is_inference() for weight in models.vae.model.parameters())
 
 
-def test_the_base_folder_alone_with_linked_audio_layers(puppet: ModelConfig, folder: Path) -> None:
+def test_base_folder_with_audio_layers_inside(puppet: ModelConfig, folder: Path) -> None:
     base = folder / puppet.files.base
     (folder / puppet.files.audio / puppet.files.audio_weights).rename(base / puppet.files.audio_weights)
     assert load_models(puppet, base, CPU).transformer.config == puppet.transformer
 
 
-def test_the_base_folder_finds_its_neighbour(puppet: ModelConfig, folder: Path) -> None:
+def test_base_folder_finds_the_audio_bundle_beside_it(puppet: ModelConfig, folder: Path) -> None:
     base = folder / puppet.files.base
     assert [path.parent.name for path in find_layout(puppet, base, "bf16").transformer.files][-1] == puppet.files.audio
 
 
-def test_audio_file_overlays_the_base(puppet: ModelConfig, folder: Path) -> None:
+def test_audio_file_overrides_the_base(puppet: ModelConfig, folder: Path) -> None:
     path = folder / puppet.files.audio / puppet.files.audio_weights
     tensors = load_file(path)
     save_file({**tensors, "head.head.bias": torch.full((64,), 7.0)}, path)
     assert (load_models(puppet, folder, CPU).transformer.head.head.bias == 7).all()
 
 
-def test_weights_are_cast_and_islands_kept(puppet: ModelConfig, folder: Path) -> None:
+def test_weights_are_cast_except_those_kept_in_float32(puppet: ModelConfig, folder: Path) -> None:
     transformer = load_models(replace(puppet, dtype="bfloat16"), folder, CPU).transformer
     assert transformer.dtype == torch.bfloat16
     assert transformer.blocks[0].modulation.dtype == transformer.head.head.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "meta"])
-def test_tensors_that_do_not_fit_are_listed(puppet: ModelConfig, folder: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "format"])
+def test_mismatched_tensors_are_listed(puppet: ModelConfig, folder: Path, change: str) -> None:
     path = shard(folder, puppet)
     tensors = load_file(path)
     name = sorted(tensors)[0]
@@ -89,33 +89,33 @@ def test_tensors_that_do_not_fit_are_listed(puppet: ModelConfig, folder: Path, c
         tensors[name] = torch.zeros(1)
     elif change == "shape":
         tensors[name] = torch.zeros(3)
-    save_file(tensors, path) if change != "meta" else path.write_bytes(b"not a tensor file")
-    with pytest.raises(CheckpointError, match=path.name if change == "meta" else name.replace(".", r"\.")):
+    save_file(tensors, path) if change != "format" else path.write_bytes(b"not a tensor file")
+    with pytest.raises(CheckpointError, match=path.name if change == "format" else name.replace(".", r"\.")):
         load_models(puppet, folder, CPU)
 
 
-@pytest.mark.parametrize("part", ["vae", "text_encoder", "image_encoder", "tokenizer"])
-def test_absent_parts_are_named(puppet: ModelConfig, folder: Path, part: str) -> None:
-    path = folder / puppet.files.base / getattr(puppet.files, part)
+@pytest.mark.parametrize("field", ["vae", "text_encoder", "image_encoder", "tokenizer"])
+def test_absent_files_are_named(puppet: ModelConfig, folder: Path, field: str) -> None:
+    path = folder / puppet.files.base / getattr(puppet.files, field)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(CheckpointError, match=path.name):
         load_models(puppet, folder, CPU)
 
 
-def test_an_empty_folder_is_named(puppet: ModelConfig, tmp_path: Path) -> None:
+def test_empty_folder_is_refused(puppet: ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no weights of multitalk-puppet"):
         load_models(puppet, tmp_path, CPU)
 
 
-def test_another_head_count_is_refused(puppet: ModelConfig, folder: Path) -> None:
+def test_mismatched_config_json_is_refused(puppet: ModelConfig, folder: Path) -> None:
     path = folder / puppet.files.base / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_heads": 3}))
     with pytest.raises(CheckpointError, match="num_heads is 3, not 6"):
         load_models(puppet, folder, CPU)
 
 
-class Bomb:
-    """Unpickling it would create a file."""
+class MaliciousPickle:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -124,20 +124,19 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_a_pickle_with_code_is_refused(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("format", ["torch", "pickle"])
+def test_pickle_that_executes_code_is_refused(tmp_path: Path, format: str) -> None:
     path, proof = tmp_path / "evil.pth", tmp_path / "proof"
-    if how == "torch":
-        torch.save({"x": Bomb(proof)}, path)
+    if format == "torch":
+        torch.save({"x": MaliciousPickle(proof)}, path)
     else:
-        path.write_bytes(pickle.dumps({"x": Bomb(proof)}))
+        path.write_bytes(pickle.dumps({"x": MaliciousPickle(proof)}))
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         open_pth(path)
     assert not proof.exists()
 
 
-def test_a_compressed_pth_is_read(tmp_path: Path) -> None:
-    """Its bytes are not those of the tensors."""
+def test_compressed_pth_is_read(tmp_path: Path) -> None:
     tensor = torch.arange(1000.0)
     torch.save({"x": tensor}, tmp_path / "plain.pth")
     with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "x.pth", "w") as packed:
@@ -147,7 +146,7 @@ def test_a_compressed_pth_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[1], {"x": 1}, {1: torch.ones(1)}, {"state_dict": {"x": torch.ones(1)}}])
-def test_a_pth_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
+def test_pth_with_other_content_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="not a file of tensors only"):
         open_pth(tmp_path / "x.pth")
@@ -155,27 +154,27 @@ def test_a_pth_of_something_else_is_refused(tmp_path: Path, content: Any) -> Non
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "legacy.pth"])
-def test_random_bytes_are_refused_or_read(tmp_path: Path, name: str) -> None:
-    """Never anything but tensors, or our own error."""
+def test_corrupted_files_load_or_raise_checkpoint_error(tmp_path: Path, name: str) -> None:
+    """Passes unless any other exception is raised."""
     tensors = {"a": torch.ones(4, 8), "b": torch.ones(3).bfloat16()}
     path = tmp_path / name
     if path.suffix == ".pth":
         torch.save(tensors, path, _use_new_zipfile_serialization=name == "x.pth")
     else:
         save_file(tensors, path)
-    whole = path.read_bytes()
+    original = path.read_bytes()
     for seed in range(150):
-        dice = random.Random(seed)
-        data = bytearray(whole[: dice.choice([len(whole), dice.randrange(len(whole))])])
-        for _ in range(dice.choice([0, 1, 3, 10])):
-            data[dice.randrange(len(data))] = dice.randrange(256)
+        rng = random.Random(seed)
+        data = bytearray(original[: rng.choice([len(original), rng.randrange(len(original))])])
+        for _ in range(rng.choice([0, 1, 3, 10])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
         path.write_bytes(data)
         with contextlib.suppress(CheckpointError):
             load_tensors({key: Cast(source, torch.float32) for key, source in open_tensors(path).items()}, CPU)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "5"])
-def test_sizes_that_are_none(puppet: ModelConfig, folder: Path, text: str) -> None:
+def test_invalid_config_json_is_refused(puppet: ModelConfig, folder: Path, text: str) -> None:
     path = folder / puppet.files.base / "config.json"
     path.unlink()
     path.write_text(text)
@@ -184,7 +183,7 @@ def test_sizes_that_are_none(puppet: ModelConfig, folder: Path, text: str) -> No
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_both_kinds_of_pth_are_read(tmp_path: Path, legacy: bool) -> None:
+def test_pth_of_both_formats_is_read(tmp_path: Path, legacy: bool) -> None:
     path = tmp_path / "x.pth"
     torch.save({"x": torch.arange(3)}, path, _use_new_zipfile_serialization=not legacy)
     assert torch.equal(load_tensors({"x": Cast(open_pth(path)["x"], torch.int64)}, CPU)["x"], torch.arange(3))

@@ -1,4 +1,4 @@
-"""The full-size networks, built on the meta device, have the published names and shapes."""
+"""File keys and shapes of the full-size networks, built on the meta device, equal those of the published files."""
 
 import json
 import lzma
@@ -22,61 +22,60 @@ PUBLISHED = json.loads(lzma.decompress((Path(__file__).parents[2] / "data" / "ch
 CONFIG = WAN_CONFIGS["multitalk-14B"]
 
 
-def shapes(build: Callable[[], nn.Module], name: keys.KeyMap = str) -> dict[str, list[int]]:
+def shapes(build: Callable[[], nn.Module], to_file_key: keys.KeyMap = str) -> dict[str, list[int]]:
     with torch.device("meta"):
         state = build().state_dict()
-    return {name(ours): list(tensor.shape) for ours, tensor in state.items()}
+    return {to_file_key(name): list(tensor.shape) for name, tensor in state.items()}
 
 
-def published(part: str) -> dict[str, list[int]]:
-    return {name: shape for name, (shape, _) in PUBLISHED[part].items()}
+def published(component: str) -> dict[str, list[int]]:
+    return {name: shape for name, (shape, _) in PUBLISHED[component].items()}
 
 
-def test_transformer() -> None:
+def test_transformer_keys() -> None:
     ours = shapes(lambda: MultiTalkTransformer(CONFIG.transformer))
     assert ours == published("dit")
     assert len(ours) == 1633
 
 
-def test_float32_islands_exist() -> None:
+def test_fp32_params_have_published_keys() -> None:
     kept = {name for name in published("dit") if is_fp32_param(name)}
     assert {"time_embedding.0.weight", "time_projection.1.bias", "head.head.weight", "head.modulation"} <= kept
     assert "blocks.39.modulation" in kept
     assert "blocks.0.self_attn.q.weight" not in kept
 
 
-def test_text_encoder() -> None:
+def test_text_encoder_keys() -> None:
     assert shapes(lambda: build_text_encoder(CONFIG.text_encoder), keys.text_encoder_key) == published("t5")
 
 
-def test_vae() -> None:
-    name = keys.vae_key(CONFIG.vae.num_res_blocks)
-    assert shapes(lambda: build_vae(CONFIG.vae), name) == published("vae")
+def test_vae_keys() -> None:
+    assert shapes(lambda: build_vae(CONFIG.vae), keys.vae_key(CONFIG.vae.num_res_blocks)) == published("vae")
 
 
-def test_image_encoder() -> None:
+def test_image_encoder_keys() -> None:
     file = {name: torch.empty(shape, device="meta") for name, shape in published("clip").items()}
     theirs = {name: list(tensor.shape) for name, tensor in keys.split_qkv(file).items()}
     ours = shapes(lambda: build_image_encoder(CONFIG.image_encoder), keys.image_encoder_key)
     assert ours.items() <= theirs.items()
-    left = set(theirs) - set(ours)
-    assert all(name.startswith((*keys.IMAGE_IGNORED_PREFIXES, "visual.transformer.31.")) for name in left)
+    ignored = (*keys.IMAGE_IGNORED_PREFIXES, "visual.transformer.31.")
+    assert all(name.startswith(ignored) for name in set(theirs) - set(ours))
 
 
-def test_splitting_and_merging_qkv_are_inverse() -> None:
+def test_merge_qkv_inverts_split_qkv() -> None:
     file = {
         name: torch.randn(shape)
         for name, shape in published("clip").items()
         if name.startswith(("visual.transformer.0.attn", "visual.cls", "visual.pos"))
     }
-    again = keys.merge_qkv(keys.split_qkv(file))
-    assert again.keys() == file.keys()
-    assert all(torch.equal(again[name], file[name]) for name in file)
+    merged = keys.merge_qkv(keys.split_qkv(file))
+    assert merged.keys() == file.keys()
+    assert all(torch.equal(merged[name], file[name]) for name in file)
 
 
-@pytest.mark.parametrize(("change", "word"), [("missing", "missing"), ("unknown", "unknown")])
-def test_a_difference_is_named(change: str, word: str) -> None:
+@pytest.mark.parametrize("difference", ["missing", "unknown"])
+def test_missing_and_unknown_keys_are_listed(difference: str) -> None:
     expected = set(published("vae"))
-    found = expected - {"conv1.bias"} if change == "missing" else expected | {"conv9.bias"}
-    with pytest.raises(ValueError, match=rf"1 {word}: conv[19]\.bias"):
+    found = expected - {"conv1.bias"} if difference == "missing" else expected | {"conv9.bias"}
+    with pytest.raises(ValueError, match=rf"1 {difference}: conv[19]\.bias"):
         check_keys(expected, found, "the VAE")

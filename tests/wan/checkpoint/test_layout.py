@@ -1,4 +1,4 @@
-"""Every layout of files in the wild loads as it is, and to the same weights."""
+"""Every layout of checkpoint files loads to the same weights; conversion and its output."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 
 from src.weights.pack import pack
 from src.weights.verify import inspect_converted
-from wan.checkpoint.components import CheckpointError, Models, load_models
+from wan.checkpoint import CheckpointError, Models, Precision, load_models
 from wan.checkpoint.convert import convert, staging_dir
-from wan.checkpoint.layout import MANIFEST, Precision, find_layout, find_speech_encoder, map_path
+from wan.checkpoint.layout import MANIFEST, find_layout, find_speech_encoder, map_path
 from wan.checkpoint.quanto import map_content
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.configs.models import infinitetalk
 from wan.modules.quantized import QuantizedLinear, quantize_rows, quantized_layers
 
 CPU = torch.device("cpu")
-Arrange = Callable[[ModelConfig, Path], None]
+Rearrange = Callable[[ModelConfig, Path], None]
 
 
 @pytest.fixture
 def folder(puppet_folder: Path, tmp_path: Path) -> Path:
-    """The small model's folder as hard links: files may be moved and removed, but not written to."""
+    """The puppet model's folder as hard links: tests may move and remove files, but not write to them."""
     return Path(shutil.copytree(puppet_folder, tmp_path / "weights", copy_function=os.link))
 
 
@@ -46,13 +46,15 @@ def modules(models: Models) -> Iterator[tuple[str, nn.Module]]:
 
 def state(models: Models) -> dict[str, Tensor]:
     return {
-        f"{part}.{name}": tensor for part, module in modules(models) for name, tensor in module.state_dict().items()
+        f"{component}.{name}": tensor
+        for component, module in modules(models)
+        for name, tensor in module.state_dict().items()
     }
 
 
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]) for name in ours
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
     )
 
 
@@ -75,7 +77,7 @@ def merged_shards(config: ModelConfig, folder: Path) -> None:
     shutil.rmtree(audio)
 
 
-def files_beside_the_folders(config: ModelConfig, folder: Path) -> None:
+def files_beside_the_bundles(config: ModelConfig, folder: Path) -> None:
     for name in (config.files.vae, config.files.image_encoder, config.files.text_encoder, "google"):
         (folder / config.files.base / name).rename(folder / name)
 
@@ -86,37 +88,37 @@ def audio_layers_in_the_base(config: ModelConfig, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arrange", [one_merged_file, merged_shards, files_beside_the_folders, audio_layers_in_the_base]
+    "rearrange", [one_merged_file, merged_shards, files_beside_the_bundles, audio_layers_in_the_base]
 )
-@pytest.mark.parametrize("given", ["the folder", "the base"])
-def test_layouts(
+@pytest.mark.parametrize("folder_given", ["all bundles", "base bundle"])
+def test_layouts_load_the_same_weights(
     puppet: ModelConfig,
     folder: Path,
     plain: dict[str, Tensor],
-    arrange: Arrange,
-    given: str,
+    rearrange: Rearrange,
+    folder_given: str,
 ) -> None:
-    arrange(puppet, folder)
-    place = folder if given == "the folder" else folder / puppet.files.base
-    assert same(state(load_models(puppet, place, CPU)), plain)
+    rearrange(puppet, folder)
+    path = folder if folder_given == "all bundles" else folder / puppet.files.base
+    assert equal(state(load_models(puppet, path, CPU)), plain)
 
 
-def test_bundles_inside_the_base(puppet: ModelConfig, folder: Path, plain: dict[str, Tensor]) -> None:
-    """Where `weights.ensure` puts them when it is given the base bundle."""
+def test_bundles_inside_the_base_bundle(puppet: ModelConfig, folder: Path, plain: dict[str, Tensor]) -> None:
+    """`weights.ensure` puts them there for the folder of a base bundle."""
     base = folder / puppet.files.base
     for name in (puppet.files.audio, puppet.files.speech):
         (folder / name).rename(base / name)
-    assert same(state(load_models(puppet, base, CPU)), plain)
+    assert equal(state(load_models(puppet, base, CPU)), plain)
     assert find_speech_encoder(puppet, base) == base / puppet.files.speech
 
 
-def test_the_speech_encoder_beside_the_base(puppet: ModelConfig, folder: Path) -> None:
+def test_speech_encoder_beside_the_base_bundle(puppet: ModelConfig, folder: Path) -> None:
     assert find_speech_encoder(puppet, folder) == folder / puppet.files.speech
     assert find_speech_encoder(puppet, folder / puppet.files.base) == folder / puppet.files.speech
 
 
 @pytest.mark.parametrize("variant", ["single", "multi"])
-def test_infinitetalk_adds_and_replaces(
+def test_infinitetalk_weights_override_the_base(
     puppet: ModelConfig, folder: Path, plain: dict[str, Tensor], variant: str
 ) -> None:
     config = infinitetalk(puppet, variant)
@@ -129,7 +131,7 @@ def test_infinitetalk_adds_and_replaces(
     assert differing == {"transformer.head.head.bias"}
 
 
-def test_infinitetalk_is_the_same_network() -> None:
+def test_infinitetalk_configs_have_the_same_network() -> None:
     base = WAN_CONFIGS["multitalk-14B"]
     for variant, persons in (("single", 1), ("multi", 2)):
         config = WAN_CONFIGS[f"infinitetalk-14B-{variant}"]
@@ -140,7 +142,7 @@ def test_infinitetalk_is_the_same_network() -> None:
 
 
 def write_quantized(config: ModelConfig, folder: Path, dtype: torch.dtype, weights: str, layer_map: str) -> None:
-    """What optimum-quanto leaves of the transformer."""
+    """Write the transformer as optimum-quanto does."""
     tensors = all_tensors(config, folder)
     layers = {
         name.removesuffix(".weight"): dtype
@@ -158,16 +160,16 @@ def write_quantized(config: ModelConfig, folder: Path, dtype: torch.dtype, weigh
 
 
 @pytest.mark.parametrize("shards", [True, False])
-def test_a_quantized_file_is_the_whole_network(puppet: ModelConfig, folder: Path, shards: bool) -> None:
+def test_quantized_file_replaces_base_and_audio(puppet: ModelConfig, folder: Path, shards: bool) -> None:
     expected = state(load_models(puppet, folder, CPU, "int8"))
     write_quantized(puppet, folder, torch.int8, "dit_model_int8.safetensors", "dit_model_map_int8.json")
     if not shards:
         for path in (folder / puppet.files.base).glob("diffusion_pytorch_model*"):
             path.unlink()
         (folder / puppet.files.audio / puppet.files.audio_weights).unlink()
-    assert find_layout(puppet, folder, "int8").transformer.layers is not None
+    assert find_layout(puppet, folder, "int8").transformer.quantization_map is not None
     models = load_models(puppet, folder, CPU, "int8")
-    assert same(state(models), expected)
+    assert equal(state(models), expected)
     assert not any(getattr(layer, "fp8_matmul", False) for layer in models.transformer.modules())
 
 
@@ -180,7 +182,7 @@ def test_a_quantized_file_is_the_whole_network(puppet: ModelConfig, folder: Path
         ("infinitetalk_single_fp8", "infinitetalk_single_fp8"),
     ],
 )
-def test_published_names_of_maps(tmp_path: Path, weights: str, layer_map: str) -> None:
+def test_published_names_of_quantization_maps(tmp_path: Path, weights: str, layer_map: str) -> None:
     path = tmp_path / f"{weights}.safetensors"
     with pytest.raises(CheckpointError, match=rf"no map of .*{weights}.*looked for {weights}\.json"):
         map_path(path)
@@ -188,32 +190,32 @@ def test_published_names_of_maps(tmp_path: Path, weights: str, layer_map: str) -
     assert map_path(path) == tmp_path / f"{layer_map}.json"
 
 
-def test_the_text_encoder_s_quantized_file(puppet: ModelConfig, folder: Path) -> None:
+def test_quantized_file_of_the_text_encoder(puppet: ModelConfig, folder: Path) -> None:
     expected = state(load_models(puppet, folder, CPU, "int8"))
     tensors = torch.load(folder / puppet.files.base / puppet.files.text_encoder, weights_only=True)
     names = [name for name in tensors if name.startswith("blocks.") and (".attn." in name or ".ffn." in name)]
     for name in names:
         data, scale = quantize_rows(tensors.pop(name), torch.int8)
         tensors |= {f"{name}._data": data, f"{name}._scale": scale}
-    place = folder / puppet.files.audio / "quant_models"
-    place.mkdir()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, place / "t5_int8.safetensors")
+    quantized = folder / puppet.files.audio / "quant_models"
+    quantized.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, quantized / "t5_int8.safetensors")
     layers = {name.removesuffix(".weight"): torch.int8 for name in names}
-    (place / "t5_map_int8.json").write_text(json.dumps(map_content(layers)))
+    (quantized / "t5_map_int8.json").write_text(json.dumps(map_content(layers)))
     models = load_models(puppet, folder, CPU, "int8")
-    assert same(state(models), expected)
+    assert equal(state(models), expected)
     assert models.text_encoder("hello").isfinite().all()
 
 
 @pytest.mark.parametrize("precision", ["fp8", "int8"])
-def test_linear_layers_of_blocks_are_quantized_on_reading(
+def test_linear_layers_of_blocks_are_quantized_on_loading(
     puppet: ModelConfig, puppet_folder: Path, plain: dict[str, Tensor], precision: Precision
 ) -> None:
     models = load_models(puppet, puppet_folder, CPU, precision)
-    for part, module in modules(models):
+    for component, module in modules(models):
         layers = quantized_layers(module)
         linears = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-        assert bool(layers) == (part in ("transformer", "text_encoder"))
+        assert bool(layers) == (component in ("transformer", "text_encoder"))
         assert not [name for name in linears if name.startswith(("blocks.", "encoder.block."))]
     first = models.transformer.get_submodule("blocks.0.ffn.0")
     assert isinstance(first, QuantizedLinear)
@@ -233,22 +235,22 @@ def converted(
     return request.param, target
 
 
-def test_converted_is_what_loading_makes(
+def test_converted_folder_loads_to_the_same_weights(
     puppet: ModelConfig, puppet_folder: Path, converted: tuple[Precision, Path]
 ) -> None:
     precision, target = converted
     config = replace(puppet, dtype="bfloat16")
-    models, expected = (load_models(config, place, CPU, precision) for place in (target, puppet_folder))
-    assert same(state(models), state(expected))
-    for part, module in modules(models):
-        theirs = dict(modules(expected))[part]
+    models, expected = (load_models(config, folder, CPU, precision) for folder in (target, puppet_folder))
+    assert equal(state(models), state(expected))
+    for component, module in modules(models):
+        theirs = dict(modules(expected))[component]
         assert [getattr(layer, "fp8_matmul", None) for layer in module.modules()] == [
             getattr(layer, "fp8_matmul", None) for layer in theirs.modules()
         ]
     assert models.transformer.state_dict()["blocks.0.modulation"].dtype == torch.float32
 
 
-def test_the_converted_form(puppet: ModelConfig, converted: tuple[Precision, Path]) -> None:
+def test_files_of_a_converted_folder(puppet: ModelConfig, converted: tuple[Precision, Path]) -> None:
     _, target = converted
     manifest = json.loads((target / MANIFEST).read_text())
     assert len(manifest["parts"]["transformer"]) > 1
@@ -258,10 +260,12 @@ def test_the_converted_form(puppet: ModelConfig, converted: tuple[Precision, Pat
     files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert files == manifest["sha256"].keys() | {MANIFEST}
     assert (target / puppet.files.speech / "config.json").is_file()
-    assert lacking(target) == []
+    assert broken_files(target) == []
 
 
-def test_other_precisions_of_the_converted_form(puppet: ModelConfig, converted: tuple[Precision, Path]) -> None:
+def test_converted_folder_refuses_other_precisions_and_models(
+    puppet: ModelConfig, converted: tuple[Precision, Path]
+) -> None:
     precision, target = converted
     config = replace(puppet, dtype="bfloat16")
     if precision == "fp8":
@@ -273,25 +277,25 @@ def test_other_precisions_of_the_converted_form(puppet: ModelConfig, converted: 
         load_models(replace(config, name="other"), target, CPU, precision)
 
 
-def lacking(folder: Path) -> list[str]:
-    """Names of the files of a converted folder that are absent or differ from their hashes."""
+def broken_files(folder: Path) -> list[str]:
+    """Files of a converted folder that are absent or do not match their hashes."""
     return [found.file.path for found in inspect_converted(folder, "all") if found.lacking]
 
 
-def test_a_damaged_file_is_found(converted: tuple[Precision, Path], tmp_path: Path) -> None:
+def test_damaged_and_missing_files_are_detected(converted: tuple[Precision, Path], tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(converted[1], tmp_path / "damaged"))
-    victim = damaged / "vae-0001.safetensors"
-    data = bytearray(victim.read_bytes())
+    path = damaged / "vae-0001.safetensors"
+    data = bytearray(path.read_bytes())
     data[-1] ^= 1
-    victim.write_bytes(data)
+    path.write_bytes(data)
     (damaged / "config.json").unlink()
-    assert sorted(lacking(damaged)) == ["config.json", "vae-0001.safetensors"]
+    assert sorted(broken_files(damaged)) == ["config.json", "vae-0001.safetensors"]
 
 
-def test_a_pack_unpacks_to_the_same(converted: tuple[Precision, Path], tmp_path: Path) -> None:
+def test_packed_folder_unpacks_to_the_same_files(converted: tuple[Precision, Path], tmp_path: Path) -> None:
     assert pack(converted[1], tmp_path) == [tmp_path / "puppet.tar"]
     shutil.unpack_archive(tmp_path / "puppet.tar", tmp_path, filter="data")
-    assert lacking(tmp_path / "puppet") == []
+    assert broken_files(tmp_path / "puppet") == []
     assert (tmp_path / "puppet" / MANIFEST).read_bytes() == (converted[1] / MANIFEST).read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -299,25 +303,25 @@ def test_a_pack_unpacks_to_the_same(converted: tuple[Precision, Path], tmp_path:
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"model": "x", "dtype": "bf16", "quantised": {}, "parts": {"vae": 1}}']
 )
-def test_a_description_that_is_none(puppet: ModelConfig, tmp_path: Path, text: str) -> None:
+def test_invalid_manifest_is_refused(puppet: ModelConfig, tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(CheckpointError, match=r"converted\.json"):
         load_models(puppet, tmp_path, CPU)
 
 
-def test_two_that_convert_at_once(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:
+def test_concurrent_conversion_is_refused(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     (tmp_path / ".target.partial").mkdir()
-    (tmp_path / ".target.partial" / "left.safetensors").write_text("by a run that was killed")
+    (tmp_path / ".target.partial" / "left.safetensors").write_text("written by a killed process")
     with staging_dir(target) as partial:
         assert list(partial.iterdir()) == []
         with pytest.raises(CheckpointError, match="another process is writing"):
             convert(puppet, puppet_folder, target)
     convert(puppet, puppet_folder, target)
-    assert lacking(target) == []
+    assert broken_files(target) == []
 
 
-def test_converting_needs_room(
+def test_conversion_checks_free_disk_space(
     puppet: ModelConfig, puppet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
@@ -327,7 +331,7 @@ def test_converting_needs_room(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_converting_leaves_nothing_unfinished(puppet: ModelConfig, folder: Path, tmp_path: Path) -> None:
+def test_failed_conversion_leaves_no_target(puppet: ModelConfig, folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     vae = folder / puppet.files.base / puppet.files.vae
     vae.unlink()
@@ -336,5 +340,5 @@ def test_converting_leaves_nothing_unfinished(puppet: ModelConfig, folder: Path,
         convert(puppet, folder, target)
     assert not target.exists()
     target.mkdir()
-    with pytest.raises(CheckpointError, match="there already"):
+    with pytest.raises(CheckpointError, match="already exists"):
         convert(puppet, folder, target)

@@ -1,7 +1,7 @@
-"""What loading and converting cost in memory, by the operating system's account, and how often a byte is read.
+"""Peak resident memory of loading and converting, and the bytes that they read from disk.
 
-The bundle has 2 GB in float32 and takes no place on disk: its shards are sparse files of the true format. A process of
-its own loads it; what it held before is subtracted, so that the rest is the loading.
+The checkpoint has 2 GB in float32 but takes no disk space: its shards are sparse safetensors files. It is loaded in a
+separate process, whose memory before loading is subtracted.
 """
 
 import json
@@ -43,20 +43,20 @@ if task == "convert":
     convert(config, folder, folder / "converted", "bf16", shard_size=int(sys.argv[4]))
 else:
     models = load_models(config, folder, torch.device("cpu"), task)
-peak = field("status", "VmHWM:") * 1024  # getrusage would also count the process that started this one
+peak = field("status", "VmHWM:") * 1024  # getrusage would include the parent process
 print(json.dumps({"peak": peak - rss, "read": field("io", "rchar:") - read}))
 """
 LAYERS_OF = {"2 GB": 24, "0.6 GB": 7}
 
 
 def scaled(puppet: ModelConfig, layers: int) -> ModelConfig:
-    """A transformer with tensors of 4 to 17 MB; the other networks stay small."""
+    """A transformer with tensors of 4 to 17 MB; the other networks stay those of the puppet model."""
     sizes = replace(puppet.transformer, dim=1024, ffn_dim=4096, num_heads=8, num_layers=layers)
     return replace(puppet, transformer=sizes, dtype="bfloat16")
 
 
 def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
-    """A float32 safetensors file of zeros that are holes. Returns its size."""
+    """Write a sparse float32 safetensors file of zeros. Returns its size."""
     header: dict[str, Any] = {}
     offset = 0
     for name, shape in shapes.items():
@@ -71,7 +71,7 @@ def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def write_scaled(puppet: ModelConfig, puppet_folder: Path, folder: Path, layers: int) -> int:
-    """The small model's folder with a large transformer. Returns the bytes of the transformer's files."""
+    """Write the puppet model's folder with a larger transformer. Returns the bytes of the transformer's files."""
     config = scaled(puppet, layers)
     with torch.device("meta"):
         tensors = MultiTalkTransformer(config.transformer).state_dict()
@@ -80,7 +80,7 @@ def write_scaled(puppet: ModelConfig, puppet_folder: Path, folder: Path, layers:
     for path in (*base.glob("diffusion_pytorch_model*"), base / "config.json", *folder.glob("*/multitalk.safetensors")):
         path.unlink()
     (base / "config.json").write_text(json.dumps(asdict(config.transformer)))
-    audio = {name for name in tensors if any(part in name for part in AUDIO_NAMES)}
+    audio = {name for name in tensors if any(infix in name for infix in AUDIO_NAMES)}
     names = [name for name in tensors if name not in audio]
     step = -(-len(names) // SHARDS)
     groups = {
@@ -102,7 +102,7 @@ def measure(*arguments: object) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp8", marks=pytest.mark.soak)])
-def test_loading_holds_one_copy_and_reads_once(
+def test_loading_holds_one_copy_and_reads_every_byte_once(
     puppet: ModelConfig, puppet_folder: Path, tmp_path: Path, precision: str
 ) -> None:
     size = write_scaled(puppet, puppet_folder, tmp_path / "w", LAYERS_OF["2 GB"])
@@ -112,11 +112,11 @@ def test_loading_holds_one_copy_and_reads_once(
     assert size * 0.999 < measured["read"] < size * 1.02
 
 
-def test_converting_stays_below_two_shards(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:
+def test_converting_holds_less_than_two_shards(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:
     size = write_scaled(puppet, puppet_folder, tmp_path / "w", LAYERS_OF["0.6 GB"])
     shard = 60 * 10**6
     measured = measure("convert", tmp_path / "w", LAYERS_OF["0.6 GB"], shard)
     assert size > 6e8
     assert measured["peak"] < 2 * shard
-    assert size * 0.999 < measured["read"] < size * 1.7, "and what was written once more, for hashes of copied files"
+    assert size * 0.999 < measured["read"] < size * 1.7, "copied files are read once more for their hashes"
     shutil.rmtree(tmp_path / "w")

@@ -1,4 +1,4 @@
-"""LoRAs: every key style means the same, merging is exact, and taking out leaves the very bits."""
+"""LoRAs: key styles, exact merging, unloading bit for bit, and quantized layers."""
 
 import logging
 from collections.abc import Iterable
@@ -27,12 +27,15 @@ def model() -> MultiTalkTransformer:
         return MultiTalkTransformer(CONFIG).bfloat16().eval().requires_grad_(False)
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
+def random_tensor(*shape: int, seed: int = 0) -> Tensor:
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def product(down: str, up: str, layer: str = LAYER, seed: int = 0) -> dict[str, Tensor]:
-    return {f"{layer}.{down}": draw(RANK, 192, seed=seed), f"{layer}.{up}": draw(192, RANK, seed=seed + 1)}
+    return {
+        f"{layer}.{down}": random_tensor(RANK, 192, seed=seed),
+        f"{layer}.{up}": random_tensor(192, RANK, seed=seed + 1),
+    }
 
 
 def bits(model: MultiTalkTransformer) -> dict[str, Tensor]:
@@ -60,7 +63,7 @@ STYLES = {
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_key_style_is_the_same_change(model: MultiTalkTransformer, style: str) -> None:
+def test_key_styles_are_equivalent(model: MultiTalkTransformer, style: str) -> None:
     before = bits(model)
     LoraManager().set_active(model, [Lora(weights=STYLES[style], strength=0.7)])
     name = f"{LAYER}.weight"
@@ -69,9 +72,9 @@ def test_every_key_style_is_the_same_change(model: MultiTalkTransformer, style: 
     assert torch.equal(model.get_parameter(name), (before[name].float() + 0.7 * (up @ down)).bfloat16())
 
 
-def test_alpha_over_rank_scales_the_product_only(model: MultiTalkTransformer) -> None:
+def test_alpha_over_rank_scales_only_the_product(model: MultiTalkTransformer) -> None:
     before = bits(model)
-    tensors = {**PLAIN, f"{LAYER}.alpha": torch.tensor(2.0), f"{LAYER}.diff_b": draw(192, seed=5)}
+    tensors = {**PLAIN, f"{LAYER}.alpha": torch.tensor(2.0), f"{LAYER}.diff_b": random_tensor(192, seed=5)}
     LoraManager().set_active(model, [Lora(weights=tensors, strength=0.5)])
     up, down = PLAIN[f"{LAYER}.lora_up.weight"], PLAIN[f"{LAYER}.lora_down.weight"]
     expected = (before[f"{LAYER}.weight"].float() + 0.5 * 2 / RANK * (up @ down)).bfloat16()
@@ -81,25 +84,29 @@ def test_alpha_over_rank_scales_the_product_only(model: MultiTalkTransformer) ->
 
 
 @pytest.mark.parametrize("key", ["blocks.0.diff_m", "blocks.0.modulation.diff_m"])
-def test_differences_of_norms_and_modulations(model: MultiTalkTransformer, key: str) -> None:
+def test_full_deltas_of_norms_and_modulations(model: MultiTalkTransformer, key: str) -> None:
     before = bits(model)
-    tensors = {key: draw(1, 6, 192), "blocks.0.norm3.diff": draw(192), "head.diff_m": draw(1, 2, 192)}
+    tensors = {
+        key: random_tensor(1, 6, 192),
+        "blocks.0.norm3.diff": random_tensor(192),
+        "head.diff_m": random_tensor(1, 2, 192),
+    }
     LoraManager().set_active(model, [Lora(weights=renamed(tensors, "diffusion_model."))])
     assert changed(before, model) == {"blocks.0.modulation", "blocks.0.norm3.weight", "head.modulation"}
 
 
-def test_a_convolution_takes_a_product(model: MultiTalkTransformer) -> None:
+def test_low_rank_delta_of_a_convolution(model: MultiTalkTransformer) -> None:
     shape = model.patch_embedding.weight.shape
     before = bits(model)
     tensors = {
-        "patch_embedding.lora_down.weight": draw(RANK, *shape[1:]),
-        "patch_embedding.lora_up.weight": draw(192, RANK, 1, 1, 1),
+        "patch_embedding.lora_down.weight": random_tensor(RANK, *shape[1:]),
+        "patch_embedding.lora_up.weight": random_tensor(192, RANK, 1, 1, 1),
     }
     LoraManager().set_active(model, [Lora(weights=tensors)])
     assert changed(before, model) == {"patch_embedding.weight"}
 
 
-def test_several_are_added_up_before_rounding(model: MultiTalkTransformer) -> None:
+def test_several_loras_are_summed_before_rounding(model: MultiTalkTransformer) -> None:
     before = bits(model)[f"{LAYER}.weight"].float()
     other = product("lora_A.weight", "lora_B.weight", seed=9)
     LoraManager().set_active(model, [Lora(weights=PLAIN, strength=0.3), Lora(weights=other, strength=-1.2)])
@@ -109,40 +116,44 @@ def test_several_are_added_up_before_rounding(model: MultiTalkTransformer) -> No
     assert torch.equal(model.get_parameter(f"{LAYER}.weight"), before.bfloat16())
 
 
-def test_taking_out_leaves_the_very_bits(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
+def test_unload_restores_weights_bit_for_bit(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
     before, loras = bits(model), LoraManager()
     with caplog.at_level(logging.INFO):
-        loras.switch(model, [Lora(weights=PLAIN, strength=1e4)])
+        loras.set_active(model, [Lora(weights=PLAIN, strength=1e4)])
     assert f"{2 * 192 * 192} bytes of originals" in caplog.text
     other = Lora(weights=product("lora_A.weight", "lora_B.weight", "blocks.0.self_attn.v"))
-    loras.switch(model, [other])
+    loras.set_active(model, [other])
     assert changed(before, model) == {"blocks.0.self_attn.v.weight"}
-    loras.switch(model, [])
+    loras.set_active(model, [])
     assert changed(before, model) == set()
     assert loras.originals == {}
 
 
-def test_the_same_files_are_not_merged_again(model: MultiTalkTransformer, tmp_path: Path) -> None:
+def test_unchanged_loras_are_not_read_again(model: MultiTalkTransformer, tmp_path: Path) -> None:
     save_file(PLAIN, tmp_path / "x.safetensors")
-    loras, wanted = LoraManager(), [Lora(weights=tmp_path / "x.safetensors")]
-    loras.switch(model, wanted)
+    loras, requested = LoraManager(), [Lora(weights=tmp_path / "x.safetensors")]
+    loras.set_active(model, requested)
     (tmp_path / "x.safetensors").unlink()
-    loras.switch(model, wanted)
-    assert loras.merged == tuple(wanted)
+    loras.set_active(model, requested)
+    assert loras.active == tuple(requested)
     with pytest.raises(LoraError, match=r"x\.safetensors"):
-        loras.switch(model, [replace(wanted[0], strength=0.5)])
-    assert loras.merged == tuple(wanted), "an error in the files changes nothing"
+        loras.set_active(model, [replace(requested[0], strength=0.5)])
+    assert loras.active == tuple(requested), "an invalid file changes nothing"
 
 
-def test_keys_that_match_nothing_are_named(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
-    tensors = {**PLAIN, "blocks.77.ffn.0.diff": draw(3), "lora_unet__blocks_0_self.attn_q.diff": draw(3)}
+def test_unmatched_keys_are_logged(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = {
+        **PLAIN,
+        "blocks.77.ffn.0.diff": random_tensor(3),
+        "lora_unet__blocks_0_self.attn_q.diff": random_tensor(3),
+    }
     LoraManager().set_active(model, [Lora(weights=tensors)])
-    assert "2 keys match nothing" in caplog.text
+    assert "2 unmatched keys" in caplog.text
     assert "blocks.77.ffn.0.diff, lora_unet__blocks_0_self.attn_q.diff" in caplog.text
 
 
-def without(tensors: dict[str, Tensor], end: str) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(end)}
+def without(tensors: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(suffix)}
 
 
 @pytest.mark.parametrize(
@@ -150,13 +161,13 @@ def without(tensors: dict[str, Tensor], end: str) -> dict[str, Tensor]:
     [
         ({"unet.down.diff": torch.ones(1)}, r"none of its 1 keys .*unet\.down\.diff"),
         ({}, "none of its 0 keys"),
-        (without(PLAIN, "lora_up.weight"), rf"{LAYER} has a part of a product only: down"),
-        ({f"{LAYER}.alpha": torch.ones(())}, "a part of a product only: alpha"),
-        ({f"{LAYER}.diff": draw(192, 191)}, rf"{LAYER}\.weight is \[192, 192\], not \[192, 191\]"),
-        ({**PLAIN, f"{LAYER}.lora_up.weight": draw(192, 5)}, r"not \[192, 5\] @ \[4, 192\]"),
+        (without(PLAIN, "lora_up.weight"), rf"{LAYER} has an incomplete product: down"),
+        ({f"{LAYER}.alpha": torch.ones(())}, "an incomplete product: alpha"),
+        ({f"{LAYER}.diff": random_tensor(192, 191)}, rf"{LAYER}\.weight is \[192, 192\], not \[192, 191\]"),
+        ({**PLAIN, f"{LAYER}.lora_up.weight": random_tensor(192, 5)}, r"not \[192, 5\] @ \[4, 192\]"),
     ],
 )
-def test_what_does_not_fit_changes_nothing(model: MultiTalkTransformer, tensors: dict[str, Tensor], words: str) -> None:
+def test_mismatched_lora_changes_nothing(model: MultiTalkTransformer, tensors: dict[str, Tensor], words: str) -> None:
     before = bits(model)
     with pytest.raises(LoraError, match=words):
         LoraManager().set_active(model, [Lora(weights=PLAIN), Lora(weights=tensors)])
@@ -164,74 +175,76 @@ def test_what_does_not_fit_changes_nothing(model: MultiTalkTransformer, tensors:
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_beside_eight_bits_it_is_computed_unrounded(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
+def test_quantized_layer_computes_the_delta_unrounded(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
     weight = model.get_parameter(f"{LAYER}.weight").clone()
     quantize_linears(model, {LAYER: dtype}, fp8_matmul=False)
     layer = model.get_submodule(LAYER)
     assert isinstance(layer, QuantizedLinear)
     layer.data, layer.scale = quantize_rows(weight, dtype)
     layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
-    loras, x = LoraManager(), draw(3, 192, seed=5).bfloat16()
+    loras, x = LoraManager(), random_tensor(3, 192, seed=5).bfloat16()
     before, plain = bits(model), layer(x)
     other = product("lora_down.weight", "lora_up.weight", seed=7)
-    loras.switch(model, [Lora(weights=PLAIN), Lora(weights=other, strength=0.5)])
+    loras.set_active(model, [Lora(weights=PLAIN), Lora(weights=other, strength=0.5)])
     pairs = [(1.0, 0), (0.5, 7)]
-    change = sum(factor * draw(192, RANK, seed=seed + 1) @ draw(RANK, 192, seed=seed) for factor, seed in pairs)
+    change = sum(
+        factor * random_tensor(192, RANK, seed=seed + 1) @ random_tensor(RANK, 192, seed=seed) for factor, seed in pairs
+    )
     assert isinstance(change, Tensor)
     torch.testing.assert_close(layer(x).float(), plain.float() + x.float() @ change.t(), rtol=2e-2, atol=2e-3)
-    assert changed(before, model) == set(), "the stored weights stay as they are"
+    assert changed(before, model) == set(), "the stored weights are unchanged"
     assert not loras.originals
-    loras.switch(model, [])
+    loras.set_active(model, [])
     assert torch.equal(layer(x), plain)
 
 
-def test_beside_eight_bits_that_are_streamed(model: MultiTalkTransformer) -> None:
-    """Whether the LoRA comes before the blocks leave the device or after; and taking it out leaves no trace."""
+def test_quantized_layer_in_streamed_blocks(model: MultiTalkTransformer) -> None:
+    """LoRA set before or after the blocks are offloaded, and unloaded."""
     weight = model.get_parameter(f"{LAYER}.weight").clone()
     quantize_linears(model, {LAYER: torch.int8}, fp8_matmul=False)
-    layer, x = model.get_submodule(LAYER), draw(3, 192, seed=5).bfloat16()
+    layer, x = model.get_submodule(LAYER), random_tensor(3, 192, seed=5).bfloat16()
     assert isinstance(layer, QuantizedLinear)
     layer.data, layer.scale = quantize_rows(weight, torch.int8)
     layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
 
-    def visited() -> Tensor:
+    def run_layer() -> Tensor:
         return [block.get_submodule(LAYER.partition("1.")[2])(x) for block in model.blocks][1]
 
-    plain, loras = visited(), LoraManager()
-    loras.switch(model, [Lora(weights=PLAIN)])
-    changed_by_it = visited()
-    assert not torch.equal(changed_by_it, plain)
+    without_lora, loras = run_layer(), LoraManager()
+    loras.set_active(model, [Lora(weights=PLAIN)])
+    with_lora = run_layer()
+    assert not torch.equal(with_lora, without_lora)
     model.blocks = StreamedBlocks(model.blocks, 0, torch.device("cpu"))
-    assert torch.equal(visited(), changed_by_it)
-    loras.restore(model)
-    assert torch.equal(visited(), plain)
-    loras.switch(model, [Lora(weights=PLAIN)])
-    assert torch.equal(visited(), changed_by_it)
+    assert torch.equal(run_layer(), with_lora)
+    loras.unload(model)
+    assert torch.equal(run_layer(), without_lora)
+    loras.set_active(model, [Lora(weights=PLAIN)])
+    assert torch.equal(run_layer(), with_lora)
 
 
-def test_eight_bits_take_no_whole_difference(model: MultiTalkTransformer) -> None:
+def test_quantized_layer_refuses_full_deltas(model: MultiTalkTransformer) -> None:
     quantize_linears(model, {LAYER: torch.int8}, fp8_matmul=False)
-    with pytest.raises(LoraError, match=f"take no whole differences, as it has for {LAYER}"):
-        LoraManager().set_active(model, [Lora(weights={f"{LAYER}.diff": draw(192, 192)})])
+    with pytest.raises(LoraError, match=f"low-rank deltas only, not the full ones of {LAYER}"):
+        LoraManager().set_active(model, [Lora(weights={f"{LAYER}.diff": random_tensor(192, 192)})])
     with pytest.raises(LoraError, match=rf"{LAYER}\.weight is \[192, 192\], not"):
-        LoraManager().set_active(model, [Lora(weights={**PLAIN, f"{LAYER}.lora_up.weight": draw(191, RANK)})])
+        LoraManager().set_active(model, [Lora(weights={**PLAIN, f"{LAYER}.lora_up.weight": random_tensor(191, RANK)})])
 
 
-def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_while_merging_unloads_all(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     before, merge, done = bits(model), LoraManager._merge, []
 
-    def failing(self: LoraManager, name: str, parameter: Tensor, changes: Iterable[object]) -> None:
-        merge(self, name, parameter, changes)  # type: ignore[arg-type]
+    def fail_second(self: LoraManager, name: str, parameter: Tensor, deltas: Iterable[object]) -> None:
+        merge(self, name, parameter, deltas)  # type: ignore[arg-type]
         done.append(name)
         if len(done) == 2:
             raise MemoryError
 
-    monkeypatch.setattr(LoraManager, "_merge", failing)
+    monkeypatch.setattr(LoraManager, "_merge", fail_second)
     loras = LoraManager()
     with pytest.raises(MemoryError):
-        loras.switch(model, [Lora(weights={**PLAIN, f"{LAYER}.diff_b": draw(192)})])
+        loras.set_active(model, [Lora(weights={**PLAIN, f"{LAYER}.diff_b": random_tensor(192)})])
     assert changed(before, model) == set()
-    assert (loras.merged, loras.originals) == ((), {})
+    assert (loras.active, loras.originals) == ((), {})
 
 
 @pytest.mark.parametrize(
@@ -241,29 +254,27 @@ def test_a_failure_on_the_way_leaves_no_lora(model: MultiTalkTransformer, monkey
         ({f"{LAYER}.lora_down.weight": torch.zeros(0, 192)}, r"down \[0, 192\]"),
         ({f"{LAYER}.lora_up.weight": torch.ones(())}, r"up \[\]"),
         ({f"{LAYER}.lora_up.weight": torch.ones(192, RANK, dtype=torch.int8)}, "up"),
-        ({f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "says again"),
+        ({f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "duplicates another key"),
     ],
 )
-def test_tensors_that_cannot_be_what_they_are_called(
-    model: MultiTalkTransformer, change: dict[str, Tensor], words: str
-) -> None:
+def test_invalid_tensors_are_refused(model: MultiTalkTransformer, change: dict[str, Tensor], words: str) -> None:
     before = bits(model)
     with pytest.raises(LoraError, match=words):
         LoraManager().set_active(model, [Lora(weights=PLAIN | change)])
     assert changed(before, model) == set()
 
 
-def test_blocks_that_are_streamed_are_merged_and_restored(model: MultiTalkTransformer) -> None:
+def test_streamed_blocks_are_merged_and_restored(model: MultiTalkTransformer) -> None:
     plain, before = bits(model), bits(model)
     LoraManager().set_active(model, [Lora(weights=PLAIN)])
     merged = bits(model)
     model.load_state_dict(plain)
     model.blocks = StreamedBlocks(model.blocks, 1, torch.device("cpu"))
     loras = LoraManager()
-    loras.switch(model, [Lora(weights=PLAIN)])
+    loras.set_active(model, [Lora(weights=PLAIN)])
     assert changed(merged, model) == set()
     for number, block in enumerate(model.blocks):
         weight = block.get_parameter("cross_attn.k_img.weight")
         assert torch.equal(weight, merged[f"blocks.{number}.cross_attn.k_img.weight"])
-    loras.restore(model)
+    loras.unload(model)
     assert changed(before, model) == set()

@@ -1,4 +1,4 @@
-"""Maps of quantised files: exactly their layers are in eight bits."""
+"""Quantization maps: exactly their layers are loaded as 8-bit layers."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ MAP = {"a": NONE, "b": NONE}
 
 
 class Small(nn.Module):
-    """Two linear layers and something else with a weight."""
+    """Two linear layers to quantize, one that stays, and a norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,11 +39,17 @@ def quantized_file() -> dict[str, Tensor]:
 
 
 def load(tensors: dict[str, Tensor], layers: dict[str, Any] = MAP) -> Small:
-    part = Component(build=Small, name=str, tensors=tensors, dtype=torch.bfloat16, stored=parse_map(layers, "the map"))
-    return load_component(part, CPU)
+    component = Component(
+        build=Small,
+        to_file_key=str,
+        tensors=tensors,
+        dtype=torch.bfloat16,
+        quantization_map=parse_map(layers, "the map"),
+    )
+    return load_component(component, CPU)
 
 
-def test_the_map_s_layers_are_quantized_and_no_others() -> None:
+def test_only_layers_of_the_map_are_quantized() -> None:
     tensors = quantized_file()
     module = load(tensors)
     assert [isinstance(layer, QuantizedLinear) for layer in (module.a, module.b, module.c)] == [True, True, False]
@@ -52,7 +58,7 @@ def test_the_map_s_layers_are_quantized_and_no_others() -> None:
     assert {module.a.bias.dtype, module.c.weight.dtype, module.norm.weight.dtype} == {torch.bfloat16}
 
 
-def test_scales_of_activations_need_not_be_there() -> None:
+def test_activation_scales_are_optional() -> None:
     tensors = {name: tensor for name, tensor in quantized_file().items() if "put_scale" not in name}
     assert isinstance(load(tensors).b, QuantizedLinear)
 
@@ -78,12 +84,12 @@ DATA, SCALE = torch.zeros(4, 4, dtype=torch.int8), torch.ones(4, 1)
         (changed(c__weight=DATA), r"1 not in floating point: c\.weight is torch\.int8"),
     ],
 )
-def test_anything_else_is_an_error(tensors: dict[str, Tensor], words: str) -> None:
+def test_mismatch_between_map_and_file_is_refused(tensors: dict[str, Tensor], words: str) -> None:
     with pytest.raises(CheckpointError, match=words):
         load(tensors)
 
 
-def test_a_layer_of_the_map_must_be_linear() -> None:
+def test_layer_of_the_map_must_be_linear() -> None:
     tensors = changed(norm__weight=None, norm__weight___data=DATA, norm__weight___scale=SCALE)
     with pytest.raises(CheckpointError, match=r"missing: norm\.weight; 2 unknown: norm\.weight\._data"):
         load(tensors, {**MAP, "norm": NONE})
@@ -99,17 +105,17 @@ def test_a_layer_of_the_map_must_be_linear() -> None:
         ([], "not a map"),
     ],
 )
-def test_other_maps_are_refused(tmp_path: Path, content: Any, words: str) -> None:
+def test_unsupported_maps_are_refused(tmp_path: Path, content: Any, words: str) -> None:
     (tmp_path / "map.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=words):
         read_map(tmp_path / "map.json")
 
 
-def test_no_json_is_refused(tmp_path: Path) -> None:
+def test_invalid_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"map\.json is not a map"):
         read_map(tmp_path / "map.json")
 
 
-def test_a_map_is_written_as_it_is_read() -> None:
+def test_map_content_inverts_parse_map() -> None:
     assert map_content(parse_map(MAP, "the map")) == MAP
