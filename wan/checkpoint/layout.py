@@ -27,7 +27,7 @@ _MAP_PREFIXES = (("dit_model_", "dit_model_map_"), ("t5_", "t5_map_"), ("quant_m
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentFiles:
-    """Files of one network, of which later ones override earlier ones, and its quantization map, None if unquantized."""
+    """Files of one network, later ones overriding earlier ones, and its quantization map; None if not quantized."""
 
     files: tuple[Path, ...]
     quantization_map: QuantizationMap | None = None

@@ -48,7 +48,7 @@ def map_content(layers: QuantizationMap) -> dict[str, dict[str, str]]:
 
 
 def check_layers(layers: QuantizationMap, stored: Mapping[str, torch.dtype], what: str) -> None:
-    """Raise `CheckpointError` unless exactly the map's layers have `_data`, of the map's dtype; lists those that differ."""
+    """Raise `CheckpointError` that lists differences unless exactly the map's layers have `_data`, of its dtype."""
     suffix = ".weight" + DATA_SUFFIX
     found = {key.removesuffix(suffix): dtype for key, dtype in stored.items() if key.endswith(suffix)}
     mismatches = {
