@@ -36,7 +36,7 @@ class JobProgress:
         step = f", step {progress.step} of {progress.steps}" if progress.steps > 1 else ""
         self.finish(progress.stage, f"chunk {progress.chunk} of {progress.chunks}{step}")
         if progress.stage == "decode":
-            self.timer.mark("encode")  # a chunk's frames are handed to the encoder while it is decoded
+            self.finish("encode")  # a chunk's frames are handed to the encoder while it is decoded
         if progress.stage in ("denoise", "decode"):
             self.estimator.update(progress.chunk, progress.chunks, progress.share)
 

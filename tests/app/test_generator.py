@@ -1,5 +1,6 @@
 """VideoGenerator without Cog: metrics, the time limit, and what is left after a failure."""
 
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from src.serving.cancellation import CancelledError, RequestContext, request_con
 from src.serving.eta import TimeLimitError
 from src.serving.validation import ValidationError
 from tests.predict.conftest import MODEL
-from tests.predict.uploads import plain, voice
+from tests.predict.media_files import plain, voice
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,32 @@ def test_cancelled_in_the_second_chunk(generator: VideoGenerator, inputs: dict[s
     assert {"encoder", ".part"} <= seen
     assert nothing_is_left(output_dir)
     assert generator.generate(inputs, output_dir).metrics["frames"] == 57
+
+
+def test_cancel_stops_before_the_next_step(generator: VideoGenerator, inputs: dict[str, Any], output_dir: Path) -> None:
+    steps: list[str] = []
+
+    def on_progress(message: str) -> None:
+        if message.startswith("denoise"):
+            steps.append(message)
+            if len(steps) == 3:
+                context.cancelled.set()
+
+    context = RequestContext(request_id="cancelled", on_progress=on_progress)
+    with pytest.raises(CancelledError), request_context(context):
+        generator.generate(inputs | {"sampling_steps": 100}, output_dir)
+    assert len(steps) == 3
+    assert nothing_is_left(output_dir)
+
+
+def test_warm_up_imports_what_a_request_needs(
+    generator: VideoGenerator, inputs: dict[str, Any], output_dir: Path
+) -> None:
+    generator.warm_up()
+    before = {name for name in sys.modules if name.partition(".")[0] in {"torch", "transformers", "diffusers", "wan"}}
+    generator.generate(inputs, output_dir)
+    after = {name for name in sys.modules if name.partition(".")[0] in {"torch", "transformers", "diffusers", "wan"}}
+    assert after == before
 
 
 def test_input_error_leaves_nothing(generator: VideoGenerator, inputs: dict[str, Any], output_dir: Path) -> None:

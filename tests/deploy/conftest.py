@@ -17,7 +17,7 @@ from src.storage.fetcher import make_fetcher
 from src.storage.settings import read_settings
 from tests.conftest import ROOT
 from tests.predict.conftest import MODEL
-from tests.predict.uploads import plain, uri, voice
+from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.store import LocalStore, local_store
 
 SMALL = {"num_frames": 3, "sampling_steps": 2}

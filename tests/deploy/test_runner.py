@@ -11,7 +11,7 @@ from src.serving.cancellation import CancelledError, RequestContext
 from src.serving.validation import ValidationError
 from tests.conftest import ROOT
 from tests.deploy.conftest import SMALL
-from tests.predict.uploads import plain, voice
+from tests.predict.media_files import plain, voice
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from src.serving.cancellation import CancelledError, RequestContext, request_con
 from src.serving.eta import TimeLimitError
 from src.serving.validation import ValidationError
 from src.storage.errors import StorageError
-from tests.predict.uploads import plain, uri, voice
+from tests.predict.media_files import plain, uri, voice
 
 
 def test_lists_of_files_are_bounded_before_any_is_fetched(service: Service, tmp_path: Path) -> None:

@@ -10,7 +10,19 @@ import numpy as np
 from PIL import Image
 
 from tests.predict.conftest import MAX_SECONDS
-from tests.predict.uploads import RATE, SIZE, blank, half, plain, recorded, saved, silent_film, tones, uri, voice
+from tests.predict.media_files import (
+    RATE,
+    SIZE,
+    blank,
+    half,
+    plain,
+    recorded,
+    saved,
+    tones,
+    uri,
+    video_without_audio,
+    voice,
+)
 
 ABSENT = object()
 PICTURES = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
@@ -124,7 +136,7 @@ SOUND_FILES = (
     sound("PDF", PDF, "looks like a PDF document", SOUNDS),
     sound("ZIP", ZIP, "looks like a ZIP archive", SOUNDS),
     sound("a picture", plain(), "looks like a PNG picture", "no sound track", SOUNDS),
-    sound("a video without sound", silent_film(), "looks like an MP4 video", "no sound track", SOUNDS),
+    sound("a video without sound", video_without_audio(), "looks like an MP4 video", "no sound track", SOUNDS),
     sound("half a WAV", half(voice("WAV")), "WAV sound", *CUT_OFF, "0.40 s", "complete file"),
     sound("half a FLAC", half(voice("FLAC")), "FLAC sound", *CUT_OFF, "0.40 s", "complete file"),
     sound("half an MP3", half(voice("MP3", 4.0)), "MP3 sound", *CUT_OFF, "complete file"),

@@ -1,7 +1,8 @@
 """One real server with the small model, for every test of the predictor."""
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,22 @@ from safetensors.torch import save_file
 import weights
 from src.serving.cog.server import Server
 from tests.conftest import ROOT
-from tests.predict.uploads import plain, uri, voice
+from tests.predict.media_files import plain, uri, voice
 
 MAX_SECONDS = 30
 MODEL = "multitalk-puppet"
 
 
+STATE_TIMEOUT_S = 240.0
+"""Limit of waiting for a state; a busy machine may need most of it, a healthy idle one milliseconds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A server, the readable lines of its log with the time of each, and the folder for its temporary files."""
+    """A server, the readable lines of its log so far, and its folder for temporary files."""
 
     server: Server
-    lines: list[tuple[float, str]]
+    lines: list[str]
     scratch: Path
 
     def succeed(self, **inputs: Any) -> dict[str, Any]:
@@ -35,12 +40,41 @@ class Service:
         assert answer["status"] == "succeeded", answer.get("error")
         return answer
 
-    def wait_for_line(self, start: str, after: int = 0, seconds: float = 20.0) -> None:
-        """Return once a line that begins with `start` is in the log, at or behind position `after`."""
-        deadline = time.monotonic() + seconds
-        while not any(line.startswith(start) for _, line in self.lines[after:]):
-            assert time.monotonic() < deadline, self.lines[after:]
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Return once `condition` holds; fail when the server ends or after STATE_TIMEOUT_S."""
+        deadline = time.monotonic() + STATE_TIMEOUT_S
+        while not condition():
+            assert self.server.process.poll() is None, f"the server ended before {what}"
+            assert time.monotonic() < deadline, f"no {what}: {self.server.health()}, {self.lines[-20:]}"
             time.sleep(0.005)
+
+    def wait_for_line(self, start: str, after: int = 0) -> None:
+        """Return once a line that begins with `start` is in the log, at or behind position `after`."""
+        self.wait_until(lambda: any(line.startswith(start) for line in self.lines[after:]), f"line {start!r}")
+
+    def wait_ready(self) -> None:
+        """Return once the server can take the next request."""
+        self.wait_until(lambda: self.server.health().get("status") == "READY", "state READY")
+
+    def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+        """POST a prediction; a 409, which the server gives for a moment after a request, is retried when READY."""
+        while True:
+            self.wait_ready()
+            status, answer = self.server.request("POST", "/predictions", body, headers=headers)
+            if status != 409:
+                return status, answer
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the server's processes have used; of those in its session, which it starts."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == self.server.process.pid:
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def good() -> dict[str, Any]:
@@ -71,29 +105,40 @@ def environment(folder: Path, scratch: Path) -> dict[str, str]:
 @contextmanager
 def serving(folder: Path, scratch: Path, **settings: str) -> Iterator[Service]:
     """A server with the small model, set up once."""
-    lines: list[tuple[float, str]] = []
+    lines: list[str] = []
     with Server(
         ROOT,
         env=environment(folder, scratch) | settings,
-        setup_timeout=120,
-        on_log=lambda line: lines.append((time.monotonic(), line)),
+        setup_timeout=STATE_TIMEOUT_S,
+        on_log=lines.append,
     ) as server:
         yield Service(server=server, lines=lines, scratch=scratch)
 
 
 @pytest.fixture(scope="session")
 def service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The server of most tests."""
+    """The server that most tests share."""
     with serving(trained_folder, tmp_path_factory.mktemp("scratch")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def film_service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One with the model that can be shown a video."""
+def infinitetalk_service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server with InfiniteTalk, which takes a video as the image."""
     scratch = tmp_path_factory.mktemp("scratch")
     with serving(trained_folder, scratch, MULTITALK_MODEL="infinitetalk-puppet") as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def shared_server_is_left_ready(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that abandons a request waits for its end: otherwise the next test would get a 409."""
+    yield
+    for name in {"service", "infinitetalk_service"} & set(request.fixturenames):
+        try:
+            request.getfixturevalue(name).wait_ready()
+        except AssertionError as error:
+            pytest.fail(f"{request.node.nodeid} did not leave the server READY: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -26,18 +26,18 @@ def run(service: Service, line: str) -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(VIDEO)])
-def test_the_example_runs(service: Service, fusionx: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example(service: Service, fusionx: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     run(service, line)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith(VIDEO)])
-def test_the_example_with_a_video_runs(film_service: Service, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_with_a_video(infinitetalk_service: Service, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    run(film_service, line)
+    run(infinitetalk_service, line)
 
 
-def test_the_preview_without_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_preview_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MULTITALK_MODEL", "multitalk-puppet")
     ((_, tokens),) = examples("app.preview")

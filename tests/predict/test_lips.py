@@ -6,8 +6,8 @@ from benchmarks.quality.face_reader import mouth_opening
 from examples.draw import PICTURES
 from tests.conftest import ROOT
 from tests.predict.conftest import Service
-from tests.predict.movies import Movie, movie_of
-from tests.predict.uploads import uri
+from tests.predict.media_files import uri
+from tests.predict.output_video import OutputVideo, decode_output
 from training.scenes import face_boxes
 from wan.conditioning.speakers import BoxRegion
 
@@ -18,15 +18,15 @@ TURN = 20
 """Frames that each of the two speaks."""
 
 
-def speak(service: Service, **inputs: str | None) -> Movie:
+def speak(service: Service, **inputs: str | None) -> OutputVideo:
     """Anna's voice, then Ben's."""
     files = {"image": "two_people.png", "first_audio": "voice_anna.flac", "second_audio": "voice_ben.flac"}
     uploads: dict[str, str | None] = {name: uri((EXAMPLES / file).read_bytes()) for name, file in files.items()}
     sampling = {"num_frames": None, "audio_duration": TURN / 25, "preset": "fast", "sampling_steps": 5}
-    return movie_of(service.succeed(**(uploads | sampling | inputs)))
+    return decode_output(service.succeed(**(uploads | sampling | inputs)))
 
 
-def movement(movie: Movie) -> list[list[float]]:
+def mouth_openings(video: OutputVideo) -> list[list[float]]:
     """Mean opening of the left and the right person's mouth in the first turn, and in the second if there is one."""
     boxes = [
         BoxRegion(
@@ -34,25 +34,25 @@ def movement(movie: Movie) -> list[list[float]]:
         )
         for box in face_boxes(PICTURES["two_people.png"])
     ]
-    tracks = [mouth_opening(movie.frames_FHWC, box) for box in boxes]
-    turns = [turn for turn in (slice(1, TURN - 2), slice(TURN + 2, 2 * TURN)) if turn.start < movie.frames]
-    return [[float(track[turn].mean()) for track in tracks] for turn in turns]
+    tracks = [mouth_opening(video.frames_FHWC, box) for box in boxes]
+    slices = [turn for turn in (slice(1, TURN - 2), slice(TURN + 2, 2 * TURN)) if turn.start < video.frames]
+    return [[float(track[turn].mean()) for track in tracks] for turn in slices]
 
 
 @pytest.fixture(scope="module")
-def in_turn(service: Service) -> list[list[float]]:
+def turns(service: Service) -> list[list[float]]:
     """The example, as it is."""
-    return movement(speak(service))
+    return mouth_openings(speak(service))
 
 
-def test_each_speaks_with_their_own_voice(in_turn: list[list[float]]) -> None:
-    (anna, listening_ben), (listening_anna, ben) = in_turn
+def test_each_speaks_with_their_own_voice(turns: list[list[float]]) -> None:
+    (anna, listening_ben), (listening_anna, ben) = turns
     assert anna > max(0.2, 3 * listening_ben)
     assert ben > max(0.2, 3 * listening_anna)
 
 
 def test_swapped_boxes_swap_the_voices(service: Service) -> None:
-    (listening_anna, ben), (anna, listening_ben) = movement(
+    (listening_anna, ben), (anna, listening_ben) = mouth_openings(
         speak(service, person_boxes="0.55,0.1,0.95,0.9;0.05,0.1,0.45,0.9")
     )
     assert anna > max(0.2, 3 * listening_ben)
@@ -60,8 +60,8 @@ def test_swapped_boxes_swap_the_voices(service: Service) -> None:
 
 
 @pytest.mark.parametrize("speaker", [0, 1])
-def test_one_of_many_speaks_and_the_rest_listens(service: Service, speaker: int) -> None:
+def test_one_speaks_and_the_others_listen(service: Service, speaker: int) -> None:
     """A box and one voice, and no word about the others."""
     box = ("0.05,0.1,0.45,0.9", "0.55,0.1,0.95,0.9")[speaker]
-    turn = movement(speak(service, second_audio=None, person_boxes=box))[0]
+    turn = mouth_openings(speak(service, second_audio=None, person_boxes=box))[0]
     assert turn[speaker] > max(0.2, 3 * turn[1 - speaker])

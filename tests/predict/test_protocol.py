@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.predict.conftest import Service, good
-from tests.predict.movies import movie_of
+from tests.predict.output_video import decode_output
 from tests.src.serving.cog.hooks import Hooks, hooks
 
 
@@ -23,17 +23,17 @@ def put(service: Service, name: str, hook: Hooks, **inputs: Any) -> tuple[int, A
     return service.server.request("PUT", f"/predictions/{name}", body, headers=headers)
 
 
-def test_a_video_comes_to_the_webhook_once(service: Service, received: Hooks) -> None:
+def test_put_twice_runs_once_and_calls_the_webhook(service: Service, received: Hooks) -> None:
     begin = len(service.lines)
     answers = [put(service, "webhook-once", received, num_frames=9) for _ in range(2)]
     assert [status for status, _ in answers] == [202, 202]
     told = received.wait_for("succeeded")
-    assert movie_of(told).frames == 9
+    assert decode_output(told).frames == 9
     assert told["metrics"]["frames"] == 9
-    assert [line for _, line in service.lines[begin:] if line.startswith("seed")] == ["seed 1, 9 frames"]
+    assert [line for line in service.lines[begin:] if line.startswith("seed")] == ["seed 1, 9 frames"]
 
 
-def test_cancelling_is_told_to_the_webhook(service: Service, received: Hooks) -> None:
+def test_webhook_after_cancel(service: Service, received: Hooks) -> None:
     begin = len(service.lines)
     put(service, "webhook-long", received, num_frames=33, sampling_steps=100)
     service.wait_for_line("denoise: chunk 1 of 1, step 2", after=begin)
@@ -43,12 +43,12 @@ def test_cancelling_is_told_to_the_webhook(service: Service, received: Hooks) ->
     assert service.succeed()["metrics"]["frames"] == 1
 
 
-def test_a_bad_input_is_told_to_the_webhook(service: Service, received: Hooks) -> None:
+def test_webhook_after_an_invalid_input(service: Service, received: Hooks) -> None:
     put(service, "webhook-bad", received, audio_start=7)
     assert "audio_start is 7 s" in received.wait_for("failed")["error"]
 
 
-def test_the_log_names_the_prediction_and_not_the_prompt(service: Service, received: Hooks) -> None:
+def test_log_has_the_prediction_id_and_not_the_prompt(service: Service, received: Hooks) -> None:
     """Cog's server writes the lines as JSON, each with the id of its prediction."""
     written = len(service.server.logs)
     put(service, "webhook-logged", received, prompt="my private matter " * 200)

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.deploy.batch.file_worker import FileWorker
 from tests.deploy.conftest import SMALL, child_environment
 from tests.deploy.waiting import wait_until
-from tests.predict.uploads import plain, uri, voice
+from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.store import LocalStore
 
 OPTIONS = BatchOptions(num_workers=2, max_attempts=2)

@@ -19,7 +19,7 @@ from deploy.web.app import make_app
 from src.errors import InputError
 from tests.deploy.runpod_worker.test_handler import unpacked
 from tests.deploy.web.test_web import KEYS, TOKEN
-from tests.predict.uploads import plain, uri, voice
+from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.store import LocalStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .* function is executing locally")

@@ -26,19 +26,19 @@ from deploy.service import Service
 from src.serving.cog.server import free_port
 from tests.conftest import ROOT
 from tests.deploy.conftest import child_environment, first_form
-from tests.predict.movies import Movie, movie_of
-from tests.predict.uploads import plain, recorded, tones, uri, voice
+from tests.predict.media_files import plain, recorded, tones, uri, voice
+from tests.predict.output_video import OutputVideo, decode_output
 from tests.src.storage.store import LocalStore
 
 LONG = {"num_frames": 33, "sampling_steps": 100}
 SOON = 5.0
 
 
-def unpacked(data: bytes) -> Movie:
-    return movie_of({"output": f"data:video/mp4;base64,{base64.b64encode(data).decode()}"})
+def unpacked(data: bytes) -> OutputVideo:
+    return decode_output({"output": f"data:video/mp4;base64,{base64.b64encode(data).decode()}"})
 
 
-def downloaded(url: str) -> Movie:
+def downloaded(url: str) -> OutputVideo:
     with urllib.request.urlopen(url) as answer:
         return unpacked(answer.read())
 

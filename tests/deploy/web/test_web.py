@@ -22,7 +22,7 @@ from src.storage.settings import read_settings
 from tests.conftest import ROOT
 from tests.deploy.conftest import child_environment
 from tests.deploy.runpod_worker.test_handler import listening, unpacked
-from tests.predict.uploads import plain, voice
+from tests.predict.media_files import plain, voice
 from tests.src.storage.web import Web, serving
 
 TOKEN = {"Authorization": "Bearer word"}

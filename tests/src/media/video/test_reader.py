@@ -16,7 +16,7 @@ from src.media.video.frame import DisplayTransform, to_image
 from src.media.video.reader import VideoReader
 from src.media.video.scene_cuts import detect_scene_cuts
 from src.media.video.stream import MAX_RATE, MAX_STREAMS, is_video
-from tests.predict.uploads import RATE, encoded, tones
+from tests.predict.media_files import RATE, encoded, tones
 from tests.src.media.video.video_files import HEIGHT, WIDTH, drawing, number_of, write_film
 
 KINDS = [

@@ -108,7 +108,7 @@ def voice(form: str = "WAV", seconds: float = 0.4) -> bytes:
 
 
 @cache
-def silent_film(seconds: float = 0.4) -> bytes:
+def video_without_audio(seconds: float = 0.4) -> bytes:
     """A video without a sound track."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:

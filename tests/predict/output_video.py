@@ -13,7 +13,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Movie:
+class OutputVideo:
     """What a player finds in an MP4."""
 
     data: bytes
@@ -43,23 +43,23 @@ class Movie:
         return mono_N[: round(self.sound_seconds * self.rate)]
 
 
-def data_of(answer: dict[str, Any]) -> bytes:
+def output_bytes(answer: dict[str, Any]) -> bytes:
     """The file in the answer to a request."""
     kind, _, encoded = answer["output"].partition(";base64,")
     assert kind == "data:video/mp4"
     return base64.b64decode(encoded)
 
 
-def frames_of(answer: dict[str, Any]) -> np.ndarray:
+def decode_frames(answer: dict[str, Any]) -> np.ndarray:
     """The pictures of an answer without sound: (F, H, W, 3) uint8."""
-    with av.open(io.BytesIO(data_of(answer)), "r") as container:
+    with av.open(io.BytesIO(output_bytes(answer)), "r") as container:
         assert not container.streams.audio
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def movie_of(answer: dict[str, Any]) -> Movie:
+def decode_output(answer: dict[str, Any]) -> OutputVideo:
     """The video in the answer to a request."""
-    data = data_of(answer)
+    data = output_bytes(answer)
     with av.open(io.BytesIO(data), "r") as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert video.duration is not None
@@ -73,7 +73,7 @@ def movie_of(answer: dict[str, Any]) -> Movie:
                 frames.append(frame.to_ndarray(format="rgb24"))
             elif isinstance(frame, av.AudioFrame):
                 blocks.append(frame.to_ndarray())
-        return Movie(
+        return OutputVideo(
             data=data,
             frames_FHWC=np.stack(frames),
             codec=video.codec_context.name,
@@ -87,12 +87,12 @@ def movie_of(answer: dict[str, Any]) -> Movie:
         )
 
 
-def likeness(found_N: np.ndarray, given_N: np.ndarray) -> float:
+def correlation(found_N: np.ndarray, given_N: np.ndarray) -> float:
     """Correlation of two signals over the length both have."""
     length = min(len(found_N), len(given_N))
     return float(np.corrcoef(found_N[:length], given_N[:length])[0, 1])
 
 
-def loudness(signal_N: np.ndarray) -> float:
+def rms(signal_N: np.ndarray) -> float:
     """Root of the mean square."""
     return float(np.sqrt(np.mean(np.square(signal_N))))
