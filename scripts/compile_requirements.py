@@ -20,9 +20,19 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = ROOT / "requirements.txt"
-HEADER = "# Compiled from pyproject.toml by `python -m scripts.compile_requirements`; do not edit.\n"
+HEADER = """\
+# Compiled from pyproject.toml by `python -m scripts.compile_requirements`; do not edit.
+# CUDA of torch's default build: {cuda}
+"""
 OF_TORCH = re.compile(r"(nvidia-|cuda-|triton\b)")
 """Packages that torch's CUDA build pins by itself."""
+PLATFORM = {
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "python_version": "3.11",
+    "python_full_version": "3.11.9",
+}
+"""The image's platform, for environment markers; the pins serve other platforms as well."""
 BUILD_TOOLS = {"pip", "setuptools"}
 
 
@@ -35,23 +45,25 @@ def direct_requirements() -> list[Requirement]:
 def compile_requirements() -> str:
     """The text of requirements.txt by `uv pip compile`; pins of the present file are kept where they still fit."""
     command = [
-        *("uv", "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11"),
+        *("uv", "pip", "compile", "pyproject.toml", "--python-platform", "linux", "--python-version", "3.11"),
         *("--no-header", "--no-annotate", "--no-emit-index-url", "--quiet", "--output-file", str(REQUIREMENTS)),
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines(keepends=True)
-    return HEADER + "".join(line for line in lines if not OF_TORCH.match(line) and not line.startswith("#"))
+    (cuda,) = [found[1] for line in lines if (found := re.match(r"cuda-toolkit==(\d+\.\d+)\.", line))]
+    kept = "".join(line for line in lines if not OF_TORCH.match(line) and not line.startswith("#"))
+    return HEADER.format(cuda=cuda) + kept
 
 
 def pins() -> dict[str, Requirement]:
-    """The lines of requirements.txt that apply to this platform, by package."""
+    """The lines of requirements.txt, by package."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     found = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(pin.name): pin for pin in found if pin.marker is None or pin.marker.evaluate()}
+    return {canonicalize_name(pin.name): pin for pin in found}
 
 
 def needed_packages() -> set[str]:
-    """Packages that the direct dependencies need on this platform, by the metadata of what is installed."""
+    """Packages that the direct dependencies need on Python 3.11, by the metadata of what is installed."""
     needed: set[str] = set()
     waiting = direct_requirements()
     while waiting:
@@ -63,7 +75,7 @@ def needed_packages() -> set[str]:
         extras = {"", *requirement.extras}
         for line in metadata.requires(name) or ():
             child = Requirement(line)
-            if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in extras):
+            if child.marker is None or any(child.marker.evaluate(PLATFORM | {"extra": extra}) for extra in extras):
                 waiting.append(child)
     return needed - BUILD_TOOLS
 
