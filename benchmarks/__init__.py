@@ -1,1 +1,1 @@
-"""Figures with the machine, the versions and the command that gave them."""
+"""Measurements. Each result records the machine, the library versions and the command that produced it."""

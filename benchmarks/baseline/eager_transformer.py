@@ -1,8 +1,8 @@
-"""The transformer in its plain form, against which every gain is measured. Frozen: nothing is made faster here.
+"""Eager baseline of the transformer, the reference of every speedup. Frozen: do not optimize.
 
-It is what the papers' code does, without waste of our own: q, k and v apart, RoPE in float64 from tables of the CPU at
-every call, the label map made always and in full, norms in separate operations, and whatever is constant in a clip
-computed anew in every pass. dtype, threads and the attention call are those of `wan.modules`.
+Computes what the published implementations compute, without artificial inefficiency: separate q, k and v projections,
+RoPE in float64 from CPU tables at every call, the full label map at every call, unfused norms, and everything that is
+constant in a clip recomputed in every pass. dtype, threads and the attention function are those of `wan.modules`.
 
 Shapes: B = 1, C channels, T latent frames, H x W latent rows and columns, L = T S tokens, S tokens of a frame, D width,
 A heads, E head width, N persons.
@@ -20,11 +20,11 @@ from wan.configs.schema import TransformerConfig
 from wan.modules.attention import attention
 
 _HEAD_GROUPS = 2
-"""The label map is made for so many groups of heads, one after the other."""
+"""The label map is computed in this many groups of heads, to bound its memory."""
 
 
-class PlainTransformer:
-    """A forward over published weights, by their names."""
+class EagerTransformer:
+    """Functional forward over the published weights, by state dict key."""
 
     def __init__(self, weights: Mapping[str, Tensor], config: TransformerConfig) -> None:
         self.w, self.config = weights, config
@@ -57,8 +57,8 @@ class PlainTransformer:
         image = self.image(image_SC[None].to(dtype))
         speech = self.speech(windows_NFWYC.to(dtype))
         masks_3S = F.interpolate(masks_3HW[None].float(), grid[1:], mode="nearest")[0].flatten(1)
-        for number in range(config.num_layers):
-            x = self.block(f"blocks.{number}", x, e0, grid, (text, image, speech), masks_3S)
+        for index in range(config.num_layers):
+            x = self.block(f"blocks.{index}", x, e0, grid, (text, image, speech), masks_3S)
         shift, scale = (self.w["head.modulation"] + e[:, None]).unbind(1)
         x = F.layer_norm(x.float(), x.shape[-1:], eps=config.eps) * (1 + scale[:, None]) + shift[:, None]
         patches = self.linear("head.head", x)[0]
@@ -76,7 +76,7 @@ class PlainTransformer:
         contexts: tuple[Tensor, Tensor, Tensor],
         masks_3S: Tensor,
     ) -> Tensor:
-        """One block on the tokens, 1 x L x D."""
+        """One transformer block on the tokens, 1 x L x D."""
         text, image, speech = contexts
         e = (self.w[f"{name}.modulation"] + e0).chunk(6, dim=1)
         h = (self.norm(x).float() * (1 + e[1]) + e[0]).to(x.dtype)
@@ -94,7 +94,7 @@ class PlainTransformer:
         return (x.float() + h.float() * e[5]).to(x.dtype)
 
     def cross(self, name: str, x: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        """Attention to text and to image, whose keys and values are made here."""
+        """Cross-attention to text and image, including their key and value projections."""
         q = self.heads(self.rms(f"{name}.norm_q", self.linear(f"{name}.q", x)))
         k = self.heads(self.rms(f"{name}.norm_k", self.linear(f"{name}.k", text)))
         k_image = self.heads(self.rms(f"{name}.norm_k_img", self.linear(f"{name}.k_img", image)))
@@ -103,58 +103,60 @@ class PlainTransformer:
         return self.linear(f"{name}.o", out)
 
     def audio(self, name: str, x: Tensor, speech_TKC: Tensor, labels_L: Tensor, frames: int) -> Tensor:
-        """Attention to the speech of each frame; of two persons, with labels."""
+        """Per-frame cross-attention to speech; for two persons with RoPE by speaker label."""
         q = self.heads(self.linear(f"{name}.q_linear", x))
         k, v = (self.heads(part) for part in self.linear(f"{name}.kv_linear", speech_TKC).chunk(2, dim=-1))
         persons = k.shape[1] // self.config.context_tokens
         if persons == 2:
             label_K = torch.tensor([2.0, 22.0], device=k.device).repeat_interleave(self.config.context_tokens)
-            q, k = self.turn(q, labels_L), self.turn(k, label_K)
+            q, k = self.label_rope(q, labels_L), self.label_rope(k, label_K)
         out = attention(rearrange(q, "b (t s) a e -> (b t) s a e", t=frames), k, v)
         return self.linear(f"{name}.proj", rearrange(out, "t s a e -> 1 (t s) (a e)"))
 
     def labels(self, q: Tensor, k: Tensor, masks_3S: Tensor) -> Tensor:
-        """Every token's label, from the whole map of attention to the first frame's tokens."""
+        """Speaker label of every token (L), from its attention map to the tokens of the first frame."""
         first_k = k[0, : masks_3S.shape[1]]
         sizes = masks_3S.sum(1).clamp(min=1)
-        parts = []
+        maps = []
         for heads in torch.arange(q.shape[2], device=q.device).chunk(_HEAD_GROUPS):
             scores = torch.einsum("lae,sae->als", q[0][:, heads], first_k[:, heads]) / math.sqrt(q.shape[-1])
-            parts.append(torch.einsum("als,cs->acl", scores.float().softmax(-1), masks_3S) / sizes[:, None])
-        map_3L = torch.cat(parts).mean(0)
+            maps.append(torch.einsum("als,cs->acl", scores.float().softmax(-1), masks_3S) / sizes[:, None])
+        map_3L = torch.cat(maps).mean(0)
         low, high = map_3L.amin(1, keepdim=True), map_3L.amax(1, keepdim=True)
-        share = (map_3L - low) / (high - low + 1e-8)
-        values = torch.stack((share[0] * 4, 20 + share[1] * 4, torch.full_like(share[2], 12.0)))
+        normalized = (map_3L - low) / (high - low + 1e-8)
+        values = torch.stack((normalized[0] * 4, 20 + normalized[1] * 4, torch.full_like(normalized[2], 12.0)))
         winner = map_3L.masked_fill(masks_3S.sum(1)[:, None] == 0, -1).argmax(0)
         return values.gather(0, winner[None])[0]
 
     def speech(self, windows_NFWYC: Tensor) -> Tensor:
-        """Windows to context tokens, T x (N K) x C."""
+        """Speech windows to context tokens, T x (N K) x C."""
         first = F.relu(self.linear("audio_proj.proj1", windows_NFWYC[:, :1].flatten(2)))
         groups = rearrange(windows_NFWYC[:, 1:], "n (t f) w y c -> n t f w (y c)", f=4)
         middle = self.config.audio_window // 2
-        places = (groups[:, :, 0, : middle + 1], groups[:, :, 1:3, middle], groups[:, :, 3, middle:])
-        later = F.relu(self.linear("audio_proj.proj1_vf", torch.cat(places, dim=2).flatten(2)))
+        parts = (groups[:, :, 0, : middle + 1], groups[:, :, 1:3, middle], groups[:, :, 3, middle:])
+        later = F.relu(self.linear("audio_proj.proj1_vf", torch.cat(parts, dim=2).flatten(2)))
         hidden = F.relu(self.linear("audio_proj.proj2", torch.cat((first, later), dim=1)))
         tokens = self.linear("audio_proj.proj3", hidden).unflatten(-1, (self.config.context_tokens, -1))
         return rearrange(self.affine_norm("audio_proj.norm", tokens), "n t k c -> t (n k) c")
 
     def image(self, tokens: Tensor) -> Tensor:
-        """CLIP tokens to model width."""
+        """Project CLIP tokens to the model width."""
         h = F.gelu(self.linear("img_emb.proj.1", self.affine_norm("img_emb.proj.0", tokens)))
         return self.affine_norm("img_emb.proj.4", self.linear("img_emb.proj.3", h))
 
     def rope(self, x_BLAE: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """3-D RoPE in float64: the tables of this size are put together on the CPU and copied over."""
+        """3-D RoPE in float64: the table of this size is assembled on the CPU and copied to the device."""
         axes = [table[:n] for table, n in zip(self.tables, grid, strict=True)]
         shapes = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
-        turns = torch.cat([a.view(*s, a.shape[1]).expand(*grid, -1) for a, s in zip(axes, shapes, strict=True)], dim=-1)
+        rotations = torch.cat(
+            [a.view(*s, a.shape[1]).expand(*grid, -1) for a, s in zip(axes, shapes, strict=True)], dim=-1
+        )
         pairs = torch.view_as_complex(x_BLAE.double().unflatten(-1, (-1, 2)))
-        turned = pairs * turns.flatten(0, 2)[:, None].to(x_BLAE.device)
-        return torch.view_as_real(turned).flatten(-2).to(x_BLAE.dtype)
+        rotated = pairs * rotations.flatten(0, 2)[:, None].to(x_BLAE.device)
+        return torch.view_as_real(rotated).flatten(-2).to(x_BLAE.dtype)
 
-    def turn(self, x_BLAE: Tensor, labels_L: Tensor) -> Tensor:
-        """1-D RoPE by labels, in float32."""
+    def label_rope(self, x_BLAE: Tensor, labels_L: Tensor) -> Tensor:
+        """1-D RoPE with labels as positions, in float32."""
         width = x_BLAE.shape[-1]
         frequencies = 10000.0 ** -(torch.arange(0, width, 2, device=x_BLAE.device).double() / width)
         angles = (labels_L[:, None].float() * frequencies.float()).repeat_interleave(2, dim=-1)[:, None]
@@ -162,27 +164,27 @@ class PlainTransformer:
         return (x_BLAE * angles.cos() + torch.stack((-b, a), dim=-1).flatten(-2) * angles.sin()).to(x_BLAE.dtype)
 
     def norm(self, x: Tensor, name: str = "") -> Tensor:
-        """Layer norm in float32; affine by name."""
+        """Layer norm in float32; affine if a name is given."""
         weight, bias = (self.w[f"{name}.{p}"].float() if name else None for p in ("weight", "bias"))
         return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.config.eps).to(x.dtype)
 
     def affine_norm(self, name: str, x: Tensor) -> Tensor:
-        """The library's layer norm, whose epsilon is another."""
+        """Affine layer norm with PyTorch's default epsilon."""
         return F.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"])
 
     def rms(self, name: str, x: Tensor) -> Tensor:
-        """RMS norm over the whole width, in float32, rounded before the weight."""
+        """RMS norm over the full width in float32, cast to the input dtype before the weight is applied."""
         h = x.float()
         h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.config.eps)
         return h.to(x.dtype) * self.w[f"{name}.weight"]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """A linear layer by name."""
+        """Linear layer by name."""
         return F.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
 
-    def mlp(self, name: str, x: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
-        """Two linear layers and what is between them."""
-        return self.linear(f"{name}.2", between(self.linear(f"{name}.0", x)))
+    def mlp(self, name: str, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Two linear layers with an activation between them."""
+        return self.linear(f"{name}.2", activation(self.linear(f"{name}.0", x)))
 
     def heads(self, x_BLD: Tensor) -> Tensor:
         """B x L x D to B x L x A x E."""
@@ -190,7 +192,7 @@ class PlainTransformer:
 
 
 def _table(width: int, length: int = 1024) -> Tensor:
-    """exp(i position frequency), length x width / 2, complex128."""
+    """exp(i * position * frequency), length x width / 2, complex128."""
     frequencies = 10000.0 ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
     return torch.polar(torch.ones_like(angles), angles)

@@ -1,6 +1,6 @@
-"""The small model as its users call it: speech through the encoder, a request, options, frames.
+"""The built-in model for the quality benchmarks: a clip's speech and image in, video frames out.
 
-Shapes: F frames, H x W pixels.
+Shapes: F frames, H x W pixels, N samples.
 """
 
 import time
@@ -31,22 +31,22 @@ from wan.sampling.options import SamplingOptions, choose_preset, resolve_options
 
 MODEL = "multitalk-puppet"
 WEIGHTS = Path(__file__).parents[2] / "models" / MODEL
-"""Where the repository keeps the trained weights."""
+"""The trained weights in this repository."""
 SIZE_CLASS = "480"
 COLOR_CORRECTION = 0.3
-"""What the predictor does unless it is told otherwise."""
+"""Default color correction strength of the predictor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """A video, uint8 F x H x W x 3, and how long it took, speech encoder included."""
+class GeneratedClip:
+    """A video, uint8 F x H x W x 3, and the seconds it took, including the speech encoder."""
 
     frames: NDArray[np.uint8]
     seconds: float
 
 
 class Puppet:
-    """The networks of one folder of weights."""
+    """A pipeline and speech encoder loaded from one folder of weights."""
 
     def __init__(self, folder: Path = WEIGHTS, precision: Precision = "bf16", model: str = MODEL) -> None:
         config = WAN_CONFIGS[model]
@@ -56,83 +56,81 @@ class Puppet:
         self.speech.to(self.pipeline.device)  # type: ignore[arg-type]
 
     def options(self, preset: str | None = "fast", **changes: Any) -> SamplingOptions:
-        """A preset's options (turbo's for None) with explicit values in their place."""
-        given = {"color_correction_strength": COLOR_CORRECTION, "seed": 0, **changes}
-        return resolve_options(self.pipeline.config, size_class=SIZE_CLASS, turbo=True, preset_name=preset, **given)
+        """Sampling options of a preset (None: turbo), overridden by explicit values."""
+        values = {"color_correction_strength": COLOR_CORRECTION, "seed": 0, **changes}
+        return resolve_options(self.pipeline.config, size_class=SIZE_CLASS, turbo=True, preset_name=preset, **values)
 
     def evaluations(self, options: SamplingOptions) -> int:
-        """How often a chunk runs the stack of blocks."""
+        """Number of evaluations of the transformer blocks per chunk."""
         return sum(step.evaluations for step in self.pipeline.plan(options, self.pipeline.embed_times(options)))
 
     @torch.inference_mode()
-    def take(self, clip: Clip, options: SamplingOptions) -> Taken:
-        """Make the clip."""
+    def generate(self, clip: Clip, options: SamplingOptions) -> GeneratedClip:
+        """Generate the video of a clip."""
         start = time.perf_counter()
-        parts = list(self.pipeline.stream(self.request(clip), replace(options, max_frames_num=clip.row.frames)))
-        frames = np.concatenate([to_pixels(part) for part in parts])
-        return Taken(frames=frames, seconds=time.perf_counter() - start)
+        options = replace(options, max_frames_num=clip.row.num_frames)
+        frames = np.concatenate([to_uint8(part) for part in self.pipeline.stream(self.request(clip), options)])
+        return GeneratedClip(frames=frames, seconds=time.perf_counter() - start)
 
     def request(self, clip: Clip) -> Request:
-        """What a caller would ask for; voices in the row's order, boxes where the row gives them."""
-        order = clip.row.order
+        """The request of a clip: voices in the row's order, person boxes if the row gives them."""
+        order = clip.row.face_of_voice
         boxes = None
         if clip.row.boxes != "default":
             faces = scenes.face_boxes(clip.scene)
             first, second = (faces[face] for face in order)
             boxes = (first, second)
         return Request(
-            picture=Image.fromarray(clip.picture()),
-            tracks=tuple(self.embed(clip.tracks[face]) for face in order),
+            picture=Image.fromarray(clip.image()),
+            tracks=tuple(self.embed(clip.waveforms[face]) for face in order),
             prompt=clip.scene.prompt,
             regions=boxes,
         )
 
-    def embed(self, track_N: NDArray[np.float32]) -> Tensor:
-        """Speech states of a 16 kHz track, frames x layers x width."""
-        return self.speech.get_embeddings(self.speech.extract_features(track_N, SPEECH_RATE)).cpu()
+    def embed(self, waveform_N: NDArray[np.float32]) -> Tensor:
+        """Speech embeddings of a 16 kHz waveform, frames x layers x width."""
+        return self.speech.get_embeddings(self.speech.extract_features(waveform_N, SPEECH_RATE)).cpu()
 
     @torch.inference_mode()
-    def round_trip(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frames through the VAE and back: what no transformer could do better. F is 4n + 1."""
+    def vae_round_trip(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Encode and decode frames with the VAE, an upper bound of any transformer's quality; F is 4n + 1."""
         video = torch.from_numpy(frames).permute(3, 0, 1, 2).float().to(self.pipeline.device) / 127.5 - 1
         vae = self.pipeline.models.vae
-        return to_pixels(torch.cat(list(vae.decode(vae.encode(video))), dim=1))
+        return to_uint8(torch.cat(list(vae.decode(vae.encode(video))), dim=1))
 
-    def use_lora_of(self, preset: str | None) -> None:
-        """Merge the LoRA that a preset (turbo's for None) was made for, or none."""
+    def set_preset_lora(self, preset: str | None) -> None:
+        """Merge exactly the LoRA of a preset (None: turbo), if it has one."""
         name = choose_preset(self.pipeline.config, turbo=True, name=preset).lora
         path = None if name is None else weights.locate_lora(self.folder, name)
         if name is not None and path is None:
             raise FileNotFoundError(f"{self.folder} has no LoRA {name}, which preset {preset} needs")
-        self.use([] if path is None else [Lora(weights=path)])
+        self.set_loras([] if path is None else [Lora(weights=path)])
 
-    def use(self, loras: Sequence[Lora]) -> None:
+    def set_loras(self, loras: Sequence[Lora]) -> None:
         """Merge exactly these LoRAs."""
         self.pipeline.use_loras(loras)
 
     @contextmanager
-    def without_picture_tokens(self) -> Iterator[None]:
-        """CLIP's tokens are zeros within."""
+    def without_image_tokens(self) -> Iterator[None]:
+        """Replace the CLIP image tokens by zeros."""
         pipeline = self.pipeline
         models = pipeline.models
-        blind = MultiTalkPipeline.from_models(
-            pipeline.config, replace(models, image_encoder=_Blind(models.image_encoder.model))
-        )
-        self.pipeline = blind
+        zeroed = replace(models, image_encoder=_ZeroImageEncoder(models.image_encoder.model))
+        self.pipeline = MultiTalkPipeline.from_models(pipeline.config, zeroed)
         try:
             yield
         finally:
             self.pipeline = pipeline
 
 
-class _Blind(ImageEncoder):
-    """An image encoder that sees nothing."""
+class _ZeroImageEncoder(ImageEncoder):
+    """An image encoder whose tokens are all zero."""
 
     def __call__(self, frame_CHW: Tensor) -> Tensor:
         return torch.zeros_like(super().__call__(frame_CHW))
 
 
-def to_pixels(video_CFHW: Tensor) -> NDArray[np.uint8]:
+def to_uint8(video_CFHW: Tensor) -> NDArray[np.uint8]:
     """[-1, 1] to uint8 F x H x W x 3."""
     pixels = ((video_CFHW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

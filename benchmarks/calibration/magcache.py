@@ -1,11 +1,10 @@
-"""`python -m benchmarks.calibration.magcache [DIR]`: record how the magnitude of the residual falls over the steps.
+"""`python -m benchmarks.calibration.magcache [DIR]`: measure the magnitude ratios of MagCache (Ma et al. 2025).
 
-Ma et al. 2025: for each step the norm of what the blocks add to a token, by that norm in the step before, averaged over
-the tokens. Here over clips too; of the conditional pass, guided as with turbo, every step computed. The result is to be
-written into `wan/configs/magcache.py`.
+The ratio of a step is the norm of the blocks' residual of a token divided by that norm in the step before, averaged
+over tokens and clips, in the conditional pass with turbo's guidance and without a cache. Prints JSON for
+wan/configs/magcache.py.
 """
 
-import argparse
 import itertools
 import json
 import sys
@@ -15,57 +14,60 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.baseline.puppet import MODEL, Puppet
-from benchmarks.calibration.residual_recorder import recording
+from benchmarks.calibration.residual_recorder import record_residuals
 from benchmarks.quality.clips import ROWS, draw_clip
+from benchmarks.report.parser import make_parser
 from wan.configs import WAN_CONFIGS
 from wan.sampling.options import SamplingOptions, resolve_options
 
 _ROWS = ("one", "two para")
 
 
-def ratios(added_BLD: list[Tensor]) -> list[float]:
-    """Of each step after the first."""
-    norms = [each.float().norm(dim=-1) for each in added_BLD]
+def magnitude_ratios(residuals_BLD: list[Tensor]) -> list[float]:
+    """The ratio of each step after the first."""
+    norms = [residual.float().norm(dim=-1) for residual in residuals_BLD]
     return [(later / earlier).mean().item() for earlier, later in itertools.pairwise(norms)]
 
 
-def record(puppet: Puppet, options: SamplingOptions, clips: int) -> list[list[float]]:
-    """The ratios of every clip; rows take turns."""
+def measure_clips(puppet: Puppet, options: SamplingOptions, clips: int) -> list[list[float]]:
+    """The ratios of every clip, alternating between the rows."""
     rows = [row for row in ROWS if row.name in _ROWS]
-    found = []
+    ratios = []
     for index in range(clips):
-        with recording(puppet.pipeline.models.transformer) as recorded:
-            puppet.take(draw_clip(rows[index % len(rows)], 1000, index), options)
-        found.append(ratios([each.added_BLD for each in recorded]))
-    return found
+        with record_residuals(puppet.pipeline.models.transformer) as records:
+            puppet.generate(draw_clip(rows[index % len(rows)], 1000, index), options)
+        ratios.append(magnitude_ratios([record.residual_BLD for record in records]))
+    return ratios
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration.magcache", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="of the weights")
-    parser.add_argument("--model", default=MODEL, choices=sorted(WAN_CONFIGS))
-    parser.add_argument("--size-class", default="480", choices=("480", "720"))
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--steps", type=int, help="turbo's, unless given")
-    parser.add_argument("--shift", type=float, help="turbo's, unless given")
-    given = parser.parse_args()
-    puppet = Puppet(given.folder, model=given.model) if given.folder else Puppet(model=given.model)
+    """Run the command."""
+    parser = make_parser("benchmarks.calibration.magcache", __doc__)
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="folder of the weights (default: built-in)")
+    parser.add_argument("--model", default=MODEL, choices=sorted(WAN_CONFIGS), help="model configuration")
+    parser.add_argument(
+        "--size-class", default="480", choices=("480", "720"), help="size class, which selects the preset's shift"
+    )
+    parser.add_argument("--clips", type=int, default=8, help="number of clips")
+    parser.add_argument("--steps", type=int, help="number of denoising steps (default: turbo's)")
+    parser.add_argument("--shift", type=float, help="timestep shift (default: turbo's)")
+    args = parser.parse_args()
+    puppet = Puppet(args.folder, model=args.model) if args.folder else Puppet(model=args.model)
     options = resolve_options(
         puppet.pipeline.config,
-        size_class=given.size_class,
+        size_class=args.size_class,
         turbo=True,
-        sampling_steps=given.steps,
-        shift=given.shift,
+        sampling_steps=args.steps,
+        shift=args.shift,
         cache="none",
         seed=0,
     )
-    found = np.array(record(puppet, options, given.clips))
+    ratios = np.array(measure_clips(puppet, options, args.clips))
     summary = {
         "shift": options.shift,
-        "ratios": [float(f"{ratio:.5g}") for ratio in found.mean(axis=0)],
-        "deviation": float(f"{found.std(axis=0).max():.2g}"),
-        "clips": given.clips,
+        "ratios": [float(f"{ratio:.5g}") for ratio in ratios.mean(axis=0)],
+        "deviation": float(f"{ratios.std(axis=0).max():.2g}"),
+        "clips": args.clips,
     }
     sys.stdout.write(json.dumps(summary) + "\n")
 

@@ -1,15 +1,13 @@
-"""`python -m benchmarks.endurance.memory`: host memory for 20 minutes of audio against 20 seconds.
+"""`python -m benchmarks.endurance.memory`: peak host memory for 20 seconds and for 20 minutes of audio.
 
-Each length is one prediction of the small model in a process of its own, through the predictor itself: from a sound
-file to an MP4, with one denoising step at the smallest size. Chunks are as long as the large model's and repeat five
-frames, so that little is decoded twice. `--shrink 2` halves the sides, for a look in a third of the time (and a smaller
-peak, against which growth weighs more). The last line is `peak_20s_mb=<x> peak_20min_mb=<y>`: the most that the process
-had in memory, in 10^6 bytes, mapped files included.
+Each length is one video of the built-in model in a new process, from an audio file to an MP4, with one denoising step
+at the smallest size. Chunks have the length of the 14B model's and overlap by five frames, so that few frames are
+decoded twice. `--shrink 2` halves height and width, which takes a third of the time. Written to
+benchmarks/results/memory.json. The last line is `peak_20s_mb=<x> peak_20min_mb=<y>`: the peak resident set size in 10^6
+bytes, including mapped files. The exit status is 1 if the second peak is more than 1.1 times the first.
 """
 
-import argparse
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -23,94 +21,99 @@ import soundfile
 from PIL import Image
 
 from app.generator import VideoGenerator
-from benchmarks.report.environment import RESULTS, environment
-
-logger = logging.getLogger(__name__)
+from benchmarks.report.environment import RESULTS, environment, write_result
+from benchmarks.report.parser import make_parser
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZE = (128, 64)
-"""Width and height of the picture, which are those of the smallest bucket."""
+"""Width and height of the image, equal to the smallest bucket."""
 LENGTHS = {"20s": 20, "20min": 1200}
-ALLOWED = 1.1
-"""The second peak may be as many times the first."""
+"""Seconds of audio."""
+MAX_RATIO = 1.1
+"""Limit of the second peak divided by the first."""
 CHUNK, OVERLAP = 81, 5
+"""Frames."""
 
 
-def write_voice(path: Path, seconds: int) -> None:
-    """The example's voice, again and again."""
+def write_audio(path: Path, seconds: int) -> None:
+    """Write a WAV file that repeats the example voice."""
     samples_N, rate = soundfile.read(EXAMPLES / "voice_anna.flac", dtype="float32")
     with soundfile.SoundFile(path, "w", rate, 1, subtype="PCM_16") as file:
-        left = seconds * rate
-        for piece_N in cycle([samples_N]):
-            file.write(piece_N[:left])
-            left -= len(piece_N)
-            if left <= 0:
+        remaining = seconds * rate
+        for block_N in cycle([samples_N]):
+            file.write(block_N[:remaining])
+            remaining -= len(block_N)
+            if remaining <= 0:
                 return
 
 
 def measure(seconds: int, shrink: int) -> dict[str, float]:
-    """Make one video in this process; its peak in bytes, and how long it took."""
-    os.environ |= {"MULTITALK_MODEL": "multitalk-puppet", "MAX_SECONDS": str(seconds)}
-    generator = VideoGenerator.from_environment(os.environ)
+    """Generate one video in this process; returns peak bytes, seconds, and the size of the file."""
+    environ = {**os.environ, "MULTITALK_MODEL": "multitalk-puppet", "MAX_SECONDS": str(seconds)}
+    generator = VideoGenerator.from_environment(environ)
     generator.warm_up()
     config = generator.settings.config
     buckets = {
         size_class: {ratio: (height // shrink, width // shrink) for ratio, (height, width) in table.items()}
         for size_class, table in config.buckets.items()
     }
-    config = replace(config, frame_num=CHUNK, motion_frame=OVERLAP, buckets=buckets)
+    presets = {**config.presets, "fast": replace(config.presets["fast"], sampling_steps=1)}
+    config = replace(config, frame_num=CHUNK, motion_frame=OVERLAP, buckets=buckets, presets=presets)
     generator.settings = replace(generator.settings, config=config)
     generator.pipeline.config = config
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        picture, voice = Path(name) / "picture.png", Path(name) / "voice.wav"
-        Image.open(EXAMPLES / "portrait.png").resize(SIZE).save(picture)
-        write_voice(voice, seconds)
-        sampling = {"preset": "fast", "lora_strength": 0.0, "sampling_steps": 1, "seed": 1}
-        output = generator.generate({"image": picture, "first_audio": voice, **sampling}, Path(name))
-        size = output.path.stat().st_size
-    return {"peak": peak(), "seconds": time.perf_counter() - start, "movie_bytes": size}
+    with tempfile.TemporaryDirectory() as folder:
+        image, audio = Path(folder) / "image.png", Path(folder) / "audio.wav"
+        Image.open(EXAMPLES / "portrait.png").resize(SIZE).save(image)
+        write_audio(audio, seconds)
+        sampling = {"preset": "fast", "lora_strength": 0.0, "seed": 1}
+        output = generator.generate({"image": image, "first_audio": audio, **sampling}, Path(folder))
+        video_bytes = output.path.stat().st_size
+    return {"peak_bytes": peak_rss(), "seconds": time.perf_counter() - start, "video_bytes": video_bytes}
 
 
-def peak() -> int:
-    """The most bytes that this process has had in memory at once."""
+def peak_rss() -> int:
+    """Peak resident set size of this process in bytes (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def apart(seconds: int, shrink: int) -> dict[str, float]:
-    """The same in a process of its own, whose log is passed on."""
+def measure_in_subprocess(seconds: int, shrink: int) -> dict[str, float]:
+    """Run `measure` in a new process; its stderr is passed through."""
     command = [sys.executable, "-m", "benchmarks.endurance.memory", "--one", str(seconds), "--shrink", str(shrink)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        last = process.stdout.readlines()[-1:]
-    if process.returncode or not last:
-        raise RuntimeError(f"{seconds} s of sound: the process ended with status {process.returncode}")
-    found: dict[str, float] = json.loads(last[0])
-    return found
+        lines = process.stdout.readlines()
+    if process.returncode or not lines:
+        raise RuntimeError(f"{seconds} s of audio: the process exited with status {process.returncode}")
+    result: dict[str, float] = json.loads(lines[-1])
+    return result
 
 
 def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance.memory", description=__doc__)
-    parser.add_argument("--one", type=int, metavar="SECONDS", help="measure one length in this process")
-    parser.add_argument("--shrink", type=int, default=1, help="divide height and width by this")
-    parser.add_argument("--output", type=Path, default=RESULTS / "memory.json")
-    given = parser.parse_args()
-    if given.one:
-        sys.stdout.write(json.dumps(measure(given.one, given.shrink)) + "\n")
+    """Run the command."""
+    parser = make_parser("benchmarks.endurance.memory", __doc__)
+    parser.add_argument("--one", type=int, metavar="SECONDS", help="measure one length in this process and print JSON")
+    parser.add_argument("--shrink", type=int, default=1, help="divisor of height and width")
+    parser.add_argument("--output", type=Path, default=RESULTS / "memory.json", help="JSON file to write")
+    args = parser.parse_args()
+    if args.one:
+        sys.stdout.write(json.dumps(measure(args.one, args.shrink)) + "\n")
         return 0
-    figures = {name: apart(seconds, given.shrink) for name, seconds in LENGTHS.items()}
-    ratio = figures["20min"]["peak"] / figures["20s"]["peak"]
+    lengths = {name: measure_in_subprocess(seconds, args.shrink) for name, seconds in LENGTHS.items()}
+    ratio = lengths["20min"]["peak_bytes"] / lengths["20s"]["peak_bytes"]
     document = {
         **environment("benchmarks.endurance.memory"),
         "chunk": [CHUNK, OVERLAP],
-        "lengths": figures,
+        "lengths": lengths,
         "ratio": ratio,
+        "allowed": MAX_RATIO,
     }
-    given.output.write_text(json.dumps(document | {"allowed": ALLOWED}, indent=2) + "\n")
-    sys.stdout.write(" ".join(f"peak_{name}_mb={each['peak'] / 1e6:.0f}" for name, each in figures.items()) + "\n")
-    return 1 if ratio > ALLOWED else 0
+    write_result(args.output, document)
+    sys.stdout.write(
+        " ".join(f"peak_{name}_mb={each['peak_bytes'] / 1e6:.0f}" for name, each in lengths.items()) + "\n"
+    )
+    return 1 if ratio > MAX_RATIO else 0
 
 
 if __name__ == "__main__":

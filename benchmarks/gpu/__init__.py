@@ -1,1 +1,1 @@
-"""What the model takes on a GPU, beside the least that it could take there: `python -m benchmarks.gpu`."""
+"""Time and memory of the model on a GPU, beside the roofline: `python -m benchmarks.gpu`."""

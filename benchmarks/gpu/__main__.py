@@ -1,48 +1,50 @@
-"""`python -m benchmarks.gpu`: what the 14B model takes on this GPU, each figure beside its floor in the same run.
+"""`python -m benchmarks.gpu`: seconds and peak memory of the 14B model on a GPU, beside the roofline.
 
-The weights are random, since no figure here depends on them. `--tiny` runs every stage on the processor with the small
-network, to see that it works; what it measures says nothing about a GPU. Status 1 when a stage failed.
+The weights are random, since neither time nor memory depends on them. `--tiny` runs every stage on the CPU with a small
+network as a smoke test. Written to benchmarks/results/gpu.json. The exit status is 1 if a stage failed.
 """
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.bench import large, tiny
-from benchmarks.gpu.document import failures, run
-from benchmarks.gpu.stages import STAGES
+from benchmarks.gpu.bench import full_bench, tiny_bench
+from benchmarks.gpu.document import failures, run_stages
+from benchmarks.gpu.stages import RENAMED_STAGES, STAGES
 from benchmarks.report.environment import RESULTS
+from benchmarks.report.parser import make_parser
 
 logger = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="the small network on the processor; --output is needed")
-    parser.add_argument("--stages", default=",".join(STAGES), help="some of %(default)s")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", type=int, default=0, metavar="ID")
-    parser.add_argument("--folder", type=Path, help="where weights are written for the stage that reads them")
-    parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    """Run the command."""
+    parser = make_parser("benchmarks.gpu", __doc__)
+    parser.add_argument("--tiny", action="store_true", help="smoke test: a small network on the CPU; needs --output")
+    parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated stages to run")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each call")
+    parser.add_argument("--device", type=int, default=0, metavar="ID", help="index of the GPU")
+    parser.add_argument(
+        "--folder", type=Path, help="parent of the temporary folder for the stage `load` (default: the system's)"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write (default: benchmarks/results/gpu.json)")
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    stages = given.stages.split(",")
+    stages = [RENAMED_STAGES.get(stage, stage) for stage in args.stages.split(",")]
     if unknown := set(stages) - STAGES.keys():
-        parser.error(f"no stages {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
-    if given.tiny and (given.output is None or given.output.resolve().is_relative_to(RESULTS)):
-        parser.error(f"--tiny measures nothing that belongs into {RESULTS}; name another --output")
-    if not given.tiny and not torch.cuda.is_available():
-        parser.error("PyTorch finds no GPU; --tiny shows on a processor that the stages run")
-    device = torch.device("cpu") if given.tiny else torch.device("cuda", given.device)
+        parser.error(f"unknown stages: {', '.join(sorted(unknown))}; available: {', '.join(STAGES)}")
+    if args.tiny and (args.output is None or args.output.resolve().is_relative_to(RESULTS)):
+        parser.error(f"--tiny is a smoke test and must not write to {RESULTS}; give another --output")
+    if not args.tiny and not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU; --tiny runs the stages on a CPU")
+    device = torch.device("cpu") if args.tiny else torch.device("cuda", args.device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # events are recorded, and some kernels are launched, on the current one
+        torch.cuda.set_device(device)  # events and some kernels use the current device
     with torch.inference_mode():
-        bench = tiny(device) if given.tiny else large(device, given.repeats, given.folder)
-    document = run(bench, stages, given.output or RESULTS / "gpu.json")
+        bench = tiny_bench(device) if args.tiny else full_bench(device, args.repeats, args.folder)
+    document = run_stages(bench, stages, args.output or RESULTS / "gpu.json")
     for stage, message in failures(document).items():
         logger.error("%s failed: %s", stage, message)
     return 1 if failures(document) else 0

@@ -1,4 +1,4 @@
-"""What a run measures: which model, where, at which sizes, how often."""
+"""Configuration of a GPU benchmark run: model, device, video sizes and repeats."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,47 +13,49 @@ from wan.configs.schema import ModelConfig
 from wan.offload.estimate import module_bytes
 from wan.types import VideoSize
 
-NAMED = ((448, 896), (720, 1280))
-"""Height and width that goals are set for."""
+MAIN_SIZES = ((448, 896), (720, 1280))
+"""Height and width of the sizes that have performance goals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """`named` are the sizes that are looked at closely; `load_bytes` is how much is written and read as weights."""
+    """`main_sizes` are profiled in detail; `load_bytes` is the size of the weight file for the stage `load`."""
 
     config: ModelConfig
     device: torch.device
-    named: tuple[VideoSize, ...]
+    main_sizes: tuple[VideoSize, ...]
     repeats: int
-    ceilings: PeakThroughput
+    peak: PeakThroughput
     load_bytes: int
     folder: Path | None = None
 
     def sizes(self, size_class: str) -> list[VideoSize]:
-        """One size for every token count of a bucket table, the fewest tokens first."""
-        by_count: dict[int, VideoSize] = {}
+        """One size for every token count of a bucket table, in ascending order."""
+        by_tokens: dict[int, VideoSize] = {}
         for height, width in self.config.buckets[size_class].values():
             size = VideoSize(frames=self.config.frame_num, height=height, width=width)
-            by_count.setdefault(roofline.tokens(size), size)
-        return [size for _, size in sorted(by_count.items())]
+            by_tokens.setdefault(roofline.num_tokens(size), size)
+        return [size for _, size in sorted(by_tokens.items())]
 
 
-def large(device: torch.device, repeats: int, folder: Path | None) -> Bench:
-    """The published 14B network."""
+def full_bench(device: torch.device, repeats: int, folder: Path | None) -> Bench:
+    """The published 14B model."""
     config = WAN_CONFIGS["multitalk-14B"]
     return Bench(
         config=config,
         device=device,
-        named=tuple(VideoSize(frames=config.frame_num, height=height, width=width) for height, width in NAMED),
+        main_sizes=tuple(
+            VideoSize(frames=config.frame_num, height=height, width=width) for height, width in MAIN_SIZES
+        ),
         repeats=repeats,
-        ceilings=measure_peak_throughput(device, getattr(torch, config.dtype)),
+        peak=measure_peak_throughput(device, getattr(torch, config.dtype)),
         load_bytes=8 * 2**30,
         folder=folder,
     )
 
 
-def tiny(device: torch.device) -> Bench:
-    """The same stages on the small network, five frames, two blocks: to see on a processor that they run."""
+def tiny_bench(device: torch.device) -> Bench:
+    """A smoke test of the same stages: small network, two blocks, five frames."""
     config = WAN_CONFIGS["multitalk-puppet"]
     config = replace(
         config,
@@ -65,18 +67,18 @@ def tiny(device: torch.device) -> Bench:
     return Bench(
         config=config,
         device=device,
-        named=(VideoSize(frames=5, height=32, width=64),),
+        main_sizes=(VideoSize(frames=5, height=32, width=64),),
         repeats=2,
-        ceilings=measure_peak_throughput(device, getattr(torch, config.dtype), side=128),
+        peak=measure_peak_throughput(device, getattr(torch, config.dtype), side=128),
         load_bytes=2**20,
     )
 
 
-def label(size: VideoSize) -> str:
-    """A size as it is written in results."""
+def format_size(size: VideoSize) -> str:
+    """A size as a key of results: height x width x frames."""
     return f"{size.height} x {size.width} x {size.frames}"
 
 
-def weight_bytes(networks: Iterable[torch.nn.Module]) -> int:
-    """All of them."""
-    return sum(map(module_bytes, networks))
+def weight_bytes(modules: Iterable[torch.nn.Module]) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(map(module_bytes, modules))

@@ -1,6 +1,5 @@
-"""A whole clip from files to a file through the generator, in four steps: everything on the device, and streamed."""
+"""Stage `clip`: a whole clip from input files to an MP4 in four denoising steps, resident and with streamed blocks."""
 
-import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,73 +7,69 @@ from typing import Any
 
 from app.generator import VideoGenerator, probe_device
 from app.settings import read_settings
-from benchmarks.endurance.memory import EXAMPLES, write_voice
-from benchmarks.gpu.bench import Bench, label, weight_bytes
-from benchmarks.gpu.memory import with_peak
-from benchmarks.gpu.networks import draw_models, draw_speech
-from benchmarks.gpu.vae import DECODE, PICTURE, vae_flops
+from benchmarks.endurance.memory import EXAMPLES, write_audio
+from benchmarks.gpu.bench import Bench, format_size, weight_bytes
+from benchmarks.gpu.memory import with_peak_memory
+from benchmarks.gpu.networks import random_models, random_speech_encoder
+from benchmarks.gpu.vae import DECODE, ENCODE_IMAGE, vae_flops
 from benchmarks.speed import roofline
-from benchmarks.speed.timing import Spread
+from benchmarks.speed.timing import TimingStats
 from src.serving.health import Health
 from wan.checkpoint import Models
 from wan.multitalk import MultiTalkPipeline
 from wan.types import FPS, VideoSize
 
-logger = logging.getLogger(__name__)
-
 STEPS = 4
+PLANS = ("resident", "streamed", "smallest")
+"""Offload plans: everything on the device, all blocks streamed, and the one that needs the least memory."""
 MARGIN = 1.12
-"""The limit of the leanest plan over its peak, a little above the share that planning keeps free."""
+"""Memory limit for the smallest plan relative to its estimated peak; slightly above the planner's reserve."""
 
 
 def measure_clip(bench: Bench) -> dict[str, Any]:
-    """Three plans one after the other, and what the streamed ones take against the first."""
-    models = draw_models(bench.config, bench.device)
-    generator = ready(bench)
+    """Seconds and peak memory under every offload plan, and the ratio of the streamed plans to the resident one."""
+    models = random_models(bench.config, bench.device)
+    generator = make_generator(bench)
     rows: dict[str, Any] = {}
-    for name in ("resident", "streamed", "leanest"):
-        generator.pipeline = pipeline_of(name, bench, models)
-        rows[name] = clip(bench, generator, models, streamed=name != "resident")
-    resident = rows["resident"]["total"]["median_s"]
-    return {
-        "steps": STEPS,
-        **rows,
-        **{f"{name}_over_resident": rows[name]["total"]["median_s"] / resident for name in ("streamed", "leanest")},
-    }
+    for plan in PLANS:
+        generator.pipeline = make_pipeline(plan, bench, models)
+        rows[plan] = measure_plan(bench, generator, models, streamed=plan != "resident")
+    resident_s = rows["resident"]["total"]["median_s"]
+    ratios = {f"{plan}_over_resident": rows[plan]["total"]["median_s"] / resident_s for plan in PLANS[1:]}
+    return {"steps": STEPS, **rows, **ratios}
 
 
-def ready(bench: Bench) -> VideoGenerator:
-    """The generator as after its setup, but for the pipeline."""
+def make_generator(bench: Bench) -> VideoGenerator:
+    """A generator without a pipeline, with a random speech encoder."""
     generator = VideoGenerator.__new__(VideoGenerator)
     settings = read_settings({"MULTITALK_MODEL": bench.config.name})
     generator.settings = replace(settings, config=bench.config)
-    generator.speech_encoder = draw_speech(bench.config, bench.device)
+    generator.speech_encoder = random_speech_encoder(bench.config, bench.device)
     generator.health = Health(lambda: probe_device(bench.device), Path(tempfile.gettempdir()))
     return generator
 
 
-def pipeline_of(name: str, bench: Bench, models: Models) -> MultiTalkPipeline:
-    """Under the plan of this name; the leanest is the one that needs least memory."""
-    persistent = None if name == "resident" else 0
-    pipeline = MultiTalkPipeline.from_models(bench.config, models, num_persistent_param_in_dit=persistent)
+def make_pipeline(plan: str, bench: Bench, models: Models) -> MultiTalkPipeline:
+    """A pipeline that chooses the offload plan."""
+    num_persistent_params = None if plan == "resident" else 0
+    pipeline = MultiTalkPipeline.from_models(bench.config, models, num_persistent_param_in_dit=num_persistent_params)
     pipeline.device = pipeline.offload.device = bench.device
-    if name == "leanest":
-        peaks = [plan.peak for plan in pipeline.offload.planner.plans(bench.named[0], 1)]
+    if plan == "smallest":
+        peaks = [candidate.peak for candidate in pipeline.offload.planner.plans(bench.main_sizes[0], 1)]
         pipeline.offload.memory_limit = int(MARGIN * min(peaks))
     return pipeline
 
 
-def clip(bench: Bench, generator: VideoGenerator, models: Models, streamed: bool) -> dict[str, Any]:
-    """Seconds by stage, medians of the repeats, and the peak of memory; the first clip is a warm-up, which also moves
-    the networks to where the plan wants them."""
+def measure_plan(bench: Bench, generator: VideoGenerator, models: Models, streamed: bool) -> dict[str, Any]:
+    """Median seconds by stage, and peak memory; the first clip is a warm-up that also applies the offload plan."""
     frames = bench.config.frame_num
-    taken: list[dict[str, float]] = []
+    timings: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        voice = Path(folder) / "voice.wav"
-        write_voice(voice, 1 + frames // FPS)
-        request = {
+        audio = Path(folder) / "audio.wav"
+        write_audio(audio, 1 + frames // FPS)
+        inputs = {
             "image": EXAMPLES / "two_people.png",
-            "first_audio": voice,
+            "first_audio": audio,
             "num_frames": frames,
             "preset": "fast",
             "lora_strength": 0.0,
@@ -82,37 +77,38 @@ def clip(bench: Bench, generator: VideoGenerator, models: Models, streamed: bool
             "seed": 1,
         }
         encoders = models.text_encoder.model, models.image_encoder.model
-        held = weight_bytes([models.transformer, models.vae.model, *encoders])
-        make(generator, request)
-        (metrics, file_bytes), peak = with_peak(lambda: make(generator, request), bench.device, held)
+        model_bytes = weight_bytes([models.transformer, models.vae.model, *encoders])
+        generate(generator, inputs)
+        (metrics, file_bytes), peak = with_peak_memory(lambda: generate(generator, inputs), bench.device, model_bytes)
         for _ in range(bench.repeats):
-            metrics, _ = make(generator, request)
-            seconds = {name.removeprefix("seconds."): value for name, value in metrics.items() if "seconds." in name}
-            taken.append(seconds)
+            metrics, _ = generate(generator, inputs)
+            timings.append({key.removeprefix("seconds."): metrics[key] for key in metrics if "seconds." in key})
     size = VideoSize(frames=frames, height=metrics["height"], width=metrics["width"])
+    stats = {stage: TimingStats.from_seconds([timing[stage] for timing in timings]) for stage in timings[0]}
     return {
-        "size": label(size),
+        "size": format_size(size),
         "plan": metrics["memory_plan"],
         "file_bytes": file_bytes,
         "peak_bytes": peak,
-        "total": Spread.of([each["total"] for each in taken]).over(floor(bench, size, models, streamed)),
-        "seconds": {stage: Spread.of([each[stage] for each in taken]).median_s for stage in taken[0]},
+        "total": stats["total"].with_roofline(clip_roofline(bench, size, models, streamed)),
+        "seconds": {stage: each.median_s for stage, each in stats.items()},
     }
 
 
-def floor(bench: Bench, size: VideoSize, models: Models, streamed: bool) -> float:
-    """Seconds of the clip's forwards at best, its blocks' way from the host if that takes longer, and of the VAE."""
+def clip_roofline(bench: Bench, size: VideoSize, models: Models, streamed: bool) -> float:
+    """Minimum seconds of the VAE and of the forwards (or of uploading the streamed blocks, if that takes longer)."""
     passes = 1 if bench.config.presets["fast"].audio_guide_scale == 1 else 2
-    held = weight_bytes([models.transformer])
-    forward = roofline.forward_seconds(bench.config.transformer, size, 1, bench.ceilings, held)
-    if streamed and bench.ceilings.upload:
-        forward = max(forward, weight_bytes(list(models.transformer.blocks.children())) / bench.ceilings.upload)
+    model_bytes = weight_bytes([models.transformer])
+    forward_s = roofline.min_forward_seconds(bench.config.transformer, size, 1, bench.peak, model_bytes)
+    if streamed and bench.peak.host_to_device:
+        block_bytes = weight_bytes(list(models.transformer.blocks.children()))
+        forward_s = max(forward_s, block_bytes / bench.peak.host_to_device)
     flops = vae_flops(bench.config.vae, size)
-    return STEPS * passes * forward + (flops[PICTURE] + flops[DECODE]) / bench.ceilings.product
+    return STEPS * passes * forward_s + (flops[ENCODE_IMAGE] + flops[DECODE]) / bench.peak.matmul
 
 
-def make(generator: VideoGenerator, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """One video; its metrics, and the size of its file in bytes."""
+def generate(generator: VideoGenerator, inputs: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Generate one video; returns its metrics and the size of the file in bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        output = generator.generate(request, Path(folder))
+        output = generator.generate(inputs, Path(folder))
         return output.metrics, output.path.stat().st_size

@@ -1,7 +1,6 @@
-"""What a run leaves: a JSON document of the machine and of every stage, complete or failed."""
+"""Run the stages and write their results, or errors, to a JSON document."""
 
 import gc
-import json
 import logging
 import traceback
 from collections.abc import Iterable
@@ -13,8 +12,8 @@ import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.stages import STAGES
-from benchmarks.report.environment import describe, environment, versions
-from benchmarks.speed.timing import seconds_of
+from benchmarks.report.environment import describe_device, environment, library_versions, write_result
+from benchmarks.speed.timing import time_call
 from wan.modules.attention import chosen_backends
 from wan.modules.kernels.dispatch import is_enabled
 from wan.modules.verify_kernels import verify
@@ -22,57 +21,56 @@ from wan.modules.verify_kernels import verify
 logger = logging.getLogger(__name__)
 
 
-def run(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
-    """Every stage in turn; the document is written anew after each, so that a run that is cut off leaves its part.
+def run_stages(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
+    """Run stages in order and rewrite the document after each, so that an aborted run keeps its results.
 
-    A stage that fails is recorded with its message.
+    The error message of a failed stage is recorded in place of its results.
     """
     document = {
         **environment("benchmarks.gpu"),
         "model": bench.config.name,
-        "device": describe(bench.device),
-        "libraries": versions(),
-        "ceilings": asdict(bench.ceilings),
+        "device": describe_device(bench.device),
+        "libraries": library_versions(),
+        "peak_throughput": asdict(bench.peak),
         "repeats": bench.repeats,
         "stages": {},
     }
     verify(bench.device, getattr(torch, bench.config.dtype))
     for name in stages:
         logger.info("%s", name)
-        document["stages"][name] = outcome(name, bench)
-        document |= chosen(bench)
+        document["stages"][name] = run_stage(name, bench)
+        document |= selected_backends(bench)
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n")
+        write_result(path, document)
     return document
 
 
-def chosen(bench: Bench) -> dict[str, Any]:
-    """What every figure depends on: the backend of each class of attention met so far, and the form of the kernels."""
+def selected_backends(bench: Bench) -> dict[str, Any]:
+    """The attention backend of every kind of attention used so far, and the kernel backend."""
     with torch.inference_mode():
         triton = is_enabled(bench.device, getattr(torch, bench.config.dtype))
-    backends = {f"{each.kind}, {each.width}, {each.dtype}": name for each, name in chosen_backends().items()}
-    return {"attention": backends, "kernels": "triton" if triton else "plain"}
+    backends = {f"{shape.kind}, {shape.width}, {shape.dtype}": name for shape, name in chosen_backends().items()}
+    return {"attention": backends, "kernels": "triton" if triton else "eager"}
 
 
-def outcome(name: str, bench: Bench) -> dict[str, Any]:
-    """What a stage measured, or why it could not; and how long that took."""
-    found: dict[str, Any] = {}
+def run_stage(name: str, bench: Bench) -> dict[str, Any]:
+    """Results of a stage and the seconds it took, or its error."""
+    outcome: dict[str, Any] = {}
 
-    def attempt() -> None:
+    def measure() -> None:
         with torch.inference_mode():
-            found["results"] = STAGES[name](bench)
+            outcome["results"] = STAGES[name](bench)
 
     try:
-        found["stage_seconds"] = seconds_of(attempt, bench.device)
-    except Exception as error:  # noqa: BLE001 - whatever one stage meets, the others are to be measured
+        outcome["stage_seconds"] = time_call(measure, bench.device)
+    except Exception as error:  # noqa: BLE001 - the other stages are measured even if one fails
         logger.error("%s failed: %s", name, error)
-        found = {"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        outcome = {"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     gc.collect()
-    return found
+    return outcome
 
 
 def failures(document: dict[str, Any]) -> dict[str, str]:
-    """Messages of the stages that failed."""
+    """Error messages of the failed stages."""
     return {name: stage["failed"] for name, stage in document["stages"].items() if "failed" in stage}

@@ -1,4 +1,4 @@
-"""The most memory that some work took on a device."""
+"""Peak memory of a call on a device, in bytes."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,16 +10,17 @@ from wan.offload.estimate import PeakCounter
 T = TypeVar("T")
 
 
-def with_peak(work: Callable[[], T], device: torch.device, held: int = 0) -> tuple[T, int]:
-    """The work's result, and the most bytes there were at once.
+def with_peak_memory(call: Callable[[], T], device: torch.device, weight_bytes: int = 0) -> tuple[T, int]:
+    """The result of a call, and the peak of allocated bytes.
 
-    On a GPU its allocator tells. On a processor tensors are counted as they are made, on top of the bytes `held`.
+    On CUDA the peak is the caching allocator's. On a CPU it is that of tensors allocated during the call plus
+    `weight_bytes`.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        result = work()
+        result = call()
         return result, torch.cuda.max_memory_allocated(device)
     with PeakCounter(device) as counter:
-        result = work()
-    return result, held + counter.peak
+        result = call()
+    return result, weight_bytes + counter.peak

@@ -1,6 +1,6 @@
-"""The networks of a model with random weights, drawn on the device: nothing passes through the host or a file.
+"""Networks with random weights, created directly on the device.
 
-Sizes, dtypes and eight-bit layers are those that loading would give.
+Shapes, dtypes and quantized layers are those of a loaded checkpoint.
 """
 
 import math
@@ -34,67 +34,69 @@ from wan.modules.text import TextEncoder
 from wan.modules.transformer import MultiTalkTransformer
 from wan.modules.vae import VideoVAE
 
-NOTHING = ComponentFiles(files=())
-NO_FILES = CheckpointLayout(
-    transformer=NOTHING,
-    text_encoder=NOTHING,
-    image_encoder=NOTHING,
-    vae=NOTHING,
+_NO_COMPONENT = ComponentFiles(files=())
+_EMPTY_LAYOUT = CheckpointLayout(
+    transformer=_NO_COMPONENT,
+    text_encoder=_NO_COMPONENT,
+    image_encoder=_NO_COMPONENT,
+    vae=_NO_COMPONENT,
     tokenizer=Path(),
     config_json=Path(),
     speech_encoder=Path(),
 )
-SMALL = 0.02
+BIAS_STD = 0.02
 
 
-def draw_models(config: ModelConfig, device: torch.device, precision: Precision = "bf16") -> Models:
-    """Every network that `wan` runs."""
-    text = drawn(text_encoder_component(config, NO_FILES.text_encoder, precision), device)
-    image = drawn(image_encoder_component(config, NO_FILES.image_encoder), device)
+def random_models(config: ModelConfig, device: torch.device, precision: Precision = "bf16") -> Models:
+    """Every component of the pipeline."""
+    text = random_component(text_encoder_component(config, _EMPTY_LAYOUT.text_encoder, precision), device)
+    image = random_component(image_encoder_component(config, _EMPTY_LAYOUT.image_encoder), device)
     return Models(
-        transformer=draw_transformer(config, device, precision),
-        vae=draw_vae(config, device),
+        transformer=random_transformer(config, device, precision),
+        vae=random_vae(config, device),
         text_encoder=TextEncoder(text, build_tokenizer(config), config.transformer.text_len),
         image_encoder=ImageEncoder(restore_position_ids(image)),
     )
 
 
-def draw_transformer(config: ModelConfig, device: torch.device, precision: Precision = "bf16") -> MultiTalkTransformer:
-    """The transformer."""
-    transformer: MultiTalkTransformer = drawn(transformer_component(config, NO_FILES, precision), device)
+def random_transformer(
+    config: ModelConfig, device: torch.device, precision: Precision = "bf16"
+) -> MultiTalkTransformer:
+    """A transformer with random weights."""
+    transformer: MultiTalkTransformer = random_component(transformer_component(config, _EMPTY_LAYOUT, precision), device)
     return transformer
 
 
-def draw_vae(config: ModelConfig, device: torch.device) -> VideoVAE:
-    """The VAE."""
-    return VideoVAE(drawn(vae_component(config, NO_FILES.vae), device))
+def random_vae(config: ModelConfig, device: torch.device) -> VideoVAE:
+    """A VAE with random weights."""
+    return VideoVAE(random_component(vae_component(config, _EMPTY_LAYOUT.vae), device))
 
 
-def draw_speech(config: ModelConfig, device: torch.device) -> Wav2Vec2Model:
-    """The speech encoder, which is small enough to be made on the host."""
+def random_speech_encoder(config: ModelConfig, device: torch.device) -> Wav2Vec2Model:
+    """A speech encoder with random weights, initialized on the CPU."""
     speech: Wav2Vec2Model = Wav2Vec2Model(speech_config(config)).eval().requires_grad_(False)
     speech.to(device)  # type: ignore[arg-type]
     return speech
 
 
 @torch.inference_mode(False)
-def drawn(component: Component, device: torch.device) -> Any:
-    """A network whose published tensors are what its own parameters say they are."""
+def random_component(component: Component, device: torch.device) -> Any:
+    """Build a component as loading does, from a checkpoint whose tensors have the shapes of its own parameters."""
     with torch.device("meta"):
-        tensors = named(component.build, component.to_file_key)
+        tensors = state_dict_by_key(component.build, component.to_file_key)
     plan = plan_loading(replace(component, tensors=tensors, ignored_prefixes=()))
     specs = {key + suffix: spec for key, reader in plan.readers.items() for suffix, spec in reader.outputs.items()}
-    outputs = {key: draw(key, spec, device) for key, spec in specs.items()}
+    outputs = {key: random_tensor(key, spec, device) for key, spec in specs.items()}
     return assign_weights(plan.module, {name: outputs[output] for name, output in plan.outputs.items()})
 
 
-def named(build: Callable[[], torch.nn.Module], to_file_key: KeyMap) -> dict[str, Tensor]:
-    """A module's parameters by file key."""
+def state_dict_by_key(build: Callable[[], torch.nn.Module], to_file_key: KeyMap) -> dict[str, Tensor]:
+    """State dict of a new module by the keys of the published checkpoint."""
     return {to_file_key(name): parameter for name, parameter in build().state_dict().items()}
 
 
-def draw(name: str, spec: TensorSpec, device: torch.device) -> Tensor:
-    """Values that keep activations near 1: norms leave them as they are, products keep their size."""
+def random_tensor(name: str, spec: TensorSpec, device: torch.device) -> Tensor:
+    """Random values that keep activations near 1: unit norm weights, linear weights of variance 1 / fan-in."""
     shape, dtype = spec
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
     if dtype == torch.int8:
@@ -105,7 +107,7 @@ def draw(name: str, spec: TensorSpec, device: torch.device) -> Tensor:
     if name.endswith(SCALE_SUFFIX):
         return tensor.fill_(1e-4)
     if name.endswith("bias"):
-        return tensor.normal_(std=SMALL)
+        return tensor.normal_(std=BIAS_STD)
     if fan_in == 1:
         return tensor.fill_(1)
     return tensor.normal_(std=fan_in**-0.5)

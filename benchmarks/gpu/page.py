@@ -1,105 +1,104 @@
-"""What runs of `benchmarks.gpu` and `benchmarks.speed.compiled` found, as sections of the performance page."""
+"""Sections of docs/performance.md for the results of `benchmarks.gpu` and `benchmarks.speed.compiled`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.gpu.plot import results
-from benchmarks.report.tables import markdown
+from benchmarks.gpu.plot import stage_results
+from benchmarks.report.tables import markdown_table
 
 Document = Mapping[str, Any]
-WAITS = (
-    "## On a GPU\n\nNot measured yet. `make bench-gpu` does it on one GPU of 80 GB or more, and "
-    "writes this section: the 14B network with random weights, every figure beside its floor in the same run, the "
-    "plain form beside ours, the kernels beside `torch.compile`."
+NOT_MEASURED = (
+    "## On a GPU\n\nNot measured yet. `make bench-gpu` on one GPU of 80 GB or more writes this section: the 14B model "
+    "with random weights beside its roofline, the optimized model beside the eager baseline, and our kernels beside "
+    "`torch.compile`."
 )
 
 
 def sections(document: Document | None, compiled: Document | None) -> Iterator[str]:
-    """Of the documents that there are; without any, what would be measured."""
+    """Sections of the available documents; without any, a note on how to measure."""
     if document is None and compiled is None:
-        yield WAITS
+        yield NOT_MEASURED
     if document is not None:
-        yield from _model(document)
+        yield from _gpu_sections(document)
     if compiled is not None:
-        yield from _forms(compiled)
+        yield from _compiled_sections(compiled)
 
 
-def _model(document: Document) -> Iterator[str]:
-    device, ceilings = document["device"], document["ceilings"]
-    fp8 = f", in fp8 {ceilings['product_fp8'] / 1e12:.0f}" if ceilings["product_fp8"] else ""
+def _gpu_sections(document: Document) -> Iterator[str]:
+    device, peak = document["device"], document["peak_throughput"]
+    fp8 = f", {peak['matmul_fp8'] / 1e12:.0f} in fp8" if peak["matmul_fp8"] else ""
     yield f"## On a GPU: {device['name']}"
     versions = f"driver {device.get('driver_version', 'none')}, CUDA {device.get('cuda')}, torch {document['torch']}"
     yield (
         f"Made by `{document['command']}` ({versions}, {document['date']}, commit {document['commit']}); medians of "
-        f"{document['repeats']}. A large product reached {ceilings['product'] / 1e12:.3g} TFLOP/s{fp8}, a copy "
-        f"{ceilings['copy'] / 1e12:.3g} TB/s."
+        f"{document['repeats']}. Peak throughput: {peak['matmul'] / 1e12:.3g} TFLOP/s{fp8} (large matrix product), "
+        f"{peak['copy'] / 1e12:.3g} TB/s (copy)."
     )
-    yield "![Roofline](gpu-roofline.svg)\n![Where a step goes](gpu-step.svg)"
-    yield from _against_plain(results(document, "against-plain"))
-    yield f"### A forward\n\n{markdown(COLUMNS, list(_forwards(document)))}"
-    yield f"### The VAE, and loading\n\n{markdown(COLUMNS, list(_rest(document)))}"
+    yield "![Roofline](gpu-roofline.svg)\n![Time of a forward by stage](gpu-step.svg)"
+    yield from _against_eager(stage_results(document, "against-eager"))
+    yield f"### Forward\n\n{markdown_table(COLUMNS, _forward_rows(document))}"
+    yield f"### VAE, clip and loading\n\n{markdown_table(COLUMNS, _other_rows(document))}"
     failed = {name: stage["failed"] for name, stage in document["stages"].items() if "failed" in stage}
     if failed:
         yield "### Failed\n\n" + "\n".join(f"- {name}: {message}" for name, message in failed.items())
 
 
-def _forms(document: Document) -> Iterator[str]:
+def _compiled_sections(document: Document) -> Iterator[str]:
     yield (
-        f"## One block in each form: {document['model']} on {document['device']['name']}\n\nMade by "
-        f"`{document['command']}` (torch {document['torch']}, {document['date']}, commit {document['commit']}), "
-        f"{document['persons']} persons. *Off*: relative difference from the plain form. *Graphs*: how many "
-        "`torch.compile` had made when it was done with this size."
+        f"## One block eager, compiled and with kernels: {document['model']} on {document['device']['name']}\n\n"
+        f"Made by `{document['command']}` (torch {document['torch']}, {document['date']}, commit "
+        f"{document['commit']}), {document['persons']} persons. *Error*: relative to eager. *Graphs*: number compiled "
+        "by `torch.compile` up to and including this size."
     )
-    names = [name for name in ("plain", "compiled", "triton") if name in next(iter(document["sizes"].values()))]
-    head = ("size", *(f"{name}, ms" for name in names), *(f"{name}, off" for name in names[1:]), "graphs")
+    names = [name for name in ("eager", "compiled", "triton") if name in next(iter(document["sizes"].values()))]
+    head = ("size", *(f"{name}, ms" for name in names), *(f"{name}, error" for name in names[1:]), "graphs")
     rows = [
         (
             size,
             *(f"{row[name]['median_s'] * 1e3:.3g}" for name in names),
-            *(f"{row[name]['error']:.0e}" for name in names[1:]),
+            *(f"{row[name]['relative_error']:.0e}" for name in names[1:]),
             str(row["graphs"]),
         )
         for size, row in document["sizes"].items()
     ]
-    yield markdown(head, rows)
+    yield markdown_table(head, rows)
 
 
-COLUMNS = ("what", "s", "floor, s", "x floor", "peak, GB")
+COLUMNS = ("what", "s", "roofline, s", "x roofline", "peak memory, GB")
 
 
-def _against_plain(found: Document) -> Iterator[str]:
-    if found:
+def _against_eager(result: Document) -> Iterator[str]:
+    if result:
         rows = [
-            (row["what"], f"{row['median_s']:.3g}", f"{row['over_floor']:.2f}", f"{row['difference']:.0e}")
-            for row in found["rows"]
+            (row["variant"], f"{row['median_s']:.3g}", f"{row['over_roofline']:.2f}", f"{row['relative_error']:.0e}")
+            for row in result["rows"]
         ]
-        title = f"### A step of {len(found['passes'])} passes, {found['size']}, two persons"
-        yield f"{title}: {found['plain_over_ours']:.2f} times as fast as the plain form"
-        yield markdown(("added", "s", "x floor", "off"), rows)
+        title = f"### Denoising step of {len(result['passes'])} passes, {result['size']}, two persons"
+        yield f"{title}: {result['plain_over_ours']:.2f} times as fast as the eager baseline"
+        yield markdown_table(("added optimization", "s", "x roofline", "relative error"), rows)
 
 
-def _forwards(document: Document) -> Iterator[tuple[str, ...]]:
-    for stage in ("forward-named", "forward-fp8", "forward-480", "forward-720"):
+def _forward_rows(document: Document) -> Iterator[tuple[str, ...]]:
+    for stage in ("forward-main", "forward-fp8", "forward-480", "forward-720"):
         suffix = ", fp8" if stage.endswith("fp8") else ""
-        for name, row in results(document, stage).items():
+        for name, row in stage_results(document, stage).items():
             if name != "weights_bytes":
                 yield _cells(name + suffix, row)
 
 
-def _rest(document: Document) -> Iterator[tuple[str, ...]]:
-    for size, rows in results(document, "vae").items():
+def _other_rows(document: Document) -> Iterator[tuple[str, ...]]:
+    for size, rows in stage_results(document, "vae").items():
         for name, row in rows.items():
             yield _cells(f"{name}, {size}", row)
-    for name, row in results(document, "clip").items():
+    for name, row in stage_results(document, "clip").items():
         if isinstance(row, Mapping):
-            yield _cells(
-                f"a clip, file to file, {name}, {row['size']}", row["total"] | {"peak_bytes": row["peak_bytes"]}
-            )
-    for name, row in results(document, "load").items():
+            total = row["total"] | {"peak_bytes": row["peak_bytes"]}
+            yield _cells(f"clip, file to file, {name}, {row['size']}", total)
+    for name, row in stage_results(document, "load").items():
         if isinstance(row, Mapping):
             yield _cells(f"load: {name.replace('_', ' ')}", row)
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     peak = f"{row['peak_bytes'] / 1e9:.3g}" if "peak_bytes" in row else ""
-    return (name, f"{row['median_s']:.3g}", f"{row['floor_s']:.3g}", f"{row['over_floor']:.2f}", peak)
+    return (name, f"{row['median_s']:.3g}", f"{row['roofline_s']:.3g}", f"{row['over_roofline']:.2f}", peak)

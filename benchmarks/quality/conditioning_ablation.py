@@ -1,6 +1,6 @@
-"""What each thing that the model is told does: a clip made again without it, and prompts that can be seen.
+"""Effect of every conditioning input: clips regenerated without it, and prompts whose effect is visible.
 
-Changes are relative: rms difference of two videos over rms difference of the video from its first frame.
+Relative change: RMS difference of two videos, divided by the RMS difference of the video from its first frame.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,77 +10,81 @@ from typing import Any
 import numpy as np
 
 from benchmarks.baseline.puppet import Puppet
-from benchmarks.quality.clips import Clip, Row, draw_clip, plain
+from benchmarks.quality.clips import Clip, Row, draw_clip, with_bare_faces
 from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness
-from benchmarks.quality.metrics import finite, read
+from benchmarks.quality.metrics import read_mouths, to_json_value
 from benchmarks.quality.sync_metrics import own_correlation
 from training.mouths import Track
 from training.scenes import face_boxes
 from wan.conditioning.speakers import BoxRegion
 from wan.sampling.options import SamplingOptions
 
-HEARD = Row(name="two para", persons=2)
-SEEN = Row(name="one", persons=1)
-NEUTRAL = "A person talking."
-NO_PROMPT = "."
-"""As little as a request may say."""
-_STAGED = 10
-"""From this frame on a face has taken on what the prompt says."""
+ABLATION_ROW = Row(name="two para", persons=2)
+PROMPT_ROW = Row(name="one", persons=1)
+NEUTRAL_PROMPT = "A person talking."
+MINIMAL_PROMPT = "."
+"""Shortest prompt that a request may have."""
+_WARM_UP_FRAMES = 10
+"""Frames until the effect of a prompt is fully visible."""
 
-Reader = Callable[[Video, BoxRegion], Track]
-
-
-def ablate(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
-    """Relative change, and own correlation, without the prompt, CLIP's tokens, the sound; another seed beside."""
-    drawn = [draw_clip(HEARD, seed, index) for index in range(clips)]
-    whole = [puppet.take(clip, options).frames for clip in drawn]
-    found = {"nothing": _effect(drawn, whole, whole)}
-    without_prompt = [replace(clip, scene=replace(clip.scene, prompt=NO_PROMPT)) for clip in drawn]
-    found["prompt"] = _effect(drawn, [puppet.take(clip, options).frames for clip in without_prompt], whole)
-    with puppet.without_picture_tokens():
-        found["picture tokens"] = _effect(drawn, [puppet.take(clip, options).frames for clip in drawn], whole)
-    mute = [replace(clip, tracks=tuple(np.zeros_like(track) for track in clip.tracks)) for clip in drawn]
-    found["sound"] = _effect(drawn, [puppet.take(clip, options).frames for clip in mute], whole)
-    other = replace(options, seed=options.seed + 1)
-    found["the seed (another one)"] = _effect(drawn, [puppet.take(clip, other).frames for clip in drawn], whole)
-    return found
+FaceMeasure = Callable[[Video, BoxRegion], Track]
 
 
-def prompts(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
-    """How white the eyes are, how dark the place of the brows, with a prompt and a neutral one; the renderer beside."""
-    drawn = [plain(draw_clip(SEEN, seed, index), NEUTRAL) for index in range(clips)]
-    closed = [plain(clip, "A person talking, eyes closed.", eyes_closed=True) for clip in drawn]
-    raised = [plain(clip, "A person talking, eyebrows raised.", brows_raised=True) for clip in drawn]
-    made = {"neutral": drawn, "eyes closed": closed, "eyebrows raised": raised}
-    subjects = {
-        "model": {name: [puppet.take(clip, options).frames for clip in these] for name, these in made.items()},
-        "truth": {name: [clip.truth() for clip in these] for name, these in made.items()},
+def ablate_conditioning(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
+    """Relative change and own correlation without the prompt, image tokens or audio, and with another seed."""
+    drawn = [draw_clip(ABLATION_ROW, seed, index) for index in range(clips)]
+    without_prompt = [replace(clip, scene=replace(clip.scene, prompt=MINIMAL_PROMPT)) for clip in drawn]
+    silent = [replace(clip, waveforms=tuple(map(np.zeros_like, clip.waveforms))) for clip in drawn]
+
+    def generate(clips: Sequence[Clip], options: SamplingOptions = options) -> list[Video]:
+        return [puppet.generate(clip, options).frames for clip in clips]
+
+    reference = generate(drawn)
+    videos = {"nothing": reference, "prompt": generate(without_prompt)}
+    with puppet.without_image_tokens():
+        videos["image tokens"] = generate(drawn)
+    videos["audio"] = generate(silent)
+    videos["same seed"] = generate(drawn, replace(options, seed=options.seed + 1))
+    return {name: _effect(drawn, ablated, reference) for name, ablated in videos.items()}
+
+
+def measure_prompts(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
+    """Eye whiteness and brow darkness with a specific and a neutral prompt, of the model and of the renderer."""
+    neutral = [with_bare_faces(draw_clip(PROMPT_ROW, seed, index), NEUTRAL_PROMPT) for index in range(clips)]
+    closed = [with_bare_faces(clip, "A person talking, eyes closed.", eyes_closed=True) for clip in neutral]
+    raised = [with_bare_faces(clip, "A person talking, eyebrows raised.", brows_raised=True) for clip in neutral]
+    drawn = {"neutral": neutral, "eyes closed": closed, "eyebrows raised": raised}
+    videos = {
+        "model": {name: [puppet.generate(clip, options).frames for clip in group] for name, group in drawn.items()},
+        "truth": {name: [clip.ground_truth() for clip in group] for name, group in drawn.items()},
     }
-    readers = {"eyes closed": eye_whiteness, "eyebrows raised": brow_darkness}
+    measures = {"eyes closed": eye_whiteness, "eyebrows raised": brow_darkness}
     return {
         name: {
-            subject: {said: _settled(drawn, videos[said], reader) for said in ("neutral", name)}
-            for subject, videos in subjects.items()
+            source: {prompt: _steady_mean(neutral, by_prompt[prompt], measure) for prompt in ("neutral", name)}
+            for source, by_prompt in videos.items()
         }
-        for name, reader in readers.items()
+        for name, measure in measures.items()
     }
 
 
-def _effect(clips: Sequence[Clip], videos: Sequence[Video], whole: Sequence[Video]) -> dict[str, Any]:
-    changes = [_rms(video, base) / max(_rms(base, base[:1]), 1e-6) for video, base in zip(videos, whole, strict=True)]
-    readings = [reading for clip, video in zip(clips, videos, strict=True) for reading in read(clip, video)]
-    return {"relative_change": float(np.mean(changes)), "own": finite(own_correlation(readings))}
+def _effect(clips: Sequence[Clip], videos: Sequence[Video], reference: Sequence[Video]) -> dict[str, Any]:
+    changes = [
+        _rms(video, base) / max(_rms(base, base[:1]), 1e-6) for video, base in zip(videos, reference, strict=True)
+    ]
+    readings = [reading for clip, video in zip(clips, videos, strict=True) for reading in read_mouths(clip, video)]
+    return {"relative_change": float(np.mean(changes)), "own": to_json_value(own_correlation(readings))}
 
 
 def _rms(a: Video, b: Video) -> float:
     return float(np.sqrt(np.mean((a.astype(np.float64) - b) ** 2)))
 
 
-def _settled(clips: Sequence[Clip], videos: Sequence[Video], reader: Reader) -> float:
-    """A reader's mean over clips, faces, and the median of the later frames (which blinks do not move)."""
-    found = [
-        np.median(reader(video, box)[_STAGED:])
+def _steady_mean(clips: Sequence[Clip], videos: Sequence[Video], measure: FaceMeasure) -> float:
+    """Mean over clips and faces of the median over frames after the warm-up; the median ignores blinks."""
+    medians = [
+        np.median(measure(video, box)[_WARM_UP_FRAMES:])
         for clip, video in zip(clips, videos, strict=True)
         for box in face_boxes(clip.scene)
     ]
-    return float(np.mean(found))
+    return float(np.mean(medians))

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.quality.lipsync`: whether lips follow the right voice, on held-out clips.
+"""`python -m benchmarks.quality.lipsync`: lip-sync quality of the built-in model on clips never seen in training.
 
-Mouths are read back from the pixels (`faces`) and compared with what the renderer would draw for the same voices; the
-renderer's own frames are measured beside. The last line is the worst of the two-person rows. How figures are pooled
-says `agreement`; drift, PSNR and stillness are of everything but mouths, and of mouths whose voice is silent.
+Mouth openings are measured in the generated pixels and compared with those the renderer would draw for the same
+voices. The renderer's own frames are measured too, as ground truth. See `sync_metrics` for the pooling of clips; drift,
+PSNR and silent opening are measured outside mouths and in silent frames. Prints a Markdown table, and last the worst
+values of the two-person rows; `--output` writes JSON.
 """
 
 import argparse
@@ -19,19 +20,20 @@ from typing import Any
 
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality import conditioning_ablation
-from benchmarks.quality.clips import KINDS, ROWS, Row, draw_clip
-from benchmarks.quality.metrics import Figures, measure
+from benchmarks.quality.clips import ROWS, VOICE_KINDS, Row, draw_clip
+from benchmarks.quality.metrics import Metrics, compute_metrics
 from benchmarks.report import cli_args
-from benchmarks.report.environment import environment
-from benchmarks.report.tables import markdown
+from benchmarks.report.environment import environment, write_result
+from benchmarks.report.parser import make_parser
+from benchmarks.report.tables import format_number, markdown_table
 from wan.sampling.options import SamplingOptions
 
 logger = logging.getLogger(__name__)
 
-OWN = 0.90
-"""The goal of own, at least."""
-LIMITS = {"other": 0.15, "shuffled": 0.10, "lag": 1, "still_mean": 0.05, "still_deviation": 0.05}
-"""Goals of other figures: how far from 0 at most."""
+MIN_OWN = 0.90
+"""Goal of the own correlation."""
+MAX_ABS = {"other": 0.15, "shuffled": 0.10, "lag": 1, "silent_mean": 0.05, "silent_std": 0.05}
+"""Goals of other metrics: maximum absolute value."""
 COLUMNS = (
     "row",
     "own",
@@ -45,134 +47,134 @@ COLUMNS = (
     "chunks",
     "s/clip",
 )
-_INFLUENCED = 8
-"""Clips at most for what is left out, and for prompts."""
+_MAX_ABLATION_CLIPS = 8
 
 
 def measure_row(
     puppet: Puppet, options: SamplingOptions, row: Row, clips: int, seed: int, vae: bool = False
-) -> Figures:
-    """The model's figures, the renderer's (`truth`), on demand the renderer's through the VAE; seconds a clip."""
+) -> Metrics:
+    """Metrics of the model, of the ground truth, and with `vae` of the ground truth encoded and decoded."""
     drawn = [draw_clip(row, seed, index) for index in range(clips)]
-    truths = [clip.truth() for clip in drawn]
-    takes = [puppet.take(clip, options) for clip in drawn]
-    figures = {
+    truths = [clip.ground_truth() for clip in drawn]
+    generated = [puppet.generate(clip, options) for clip in drawn]
+    metrics = {
         "clips": clips,
-        "model": measure(drawn, [take.frames for take in takes]),
-        "truth": measure(drawn, truths),
-        "seconds_per_clip": mean(take.seconds for take in takes),
-        "frames": row.frames,
+        "model": compute_metrics(drawn, [each.frames for each in generated]),
+        "truth": compute_metrics(drawn, truths),
+        "seconds_per_clip": mean(each.seconds for each in generated),
+        "frames": row.num_frames,
     }
     if vae:
-        figures["vae"] = measure(drawn, [puppet.round_trip(truth) for truth in truths])
-    return figures
+        metrics["vae"] = compute_metrics(drawn, [puppet.vae_round_trip(truth) for truth in truths])
+    return metrics
 
 
-def line(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
-    """One row of the table; the renderer's figures in brackets."""
-    model, truth = figures["model"], figures["truth"]
+def format_row(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """One row of the table, ground truth in parentheses."""
+    model, truth = metrics["model"], metrics["truth"]
 
     def both(key: str, digits: int = 2) -> str:
-        return f"{number(model[key], digits)} ({number(truth[key], digits)})"
+        return f"{format_number(model[key], digits)} ({format_number(truth[key], digits)})"
 
-    chunks = "own_first_chunk" in model
+    chunks = ""
+    if "own_first_chunk" in model:
+        chunks = f"{format_number(model['own_first_chunk'])} to {format_number(model['own_last_chunk'])}"
     return (
         name,
         both("own"),
-        number(model["own_mean_of_clips"]),
-        number(model["lag"], 0),
+        format_number(model["own_mean_of_clips"]),
+        format_number(model["lag"], 0),
         both("other"),
         both("shuffled"),
-        f"{number(model['still_mean'])} ± {number(model['still_deviation'])}",
+        f"{format_number(model['silent_mean'])} ± {format_number(model['silent_std'])}",
         both("drift", 1),
         both("psnr", 1),
-        f"{number(model['own_first_chunk'])} to {number(model['own_last_chunk'])}" if chunks else "",
-        number(figures["seconds_per_clip"], 1),
+        chunks,
+        format_number(metrics["seconds_per_clip"], 1),
     )
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure for the table; nothing for None."""
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def worst(rows: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Row]) -> tuple[float, float, int]:
-    """Lowest own, farthest other and lag of the rows in which two persons are heard; nan where there is none."""
-    found = [figures["model"] for name, figures in rows.items() if wanted[name].persons == 2]
-    owns, others, lags = ([m[key] for m in found if m[key] is not None] for key in ("own", "other", "lag"))
+def worst_values(results: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row]) -> tuple[float, float, int]:
+    """Lowest own correlation, largest absolute other correlation and lag of the two-person rows; NaN without any."""
+    models = [metrics["model"] for name, metrics in results.items() if rows[name].persons == 2]
+    owns, others, lags = ([model[key] for model in models if model[key] is not None] for key in ("own", "other", "lag"))
     nan = float("nan")
     return min(owns, default=nan), max(others, key=abs, default=nan), int(max(lags, key=abs, default=0))
 
 
-def misses(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The goals that a row does not meet, one line each."""
-    found = []
-    for name, figures in rows.items():
-        model = figures["model"]
-        if model["own"] is not None and model["own"] < OWN:
-            found.append(f"{name}: own is {model['own']:.2f}, the goal {OWN:.2f}")
-        found += [
-            f"{name}: {key} is {model[key]:.2f}, the goal at most {limit:.2f}"
-            for key, limit in LIMITS.items()
+def missed_goals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Goals that a row does not meet, one line each."""
+    missed = []
+    for name, metrics in results.items():
+        model = metrics["model"]
+        if model["own"] is not None and model["own"] < MIN_OWN:
+            missed.append(f"{name}: own is {model['own']:.2f}, the goal is at least {MIN_OWN:.2f}")
+        missed += [
+            f"{name}: {key} is {model[key]:.2f}, the goal is at most {limit:.2f}"
+            for key, limit in MAX_ABS.items()
             if model[key] is not None and abs(model[key]) > limit
         ]
-    return found
+    return missed
 
 
-def measured(wanted: Mapping[str, Row], given: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
-    """Every row in its order, several at a time."""
-    with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {name: pool.submit(_measure, row, given) for name, row in wanted.items()}
+def measure_rows(rows: Mapping[str, Row], args: argparse.Namespace) -> Iterator[tuple[str, Metrics]]:
+    """Measure rows in parallel; yields them in order."""
+    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {name: pool.submit(_measure_row, row, args) for name, row in rows.items()}
         for name, future in futures.items():
             yield name, future.result()
 
 
-def _measure(row: Row, given: argparse.Namespace) -> Figures:
-    puppet = cli_args.load(given)
-    clips = given.clips if row.chunks == 1 or given.long_clips is None else given.long_clips
-    return measure_row(puppet, cli_args.options(puppet, given), row, clips, given.seed, given.vae)
+def _measure_row(row: Row, args: argparse.Namespace) -> Metrics:
+    puppet = cli_args.load_puppet(args)
+    clips = args.clips if row.num_chunks == 1 or args.long_clips is None else args.long_clips
+    return measure_row(puppet, cli_args.sampling_options(puppet, args), row, clips, args.seed, args.vae)
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.lipsync", description=__doc__)
-    parser.add_argument("--clips", type=int, default=40, help="a row")
-    parser.add_argument("--rows", nargs="*", default=[row.name for row in ROWS], choices=[row.name for row in ROWS])
-    parser.add_argument("--long-clips", type=int, help="in rows of five chunks (default: as many)")
-    parser.add_argument("--jobs", type=int, default=1, help="rows measured at a time")
-    parser.add_argument("--vae", action="store_true", help="measure the renderer's frames through the VAE as well")
-    parser.add_argument("--no-influences", action="store_true", help="leave out what is left out, and prompts")
-    parser.add_argument("--output", type=Path, help="a JSON file (default: none; `make bench-lips` writes results/)")
+    """Run the command."""
+    names = [row.name for row in ROWS]
+    parser = make_parser("benchmarks.quality.lipsync", __doc__)
+    parser.add_argument("--clips", type=int, default=40, help="clips per row")
+    parser.add_argument("--rows", nargs="*", default=names, choices=names, help="rows to measure")
+    parser.add_argument("--long-clips", type=int, help="clips per row of five chunks (default: as --clips)")
+    parser.add_argument("--jobs", type=int, default=1, help="rows measured in parallel")
+    parser.add_argument(
+        "--vae", action="store_true", help="also measure the ground truth encoded and decoded by the VAE"
+    )
+    parser.add_argument(
+        "--no-ablation", "--no-influences", action="store_true", help="skip the conditioning ablation and the prompts"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write (default: none)")
     cli_args.add_arguments(parser)
-    given = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
-    puppet = cli_args.load(given)
-    options = cli_args.options(puppet, given)
-    wanted = {row.name: row for row in ROWS if row.name in given.rows}
+    puppet = cli_args.load_puppet(args)
+    options = cli_args.sampling_options(puppet, args)
+    rows = {row.name: row for row in ROWS if row.name in args.rows}
     document: dict[str, Any] = {
         **environment("benchmarks.quality.lipsync"),
-        "voices": KINDS,
+        "voices": VOICE_KINDS,
         "options": asdict(options),
+        "rows": {},
     }
-    document["rows"] = {}
-    logger.info("%s", markdown(COLUMNS, []))
-    for name, figures in measured(wanted, given):
-        document["rows"][name] = figures
-        logger.info("%s", markdown(line(name, figures), []).splitlines()[0])
-    if not given.no_influences:
-        count = min(given.clips, _INFLUENCED)
-        document["left_out"] = conditioning_ablation.ablate(puppet, options, count, given.seed)
-        document["prompts"] = conditioning_ablation.prompts(puppet, options, count, given.seed)
-        logger.info("%s", json.dumps({key: document[key] for key in ("left_out", "prompts")}, indent=2))
-    document["misses"] = misses(document["rows"])
-    for miss in document["misses"]:
-        logger.info("missed: %s", miss)
-    own, other, lag = worst(document["rows"], wanted)
+    logger.info("%s", markdown_table(COLUMNS, []))
+    for name, metrics in measure_rows(rows, args):
+        document["rows"][name] = metrics
+        logger.info("%s", markdown_table(format_row(name, metrics), []).splitlines()[0])
+    if not args.no_ablation:
+        count = min(args.clips, _MAX_ABLATION_CLIPS)
+        document["without"] = conditioning_ablation.ablate_conditioning(puppet, options, count, args.seed)
+        document["prompts"] = conditioning_ablation.measure_prompts(puppet, options, count, args.seed)
+        logger.info("%s", json.dumps({key: document[key] for key in ("without", "prompts")}, indent=2))
+    document["missed_goals"] = missed_goals(document["rows"])
+    for goal in document["missed_goals"]:
+        logger.info("missed goal: %s", goal)
+    own, other, lag = worst_values(document["rows"], rows)
     document["worst"] = {"own": own, "other": other, "lag": lag}
-    if given.output is not None:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(document, indent=2) + "\n")
+    if args.output is not None:
+        write_result(args.output, document)
     logger.info("own=%.3f other=%.3f lag=%d", own, other, lag)
 
 

@@ -1,30 +1,29 @@
-"""`python -m benchmarks.quality.seams`: whether anything tells where one chunk ends and the next begins.
+"""`python -m benchmarks.quality.seams`: whether chunk boundaries are noticeable in generated videos.
 
-Videos of ten chunks, with clips never seen in training. What is compared between the frames around the seams and all
-others: how well mouths correlate with what their voices want, how far they are from it, how far the mean colour of
-everything but the mouths is from the picture's, and how far it moves from one latent frame to the next. The noise of a
-difference is its deviation when as many seams are put anywhere else. F frames, T latent frames, H x W, C colours.
+Generates videos of ten chunks from clips never seen in training and compares frames around the seams with all other
+frames: correlation and mean distance of the mouth opening to the expected one, distance of the mean color outside
+mouths to the input image (0..255), and its step between latent frames. The noise of a difference is its standard
+deviation over random positions of the seams. Written to benchmarks/results/seams.json. The exit status is 1 if a
+difference exceeds its limit. Shapes: F frames, T latent frames, H x W pixels, C colors.
 """
 
-import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality.clips import CHUNK, MOTION, Clip, Row, draw_clip
-from benchmarks.quality.face_reader import Video, mouth_free
-from benchmarks.quality.metrics import read
+from benchmarks.quality.face_reader import Video, outside_mouths
+from benchmarks.quality.metrics import read_mouths
 from benchmarks.quality.sync_metrics import correlation
 from benchmarks.report import cli_args
-from benchmarks.report.environment import RESULTS, environment
+from benchmarks.report.environment import RESULTS, environment, write_result
+from benchmarks.report.parser import make_parser
 from training.mouths import Track
 from training.scenes import face_boxes
 from wan.sampling.options import SamplingOptions
@@ -32,128 +31,132 @@ from wan.types import TEMPORAL_STRIDE
 
 logger = logging.getLogger(__name__)
 
-ROW = Row(name="one, 10 chunks", persons=1, chunks=10)
-AROUND = 3
-"""Frames before and after a seam that count as being at it."""
-LIMIT = 3.0
-"""Deviations of the noise within which seams must stay."""
-VISIBLE = 1.0
-"""A step of the mean colour, of 255, that nobody sees."""
-_DRAWS = 500
+ROW = Row(name="one, 10 chunks", persons=1, num_chunks=10)
+RADIUS = 3
+"""Frames before and after a seam that belong to it."""
+MAX_DEVIATIONS = 3.0
+"""Limit of a difference in standard deviations of its noise."""
+MAX_COLOR_STEP = 1.0
+"""Invisible step of the mean color, 0..255."""
+_NUM_SAMPLES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """Of one video, without its first frame, which is the picture.
+class Signals:
+    """Signals of one video without its first frame, the input image.
 
-    By frame: `mouth` is its opening, `voice` what the voice wants, `color` the mean colour's distance from the
-    picture's, 0..255. By latent frame: `step`, the mean colour's distance from that of the latent frame before.
+    Per frame: measured and expected mouth `opening`, and `color`, the distance of the mean color to the input image.
+    Per latent frame: `step`, the distance of the mean color to the previous latent frame. Colors are in 0..255.
     """
 
-    mouth: Track
-    voice: Track
+    opening: Track
+    expected: Track
     color: Track
     step: Track
 
 
-def watch(clip: Clip, video: Video) -> Watched:
-    """What is compared, of a clip with one person."""
-    (reading,) = read(clip, video)
-    free_HW = mouth_free(face_boxes(clip.scene), *video.shape[1:3])
-    picture_C, *colors = video[:, free_HW].mean(axis=1)
+def measure_signals(clip: Clip, video: Video) -> Signals:
+    """Signals of a clip with one person."""
+    (reading,) = read_mouths(clip, video)
+    mask_HW = outside_mouths(face_boxes(clip.scene), *video.shape[1:3])
+    image_C, *colors = video[:, mask_HW].mean(axis=1)
     colors_FC = np.stack(colors)
     latents_TC = colors_FC.reshape(-1, TEMPORAL_STRIDE, 3).mean(axis=1)
-    steps = _length(np.diff(latents_TC, axis=0, prepend=latents_TC[:1]))
-    return Watched(mouth=reading.read, voice=reading.own, color=_length(colors_FC - picture_C), step=steps)
+    steps = _rms(np.diff(latents_TC, axis=0, prepend=latents_TC[:1]))
+    return Signals(opening=reading.measured, expected=reading.own, color=_rms(colors_FC - image_C), step=steps)
 
 
-def _length(colors_FC: NDArray[np.float64]) -> Track:
+def _rms(colors_FC: NDArray[np.float64]) -> Track:
     return np.sqrt(np.square(colors_FC).mean(axis=1))
 
 
 def seams(frames: int) -> NDArray[np.int64]:
-    """The first fresh frame of every chunk but the first; frames are counted without the video's first one."""
+    """First new frame of every chunk but the first, in a video of `frames` frames without its first one."""
     return np.arange(CHUNK - 1, frames, CHUNK - MOTION)
 
 
-Figure = Callable[[list[NDArray[np.bool_]]], float]
-"""Of all videos, given which of the frames of each count."""
+Statistic = Callable[[list[NDArray[np.bool_]]], float]
+"""Value over all videos, given a mask of the frames of each."""
+Positions = list[NDArray[np.int64]]
+"""Frame indices, per video."""
 
 
-def compare(figure: Figure, lengths: list[int], places: list[NDArray[np.int64]], around: int) -> dict[str, float]:
-    """A figure of the frames at certain places and of all others, and the difference in deviations of its noise.
+def compare(statistic: Statistic, lengths: list[int], positions: Positions, radius: int) -> dict[str, float]:
+    """A statistic of the frames within `radius` of the positions and of all others, and the noise of the difference."""
 
-    A frame is at a place from `around` frames before it to `around` after, itself not counted twice.
-    """
+    def evaluate(positions: Positions) -> tuple[float, float]:
+        masks = [_mask_near(each, length, radius) for each, length in zip(positions, lengths, strict=True)]
+        return statistic(masks), statistic([~mask for mask in masks])
 
-    def difference(places: list[NDArray[np.int64]]) -> tuple[float, float]:
-        marks = [_near(each, length, around) for each, length in zip(places, lengths, strict=True)]
-        return figure(marks), figure([~mark for mark in marks])
+    def random_positions() -> Positions:
+        return [rng.choice(length, len(each), replace=False) for each, length in zip(positions, lengths, strict=True)]
 
     rng = np.random.default_rng(0)
-    at, elsewhere = difference(places)
-    drawn = [
-        difference([rng.choice(length, len(each), replace=False) for each, length in zip(places, lengths, strict=True)])
-        for _ in range(_DRAWS)
-    ]
-    noise = float(np.std([a - b for a, b in drawn]))
+    at, elsewhere = evaluate(positions)
+    samples = [evaluate(random_positions()) for _ in range(_NUM_SAMPLES)]
+    noise = float(np.std([a - b for a, b in samples]))
     return {"at_seams": at, "elsewhere": elsewhere, "noise": noise, "deviations": (at - elsewhere) / noise}
 
 
-def _near(places: NDArray[np.int64], length: int, around: int) -> NDArray[np.bool_]:
-    chosen = np.zeros(length, bool)
-    for place in places:
-        chosen[max(0, place - around) : place + max(1, around)] = True
-    return chosen
+def _mask_near(positions: NDArray[np.int64], length: int, radius: int) -> NDArray[np.bool_]:
+    """Frames from `radius` before a position (inclusive) to `radius` after it (exclusive), at least the position."""
+    mask = np.zeros(length, bool)
+    for position in positions:
+        mask[max(0, position - radius) : position + max(1, radius)] = True
+    return mask
 
 
-def compared(videos: list[Watched]) -> dict[str, dict[str, float]]:
-    """The comparisons: `correlation` and `distance` of mouth and voice, `color` and its `step`."""
+def compare_seams(videos: list[Signals]) -> dict[str, dict[str, float]]:
+    """Seams compared with other frames, by `correlation`, `distance`, `color` and color `step`."""
 
-    def chosen(name: str, marks: list[NDArray[np.bool_]]) -> Track:
-        return np.concatenate([getattr(video, name)[mark] for video, mark in zip(videos, marks, strict=True)])
+    def select(name: str, masks: list[NDArray[np.bool_]]) -> Track:
+        return np.concatenate([getattr(video, name)[mask] for video, mask in zip(videos, masks, strict=True)])
 
-    frames, latents = [len(video.mouth) for video in videos], [len(video.step) for video in videos]
-    by_frame = (frames, [seams(length) for length in frames], AROUND)
+    def distance(masks: list[NDArray[np.bool_]]) -> float:
+        return float(np.abs(select("opening", masks) - select("expected", masks)).mean())
+
+    frames, latents = [len(video.opening) for video in videos], [len(video.step) for video in videos]
+    by_frame = (frames, [seams(length) for length in frames], RADIUS)
     by_latent = (latents, [seams(length) // TEMPORAL_STRIDE for length in frames], 0)
     return {
-        "correlation": compare(lambda m: correlation(chosen("mouth", m), chosen("voice", m)), *by_frame),
-        "distance": compare(lambda m: float(np.abs(chosen("mouth", m) - chosen("voice", m)).mean()), *by_frame),
-        "colour": compare(lambda m: float(chosen("colour", m).mean()), *by_frame),
-        "step": compare(lambda m: float(chosen("step", m).mean()), *by_latent),
+        "correlation": compare(lambda m: correlation(select("opening", m), select("expected", m)), *by_frame),
+        "distance": compare(distance, *by_frame),
+        "color": compare(lambda m: float(select("color", m).mean()), *by_frame),
+        "step": compare(lambda m: float(select("step", m).mean()), *by_latent),
     }
 
 
 def measure(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, dict[str, float]]:
-    """The comparisons over a number of videos."""
+    """Generate `clips` videos and compare their seams."""
     drawn = (draw_clip(ROW, seed, index) for index in range(clips))
-    return compared([watch(clip, puppet.take(clip, options).frames) for clip in drawn])
+    return compare_seams([measure_signals(clip, puppet.generate(clip, options).frames) for clip in drawn])
 
 
-def beyond(figures: dict[str, dict[str, float]]) -> list[str]:
-    """What is worse at seams than the noise explains, and a step of the colours that might be seen."""
-    signs = {"correlation": -1, "distance": 1, "colour": 1}
-    found = [name for name, sign in signs.items() if sign * figures[name]["deviations"] > LIMIT]
-    return found + ["step"] * (figures["step"]["at_seams"] > VISIBLE)
+def over_limit(comparisons: dict[str, dict[str, float]]) -> list[str]:
+    """Names of the comparisons that exceed their limit."""
+    signs = {"correlation": -1, "distance": 1, "color": 1}
+    failed = [name for name, sign in signs.items() if sign * comparisons[name]["deviations"] > MAX_DEVIATIONS]
+    return failed + ["step"] * (comparisons["step"]["at_seams"] > MAX_COLOR_STEP)
 
 
 def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.seams", description=__doc__)
-    parser.add_argument("--clips", type=int, default=4)
-    parser.add_argument("--output", type=Path, default=RESULTS / "seams.json")
+    """Run the command."""
+    parser = make_parser("benchmarks.quality.seams", __doc__)
+    parser.add_argument("--clips", type=int, default=4, help="number of videos")
+    parser.add_argument("--output", type=Path, default=RESULTS / "seams.json", help="JSON file to write")
     cli_args.add_arguments(parser)
-    given = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    puppet = cli_args.load(given)
-    figures = measure(puppet, cli_args.options(puppet, given), given.clips, given.seed)
-    document: dict[str, Any] = {**environment("benchmarks.quality.seams"), "clips": given.clips, "figures": figures}
-    given.output.write_text(json.dumps(document, indent=2) + "\n")
-    for name, each in figures.items():
-        logger.info("%s: %s", name, ", ".join(f"{key} {value:.4f}" for key, value in each.items()))
-    for name in beyond(figures):
-        logger.error("%s at seams is beyond its limit", name)
-    return 1 if beyond(figures) else 0
+    puppet = cli_args.load_puppet(args)
+    comparisons = measure(puppet, cli_args.sampling_options(puppet, args), args.clips, args.seed)
+    document = {**environment("benchmarks.quality.seams"), "clips": args.clips, "comparisons": comparisons}
+    write_result(args.output, document)
+    for name, values in comparisons.items():
+        logger.info("%s: %s", name, ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
+    failed = over_limit(comparisons)
+    for name in failed:
+        logger.error("%s at seams exceeds its limit", name)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

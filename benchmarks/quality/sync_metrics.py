@@ -1,8 +1,7 @@
-"""How well a read mouth agrees with a voice: correlation, lag, and what the other's voice adds.
+"""Audio-visual sync metrics: correlation and lag of the measured mouth opening with the own and the other voice.
 
-Frames of several clips are pooled: they are put behind each other and counted alike, so that a short clip whose voice
-hardly changes needs no rule of its own; it only adds frames. Shifts stay within a clip. A clip's first frame is the
-picture that was given, and never counts. Shapes: F frames.
+Frames of several clips are pooled by concatenation, so that clips with little movement need no special case. Lags are
+applied within each clip. The first frame of a clip, the input image, is excluded by the caller. Shapes: F frames.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,125 +14,127 @@ from training.mouths import Track
 
 MAX_LAG = 5
 MIN_OPENING = 0.05
-"""A voice sounds where its track is above this."""
-MIN_DEVIATION = 0.05
-"""A clip whose own track deviates less has no correlation of its own; the mean over clips leaves it out."""
-_NOTHING = 1e-9
-"""What rounding leaves of a constant."""
-_SHUFFLES = 8
+"""A voice is audible in frames where its expected opening exceeds this."""
+MIN_STD = 0.05
+"""Clips whose expected opening has a smaller standard deviation are excluded from the mean over clips."""
+_EPS = 1e-9
+"""Deviation below which a signal counts as constant."""
+_MAX_SHUFFLES = 8
 _RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """One face in one clip: what was read, the own voice's and the other's track, and where each has the floor.
+class MouthReading:
+    """Measured and expected mouth opening of one face in one clip, F values each.
 
-    `floor` is where the own voice's recording lies on the timeline; `other` is None for a person alone. All F long.
+    `own` and `other` are the expected openings of the face's own voice and the other voice (None for one person);
+    `active` marks frames in which the own recording plays.
     """
 
     face: int
-    read: Track
+    measured: Track
     own: Track
     other: Track | None
-    floor: NDArray[np.bool_]
+    active: NDArray[np.bool_]
 
-    def part(self, start: int, stop: int | None) -> "Reading":
-        """The same for frames [start, stop)."""
-        span = slice(start, stop)
+    def slice(self, start: int, stop: int | None) -> "MouthReading":
+        """The reading of frames [start, stop)."""
+        span = np.s_[start:stop]
         other = None if self.other is None else self.other[span]
-        return replace(self, read=self.read[span], own=self.own[span], other=other, floor=self.floor[span])
+        return replace(self, measured=self.measured[span], own=self.own[span], other=other, active=self.active[span])
 
 
-def correlation(read: Track, voice: Track) -> float:
-    """Pearson's; 0 for a mouth that never moves, nan for a voice that never changes."""
-    if not len(read):
+def correlation(measured: Track, expected: Track) -> float:
+    """Pearson correlation; 0 if `measured` is constant, NaN if `expected` is constant or empty."""
+    if not len(measured):
         return float("nan")
-    a, b = read - read.mean(), voice - voice.mean()
-    if np.abs(b).max() < _NOTHING:
+    a, b = measured - measured.mean(), expected - expected.mean()
+    if np.abs(b).max() < _EPS:
         return float("nan")
-    return float(a @ b / np.sqrt((a @ a) * (b @ b))) if np.abs(a).max() >= _NOTHING else 0.0
+    return float(a @ b / np.sqrt((a @ a) * (b @ b))) if np.abs(a).max() >= _EPS else 0.0
 
 
-def partial_correlation(read: Track, voice: Track, given: Track) -> float:
-    """Correlation of what is left of both once `given` has been fitted to them linearly."""
-    if len(read) < 4:
+def partial_correlation(measured: Track, expected: Track, control: Track) -> float:
+    """Correlation of the residuals of both signals after linear regression on `control`; NaN for under 4 frames."""
+    if len(measured) < 4:
         return float("nan")
-    base = np.stack((np.ones_like(given), given), axis=1)
-    rest = [signal - base @ np.linalg.lstsq(base, signal, rcond=None)[0] for signal in (read, voice)]
-    return correlation(*rest)
+    base = np.stack((np.ones_like(control), control), axis=1)
+    signals = (measured, expected)
+    return correlation(*(signal - base @ np.linalg.lstsq(base, signal, rcond=None)[0] for signal in signals))
 
 
-def own_correlation(readings: Sequence[Reading], lag: int = 0) -> float:
-    """Of the read opening with the own voice's, pooled; at a positive lag the mouth is that many frames late."""
-    read, own = zip(*(_shifted(reading.read, reading.own, lag) for reading in readings), strict=True)
-    return correlation(np.concatenate(read), np.concatenate(own))
+def own_correlation(readings: Sequence[MouthReading], lag: int = 0) -> float:
+    """Pooled correlation with the own voice; at a positive lag the mouth is that many frames late."""
+    measured, own = zip(*(_align(reading.measured, reading.own, lag) for reading in readings), strict=True)
+    return correlation(np.concatenate(measured), np.concatenate(own))
 
 
-def best_lag(readings: Sequence[Reading]) -> int:
-    """By how many frames the mouth is late (or, below 0, early): where the pooled correlation is highest."""
+def best_lag(readings: Sequence[MouthReading]) -> int:
+    """Frames by which the mouth is late (negative: early): the lag of the highest pooled correlation."""
     lags = sorted(range(-MAX_LAG, MAX_LAG + 1), key=abs)
-    found = [own_correlation(readings, lag) for lag in lags]
-    return lags[int(np.argmax(np.nan_to_num(found, nan=-1)))]
+    correlations = [own_correlation(readings, lag) for lag in lags]
+    return lags[int(np.argmax(np.nan_to_num(correlations, nan=-1)))]
 
 
-def other_correlation(readings: Sequence[Reading]) -> float:
-    """Of the read opening with the other's, given the own one, pooled over the frames where the other sounds."""
+def other_correlation(readings: Sequence[MouthReading]) -> float:
+    """Pooled partial correlation with the other voice, controlling for the own, while the other is audible."""
     parts: list[tuple[Track, Track, Track]] = []
     for reading in readings:
         if reading.other is not None:
-            sounds = reading.other > MIN_OPENING
-            parts.append((reading.read[sounds], reading.other[sounds], reading.own[sounds]))
+            audible = reading.other > MIN_OPENING
+            parts.append((reading.measured[audible], reading.other[audible], reading.own[audible]))
     if not parts:
         return float("nan")
-    read, other, own = (np.concatenate(tracks) for tracks in zip(*parts, strict=True))
-    return partial_correlation(read, other, own)
+    measured, other, own = (np.concatenate(curves) for curves in zip(*parts, strict=True))
+    return partial_correlation(measured, other, own)
 
 
-def mean_correlation(readings: Sequence[Reading]) -> float:
-    """The mean over clips by Fisher's z, of the clips whose own track moves."""
-    found = [correlation(r.read, r.own) for r in readings if r.own.std() >= MIN_DEVIATION]
-    found = [r for r in found if np.isfinite(r)]
-    return float(np.tanh(np.mean(np.arctanh(np.clip(found, -0.9999, 0.9999))))) if found else float("nan")
+def mean_correlation(readings: Sequence[MouthReading]) -> float:
+    """Mean over clips by Fisher's z-transform, excluding clips with little movement (`MIN_STD`)."""
+    values = [correlation(reading.measured, reading.own) for reading in readings if reading.own.std() >= MIN_STD]
+    values = [value for value in values if np.isfinite(value)]
+    return float(np.tanh(np.mean(np.arctanh(np.clip(values, -0.9999, 0.9999))))) if values else float("nan")
 
 
-def shuffled_correlation(readings: Sequence[Reading]) -> float:
-    """The control: with the own track of the same face in another clip, over the frames where both have the floor.
+def shuffled_correlation(readings: Sequence[MouthReading]) -> float:
+    """Control: correlation with the own voice of the same face in another clip, in frames where both recordings play.
 
-    So neither who speaks when nor a true agreement helps. The mean over several shuffles; nan for a single clip.
+    It is near 0 unless mouths follow only the turn-taking. Mean over several shuffles; NaN for a single clip.
     """
-    faces = [[r for r in readings if r.face == face] for face in sorted({r.face for r in readings})]
-    found = []
-    for turn in range(1, min(_SHUFFLES, *(len(group) - 1 for group in faces), len(readings)) + 1):
-        pairs = [pair for group in faces for pair in zip(group, [*group[turn:], *group[:turn]], strict=True)]
-        both = [(a.read, b.own, a.floor & b.floor) for a, b in pairs]
-        read = np.concatenate([read[floor] for read, _, floor in both])
-        own = np.concatenate([own[floor] for _, own, floor in both])
-        found.append(correlation(read, own))
-    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+    faces = [[each for each in readings if each.face == face] for face in sorted({each.face for each in readings})]
+    values = []
+    for offset in range(1, min(_MAX_SHUFFLES, *(len(group) - 1 for group in faces), len(readings)) + 1):
+        pairs = [pair for group in faces for pair in zip(group, [*group[offset:], *group[:offset]], strict=True)]
+        masked = [(a.measured, b.own, a.active & b.active) for a, b in pairs]
+        measured = np.concatenate([measured[active] for measured, _, active in masked])
+        own = np.concatenate([own[active] for _, own, active in masked])
+        values.append(correlation(measured, own))
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def still(readings: Sequence[Reading]) -> tuple[float, float]:
-    """Mean and deviation of the read opening where the own voice and both neighbouring frames are silent."""
-    quiet = [reading.read[_silent(reading.own)] for reading in readings]
-    frames = np.concatenate(quiet)
+def silent_opening(readings: Sequence[MouthReading]) -> tuple[float, float]:
+    """Mean and standard deviation of the measured opening in frames that are silent, as are both neighbors."""
+    frames = np.concatenate([reading.measured[_silent(reading.own)] for reading in readings])
     return (float(frames.mean()), float(frames.std())) if len(frames) else (float("nan"), float("nan"))
 
 
-def interval(readings: Sequence[Reading], figure: Callable[[Sequence[Reading]], float]) -> tuple[float, float]:
-    """The middle 95 % of a figure over readings drawn again with replacement (Efron's bootstrap)."""
+def bootstrap_interval(
+    readings: Sequence[MouthReading], metric: Callable[[Sequence[MouthReading]], float]
+) -> tuple[float, float]:
+    """95 % bootstrap confidence interval of a metric (percentile method), resampling readings."""
     rng = np.random.default_rng(0)
-    drawn = (rng.integers(len(readings), size=len(readings)) for _ in range(_RESAMPLES))
-    found = [figure([readings[i] for i in indices]) for indices in drawn]
-    found = [value for value in found if np.isfinite(value)]
-    low, high = np.percentile(found, (2.5, 97.5)) if found else (np.nan, np.nan)
+    samples = (rng.integers(len(readings), size=len(readings)) for _ in range(_RESAMPLES))
+    values = [metric([readings[i] for i in indices]) for indices in samples]
+    values = [value for value in values if np.isfinite(value)]
+    low, high = np.percentile(values, (2.5, 97.5)) if values else (np.nan, np.nan)
     return float(low), float(high)
 
 
-def _shifted(read: Track, own: Track, lag: int) -> tuple[Track, Track]:
-    """The frames of both that meet when `read` is taken `lag` frames later."""
+def _align(measured: Track, own: Track, lag: int) -> tuple[Track, Track]:
+    """The overlapping frames of both when `measured` is `lag` frames late."""
     if lag < 0:
-        return read[:lag], own[-lag:]
-    return read[lag:], own[: len(own) - lag]
+        return measured[:lag], own[-lag:]
+    return measured[lag:], own[: len(own) - lag]
 
 
 def _silent(own: Track) -> NDArray[np.bool_]:

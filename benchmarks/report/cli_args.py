@@ -1,4 +1,4 @@
-"""Command line arguments that choose weights and sampling, the same for every measurement of the small model."""
+"""Command-line arguments for weights and sampling, shared by the quality benchmarks of the built-in model."""
 
 import argparse
 from pathlib import Path
@@ -9,55 +9,59 @@ from wan.checkpoint.lora import Lora
 from wan.configs import WAN_CONFIGS
 from wan.sampling.options import Cache, SamplingOptions
 
+_PUPPETS = [name for name in WAN_CONFIGS if name.endswith("puppet")]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Weights, and every sampling value; what is not given comes from the preset."""
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR")
-    parser.add_argument("--model", default=MODEL, choices=[name for name in WAN_CONFIGS if name.endswith("puppet")])
-    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"))
-    parser.add_argument("--lora", type=Path, help="a safetensors file to merge in place of the preset's own")
-    parser.add_argument("--no-lora", action="store_true", help="merge nothing")
-    parser.add_argument("--preset", default="fast", choices=("fast", "balanced", "quality", "turbo"))
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--shift", type=float)
-    parser.add_argument("--text-guidance", type=float)
-    parser.add_argument("--audio-guidance", type=float)
-    parser.add_argument("--teacache", type=float)
-    parser.add_argument("--cache", choices=get_args(Cache))
-    parser.add_argument("--magcache", type=float, help="threshold")
-    parser.add_argument("--guidance-reuse", action="store_true")
-    parser.add_argument("--apg", action="store_true")
-    parser.add_argument("--color", type=float, default=COLOR_CORRECTION)
-    parser.add_argument("--seed", type=int, default=0, help="of the clips and of the noise")
+    """Add the weights and every sampling option; options that are not given come from the preset."""
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR", help="folder of the model's weights")
+    parser.add_argument("--model", default=MODEL, choices=_PUPPETS, help="model configuration")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"), help="dtype of the weights")
+    parser.add_argument("--lora", type=Path, help="safetensors file to merge (default: the preset's LoRA)")
+    parser.add_argument("--no-lora", action="store_true", help="merge no LoRA")
+    parser.add_argument(
+        "--preset", default="fast", choices=("fast", "balanced", "quality", "turbo"), help="sampling preset"
+    )
+    parser.add_argument("--steps", type=int, help="number of denoising steps (default: the preset's)")
+    parser.add_argument("--shift", type=float, help="timestep shift (default: the preset's)")
+    parser.add_argument("--text-guidance", type=float, help="text guidance scale (default: the preset's)")
+    parser.add_argument("--audio-guidance", type=float, help="audio guidance scale (default: the preset's)")
+    parser.add_argument("--teacache", type=float, help="TeaCache threshold (default: the preset's)")
+    parser.add_argument("--cache", choices=get_args(Cache), help="step cache (default: the preset's)")
+    parser.add_argument("--magcache", type=float, help="MagCache threshold (default: the model's)")
+    parser.add_argument("--guidance-reuse", action="store_true", help="reuse guidance in every other late step")
+    parser.add_argument("--apg", action="store_true", help="adaptive projected guidance")
+    parser.add_argument("--color", type=float, default=COLOR_CORRECTION, help="color correction strength, 0 to 1")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the clips and of the noise")
 
 
-def load(given: argparse.Namespace) -> Puppet:
-    """The networks that were asked for."""
-    puppet = Puppet(given.weights, given.precision, given.model)
-    if given.lora is not None:
-        puppet.use([Lora(weights=given.lora)])
-    elif not given.no_lora:
-        puppet.use_lora_of(_preset(given))
+def load_puppet(args: argparse.Namespace) -> Puppet:
+    """The selected model with the selected LoRA merged."""
+    puppet = Puppet(args.weights, args.precision, args.model)
+    if args.lora is not None:
+        puppet.set_loras([Lora(weights=args.lora)])
+    elif not args.no_lora:
+        puppet.set_preset_lora(_preset(args))
     return puppet
 
 
-def options(puppet: Puppet, given: argparse.Namespace) -> SamplingOptions:
-    """The sampling that was asked for."""
+def sampling_options(puppet: Puppet, args: argparse.Namespace) -> SamplingOptions:
+    """The preset's sampling options with the given arguments in place of its values."""
     return puppet.options(
-        _preset(given),
-        sampling_steps=given.steps,
-        shift=given.shift,
-        text_guide_scale=given.text_guidance,
-        audio_guide_scale=given.audio_guidance,
-        teacache_thresh=given.teacache,
-        cache=given.cache,
-        magcache_thresh=given.magcache,
-        guidance_reuse=given.guidance_reuse,
-        use_apg=given.apg or None,
-        color_correction_strength=given.color,
-        seed=given.seed,
+        _preset(args),
+        sampling_steps=args.steps,
+        shift=args.shift,
+        text_guide_scale=args.text_guidance,
+        audio_guide_scale=args.audio_guidance,
+        teacache_thresh=args.teacache,
+        cache=args.cache,
+        magcache_thresh=args.magcache,
+        guidance_reuse=args.guidance_reuse,
+        use_apg=args.apg or None,
+        color_correction_strength=args.color,
+        seed=args.seed,
     )
 
 
-def _preset(given: argparse.Namespace) -> str | None:
-    return None if given.preset == "turbo" else str(given.preset)
+def _preset(args: argparse.Namespace) -> str | None:
+    return None if args.preset == "turbo" else str(args.preset)

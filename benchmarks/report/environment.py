@@ -1,8 +1,10 @@
-"""What a result says of itself, so that it can be measured again."""
+"""Environment of a measurement: command, commit, machine and library versions."""
 
+import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -11,32 +13,39 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parents[1] / "results"
+DOCS = Path(__file__).parents[2] / "docs"
 LIBRARIES = ("diffusers", "transformers", "triton", "flash-attn", "flash-attn-3", "flash-attn-4", "sageattention")
 
 
 def environment(module: str) -> dict[str, Any]:
-    """Command, commit, date, machine and versions."""
+    """Command line of this process, commit, date, CPU and versions."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": " ".join(["python", "-m", module, *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "machine": f"{cpu_name()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
+def write_result(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a result as JSON, creating the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def cpu_name() -> str:
+    """Model name of the CPU, or its architecture where the system does not report one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """The accelerator, its driver and what PyTorch was built for; of a processor only that it is one."""
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Properties of a CUDA device, its driver and the CUDA version of PyTorch; only the name of a CPU device."""
     if device.type != "cuda":
         return {"name": str(device)}
     properties = torch.cuda.get_device_properties(device)
@@ -47,27 +56,27 @@ def describe(device: torch.device) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        **asked_of_driver(),
+        **query_nvidia_smi(),
     }
 
 
-def asked_of_driver() -> dict[str, str]:
-    """Driver and limits, where nvidia-smi is there to tell."""
+def query_nvidia_smi() -> dict[str, str]:
+    """Driver version, power limit and maximum clocks, if nvidia-smi can be run."""
     fields = ("driver_version", "power.limit", "clocks.max.sm", "clocks.max.memory")
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         return {"driver_version": f"unknown: {error}"}
-    return dict(zip(fields, (each.strip() for each in told.split(",")), strict=True))
+    return dict(zip(fields, (value.strip() for value in output.split(",")), strict=True))
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that a figure may depend on, those that are installed."""
-    found = {}
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that may affect a measurement."""
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,7 +1,7 @@
-"""From the plain form to ours, one optimisation at a time: whole denoising steps of the small model, all in one run.
+"""Ablation from the eager baseline to the optimized transformer: one denoising step, optimizations added one by one.
 
-Each rung is the plain form with one more of its pieces replaced by ours; the last one is the network itself, as the
-pipeline runs it. Shapes: C channels, T latent frames, H x W latent rows and columns, N persons.
+Each variant is the eager baseline with one more optimization than the variant before; the last one is the transformer
+as the pipeline runs it. Shapes: C channels, T latent frames, H x W latent rows and columns, N persons.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.baseline.eager_transformer import PlainTransformer
+from benchmarks.baseline.eager_transformer import EagerTransformer
 from wan.configs.schema import TransformerConfig
 from wan.modules.rope import RotaryEmbedding, apply_rope, video_rope
 from wan.modules.speaker_labels import SpeakerMasks, speaker_labels, token_masks
@@ -21,21 +21,25 @@ from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, GuidanceTerm, 
 from wan.sampling.plan import plan_steps
 from wan.types import VideoSize
 
-RUNGS = {
-    "rotations": "RoPE's tables made once a size, in float32",
-    "where needed": "no label map for one person or without speech",
-    "columns": "labels by attention to mask columns, without the map",
-    "constants": "what is constant in a clip computed once",
-    "passes": "no pass whose weight is zero",
+EAGER = "eager baseline"
+OPTIMIZATIONS = {
+    "rope": "RoPE tables cached per size, in float32",
+    "needed labels": "no label map for one person or without speech",
+    "class attention": "labels by attention to mask columns, without the full map",
+    "constants": "per-clip constants computed once",
+    "passes": "guidance passes of weight zero skipped",
 }
-"""In this order; each is added to those above it."""
-OURS = "norms and gates in few operations, block 0 and the patches shared by the passes"
+"""In this order; each variant has those above it too."""
+OPTIMIZED = "fused norms and gates; patch embedding and block 0 shared by the passes"
 _CONSTANT = re.compile(r"text_embedding|img_emb|audio_proj|time_|cross_attn\.(k|v|k_img|v_img|norm_k|norm_k_img)$|kv_")
+
+Step = Callable[[], Tensor]
+"""Computes the guided velocity of one denoising step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    """What a step is given, random; `texts` by whether the prompt is read, `windows` by whether speech is heard."""
+class StepInputs:
+    """Random inputs of a denoising step; `texts` is keyed by "with prompt", `windows` by "with speech"."""
 
     size: VideoSize
     latent_CTHW: Tensor
@@ -47,8 +51,10 @@ class Clip:
     time: float = 500.0
 
 
-def draw_clip(config: TransformerConfig, size: VideoSize, persons: int, device: torch.device | str = "cpu") -> Clip:
-    """A clip of random inputs; the first person is on the left, a second one on the right."""
+def draw_inputs(
+    config: TransformerConfig, size: VideoSize, persons: int, device: torch.device | str = "cpu"
+) -> StepInputs:
+    """Draw random inputs; the first person is on the left, the second on the right."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -59,7 +65,7 @@ def draw_clip(config: TransformerConfig, size: VideoSize, persons: int, device: 
     masks[0, :, : w // 3], masks[1, :, -w // 3 :] = 1, 1
     masks[2] = 1 - masks[:2].amax(0)
     windows = draw(persons, size.frames, config.audio_window, config.audio_layers, config.audio_dim)
-    return Clip(
+    return StepInputs(
         size=size,
         latent_CTHW=draw(16, t, h, w),
         condition_CTHW=draw(20, t, h, w),
@@ -70,112 +76,107 @@ def draw_clip(config: TransformerConfig, size: VideoSize, persons: int, device: 
     )
 
 
-class Climber(PlainTransformer):
-    """The plain form with some of its pieces replaced by ours; what is kept is kept for one pass of one clip."""
+class PartlyOptimizedTransformer(EagerTransformer):
+    """The eager baseline with some optimizations; caches constants per guidance pass of one clip."""
 
-    def __init__(self, weights: Mapping[str, Tensor], config: TransformerConfig, rungs: Sequence[str]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], config: TransformerConfig, optimizations: Sequence[str]) -> None:
         super().__init__(weights, config)
-        self.rungs = frozenset(rungs)
-        self.rotations: dict[tuple[int, int, int], RotaryEmbedding] = {}
-        self.kept: dict[tuple[str, str], Tensor] = {}
-        self.name = ""
+        self.optimizations = frozenset(optimizations)
+        self.rope_cache: dict[tuple[int, int, int], RotaryEmbedding] = {}
+        self.constants: dict[tuple[str, str], Tensor] = {}
+        self.pass_name = ""
         self.persons = 1
 
-    def called(self, name: str, persons: int) -> "Climber":
-        """Itself, for the pass of that name."""
-        self.name, self.persons = name, persons
+    def for_pass(self, name: str, persons: int) -> "PartlyOptimizedTransformer":
+        """Select the guidance pass of the next call; returns itself."""
+        self.pass_name, self.persons = name, persons
         return self
 
     def rope(self, x_BLAE: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Ours, or the plain one."""
-        if "rotations" not in self.rungs:
+        """RoPE, from the cached table if enabled."""
+        if "rope" not in self.optimizations:
             return super().rope(x_BLAE, grid)
-        if grid not in self.rotations:
-            self.rotations[grid] = video_rope(grid, self.config.head_dim, x_BLAE.device)
-        return apply_rope(x_BLAE, self.rotations[grid])
+        if grid not in self.rope_cache:
+            self.rope_cache[grid] = video_rope(grid, self.config.head_dim, x_BLAE.device)
+        return apply_rope(x_BLAE, self.rope_cache[grid])
 
     def labels(self, q: Tensor, k: Tensor, masks_3S: Tensor) -> Tensor:
-        """Ours, none, or the plain ones."""
-        if "where needed" in self.rungs and self.persons == 1:
+        """Speaker labels, empty for one person if `needed labels` is enabled."""
+        if "needed labels" in self.optimizations and self.persons == 1:
             return q.new_zeros(0)
-        if "columns" not in self.rungs:
+        if "class attention" not in self.optimizations:
             return super().labels(q, k, masks_3S)
         return speaker_labels(q, k, SpeakerMasks(masks_3S.T[None], masks_3S.sum(1)[None]))[0]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """Computed, or kept."""
-        return self._once(name, lambda: super(Climber, self).linear(name, x))
+        """Linear layer, cached if its output is constant in a clip."""
+        return self._cached(name, lambda: super(PartlyOptimizedTransformer, self).linear(name, x))
 
     def rms(self, name: str, x: Tensor) -> Tensor:
-        """Computed, or kept."""
-        return self._once(name, lambda: super(Climber, self).rms(name, x))
+        """RMS norm, cached if its output is constant in a clip."""
+        return self._cached(name, lambda: super(PartlyOptimizedTransformer, self).rms(name, x))
 
-    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        if "constants" not in self.rungs or not _CONSTANT.search(name):
+    def _cached(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        if "constants" not in self.optimizations or not _CONSTANT.search(name):
             return compute()
-        key = (self.name, name)
-        if key not in self.kept:
-            self.kept[key] = compute()
-        return self.kept[key]
+        key = (self.pass_name, name)
+        if key not in self.constants:
+            self.constants[key] = compute()
+        return self.constants[key]
 
 
-Step = Callable[[], Tensor]
-
-
-def plain_guidance(text_scale: float, audio_scale: float) -> tuple[GuidanceTerm, ...]:
-    """The differences as the papers' code takes them: a text scale of 1 saves a pass, a speech scale of 1 none."""
+def eager_guidance(text_scale: float, audio_scale: float) -> tuple[GuidanceTerm, ...]:
+    """Guidance terms of the reference implementation: a text scale of 1 drops a pass, a speech scale of 1 does not."""
     if text_scale == 1:
         return ((audio_scale, "cond", "no_audio"),)
     return ((text_scale, "cond", "no_text"), (audio_scale, "no_text", "neither"))
 
 
-def guider_of(text_scale: float, audio_scale: float, plain: bool) -> ClassifierFreeGuidance:
-    """Guidance with or without the passes whose weight is zero."""
+def make_guider(text_scale: float, audio_scale: float, eager: bool) -> ClassifierFreeGuidance:
+    """Classifier-free guidance; with `eager` it includes passes whose weight is zero."""
     guider = ClassifierFreeGuidance(text_scale, audio_scale)
-    if plain:
-        guider.differences = plain_guidance(text_scale, audio_scale)
+    if eager:
+        guider.differences = eager_guidance(text_scale, audio_scale)
         guider.passes = passes_of(guider.differences)
     return guider
 
 
-def rungs(model: MultiTalkTransformer, clip: Clip, scales: tuple[float, float]) -> dict[str, Step]:
-    """Every rung's denoising step: the guided velocity of all its passes."""
+def ablation_steps(model: MultiTalkTransformer, inputs: StepInputs, scales: tuple[float, float]) -> dict[str, Step]:
+    """The denoising step of every variant, by label, from `EAGER` to `OPTIMIZED`."""
     state, config = model.state_dict(), model.config
-    table: dict[str, Step] = {
-        "the plain form": _climb(Climber(state, config, ()), clip, guider_of(*scales, plain=True))
-    }
-    for number, name in enumerate(RUNGS, 1):
-        taken = tuple(RUNGS)[:number]
-        guider = guider_of(*scales, plain="passes" not in taken)
-        table[RUNGS[name]] = _climb(Climber(state, config, taken), clip, guider)
-    table[OURS] = our_step(model, clip, guider_of(*scales, plain=False))
-    return table
+    steps: dict[str, Step] = {}
+    for count, label in enumerate((EAGER, *OPTIMIZATIONS.values())):
+        enabled = tuple(OPTIMIZATIONS)[:count]
+        guider = make_guider(*scales, eager="passes" not in enabled)
+        steps[label] = _ablation_step(PartlyOptimizedTransformer(state, config, enabled), inputs, guider)
+    steps[OPTIMIZED] = optimized_step(model, inputs, make_guider(*scales, eager=False))
+    return steps
 
 
-def _climb(climber: Climber, clip: Clip, guider: ClassifierFreeGuidance) -> Step:
+def _ablation_step(model: PartlyOptimizedTransformer, inputs: StepInputs, guider: ClassifierFreeGuidance) -> Step:
     def velocity(name: str) -> Tensor:
-        told = PASSES[name]
-        windows = clip.windows[told.speech]
-        return climber.called(name, len(windows))(
-            clip.latent_CTHW,
-            clip.condition_CTHW,
-            torch.tensor(clip.time, device=clip.latent_CTHW.device),
-            clip.texts[told.prompt],
-            clip.image_SC,
+        guidance_pass = PASSES[name]
+        windows = inputs.windows[guidance_pass.speech]
+        return model.for_pass(name, len(windows))(
+            inputs.latent_CTHW,
+            inputs.condition_CTHW,
+            torch.tensor(inputs.time, device=inputs.latent_CTHW.device),
+            inputs.texts[guidance_pass.prompt],
+            inputs.image_SC,
             windows,
-            clip.masks_3HW,
+            inputs.masks_3HW,
         )
 
     return lambda: guider({name: velocity(name) for name in guider.passes})
 
 
-def our_step(model: MultiTalkTransformer, clip: Clip, guider: ClassifierFreeGuidance) -> Step:
-    """The network as the pipeline runs it."""
-    device = clip.latent_CTHW.device
-    texts = {prompt: model.embed_text(text[None]) for prompt, text in clip.texts.items()}
-    image = model.embed_image(clip.image_SC[None])
-    speech = {heard: model.embed_speech(windows[None]) for heard, windows in clip.windows.items()}
-    masks = token_masks(clip.masks_3HW[None], *clip.size.grid[1:]) if len(clip.windows[True]) == 2 else None
+def optimized_step(model: MultiTalkTransformer, inputs: StepInputs, guider: ClassifierFreeGuidance) -> Step:
+    """The denoising step as the pipeline runs it."""
+    device = inputs.latent_CTHW.device
+    texts = {prompt: model.embed_text(text[None]) for prompt, text in inputs.texts.items()}
+    image = model.embed_image(inputs.image_SC[None])
+    speech = {heard: model.embed_speech(windows[None]) for heard, windows in inputs.windows.items()}
+    masks = token_masks(inputs.masks_3HW[None], *inputs.size.grid[1:]) if len(inputs.windows[True]) == 2 else None
     contexts = {
         name: Context(
             text=texts[PASSES[name].prompt],
@@ -185,18 +186,18 @@ def our_step(model: MultiTalkTransformer, clip: Clip, guider: ClassifierFreeGuid
         )
         for name in guider.passes
     }
-    velocity = Denoiser(
+    denoiser = Denoiser(
         model,
-        clip.condition_CTHW,
+        inputs.condition_CTHW,
         contexts,
-        [model.embed_time(torch.tensor([clip.time], device=device))],
-        video_rope(clip.size.grid, model.config.head_dim, device),
-        clip.size.grid,
+        [model.embed_time(torch.tensor([inputs.time], device=device))],
+        video_rope(inputs.size.grid, model.config.head_dim, device),
+        inputs.size.grid,
         plan_steps(guider.passes, computed=(True,), reuses_guidance=False),
     )
-    return lambda: guider(velocity(clip.latent_CTHW, 0))
+    return lambda: guider(denoiser(inputs.latent_CTHW, 0))
 
 
-def difference(step: Tensor, plain: Tensor) -> float:
+def relative_error(value: Tensor, reference: Tensor) -> float:
     """Relative error in the L2 norm."""
-    return float((step - plain).norm() / plain.norm())
+    return float((value - reference).norm() / reference.norm())

@@ -1,14 +1,13 @@
-"""`python -m benchmarks.speed.bench`: what this processor makes of the small model, beside the plain form, in one run.
+"""`python -m benchmarks.speed.bench`: seconds on this CPU, optimized beside the eager baseline, in one run.
 
-Whole denoising steps, one optimisation after the other; one block of the 14B network at few tokens; a whole clip; and
-threads and dtypes, which the defaults follow. Every figure has its floor: the operations it needs, at the rate
-of a large product measured in the same run. The result is JSON in `benchmarks/results/`; the last line is
-`plain_over_ours=<ratio>`, of a step as the preset `fast` takes it.
+Measures whole denoising steps of the built-in model as an ablation of the optimizations; one block of the 14B
+transformer at few tokens; a whole clip; and dtypes and numbers of threads, from which the defaults were chosen. Every
+time is reported beside its roofline bound, at the rate of a large matrix product measured in the same run. Written to
+benchmarks/results/bench.json and docs/performance.md; the last line is `plain_over_ours=<ratio>`, the time of the eager
+baseline divided by that of the optimized model, for a step of the preset `fast`.
 """
 
-import argparse
 import copy
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -18,15 +17,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.baseline.eager_clip import in_plain_form
-from benchmarks.baseline.puppet import Puppet, Taken
+from benchmarks.baseline.eager_clip import eager_baseline
+from benchmarks.baseline.puppet import GeneratedClip, Puppet
 from benchmarks.quality import clips
 from benchmarks.report import performance
-from benchmarks.report.environment import RESULTS, environment
+from benchmarks.report.environment import RESULTS, environment, write_result
+from benchmarks.report.parser import make_parser
 from benchmarks.speed import ablation
 from benchmarks.speed.peak_throughput import PeakThroughput, measure_peak_throughput
-from benchmarks.speed.roofline import seconds, step_work, tokens, total
-from benchmarks.speed.timing import measure_in_turn
+from benchmarks.speed.roofline import min_seconds, num_tokens, step_work, total_work
+from benchmarks.speed.timing import measure_interleaved
 from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
@@ -36,30 +36,29 @@ from wan.types import VideoSize
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-SCALES = {"fast": (1.0, 1.0), "turbo": (2.0, 2.0), "quality": (3.0, 2.0)}
-"""Of text and of speech, by preset: one pass, since the LoRA has the guidance in it, two, and three."""
+GUIDANCE_SCALES = {"fast": (1.0, 1.0), "turbo": (2.0, 2.0), "quality": (3.0, 2.0)}
+"""Text and speech guidance by preset: one pass (the LoRA is distilled with guidance), two passes, three passes."""
 HEADLINE = "fast"
-LARGE = "block of the 14B network"
+BLOCK_14B = "block of the 14B network"
 SMALL = VideoSize(frames=33, height=64, width=128)
-LARGE_SIZES = {VideoSize(frames=5, height=128, width=128): "all", VideoSize(frames=9, height=128, width=256): "ends"}
-"""Of the 14B block: 128 tokens on every rung, and 384 on the first and the last."""
-CLIP = replace(next(row for row in clips.ROWS if row.name == "two add"), name="clip", chunks=3)
+BLOCK_SIZES = {VideoSize(frames=5, height=128, width=128): "all", VideoSize(frames=9, height=128, width=256): "ends"}
+"""Sizes for the 14B block: 128 tokens with every variant, 384 tokens with the first and the last variant."""
+CLIP = replace(next(row for row in clips.ROWS if row.name == "two add"), name="clip", num_chunks=3)
 
 
 def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.bench", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--tiny", action="store_true", help="no 14B block and no clip: for a look")
-    parser.add_argument("--output", type=Path, default=RESULTS / "bench.json")
-    given = parser.parse_args()
+    """Run the command."""
+    parser = make_parser("benchmarks.speed.bench", __doc__)
+    parser.add_argument("--repeats", type=int, default=10, help="measurements of each step")
+    parser.add_argument("--tiny", action="store_true", help="skip the 14B block and the clip")
+    parser.add_argument("--output", type=Path, default=RESULTS / "bench.json", help="JSON file to write")
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    document = run(given.repeats, given.tiny)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps({**environment("benchmarks.speed.bench"), **document}, indent=2) + "\n")
-    if given.output == RESULTS / "bench.json":
+    document = run(args.repeats, args.tiny)
+    write_result(args.output, {**environment("benchmarks.speed.bench"), **document})
+    if args.output == RESULTS / "bench.json":
         performance.write()
-    for line in lines(document):
+    for line in format_lines(document):
         logger.info("%s", line)
     sys.stdout.write(f"plain_over_ours={document['plain_over_ours']:.2f}\n")
     return 0
@@ -67,81 +66,78 @@ def main() -> int:
 
 @torch.inference_mode()
 def run(repeats: int, tiny: bool) -> dict[str, Any]:
-    """The whole document."""
-    ceilings = measure_peak_throughput(CPU, torch.float32)
-    config = WAN_CONFIGS["multitalk-puppet"].transformer
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MultiTalkTransformer(config).eval()
+    """Measure everything; returns the JSON document without its environment."""
+    peak = measure_peak_throughput(CPU, torch.float32)
+    model = _random_model(WAN_CONFIGS["multitalk-puppet"].transformer)
     document: dict[str, Any] = {
-        "ceilings": {"product_gflops": ceilings.product / 1e9, "copy_gb_s": ceilings.copy / 1e9},
-        "steps": {name: steps(model, SMALL, scales, ceilings, repeats) for name, scales in SCALES.items()},
-        "choices": choices(model, repeats),
+        "peak_throughput": {"matmul_gflops": peak.matmul / 1e9, "copy_gb_s": peak.copy / 1e9},
+        "steps": {name: measure_steps(model, SMALL, scales, peak, repeats) for name, scales in GUIDANCE_SCALES.items()},
+        "dtype_and_threads": measure_dtype_and_threads(model, repeats),
     }
     if not tiny:
-        document |= {LARGE: large_block(repeats), "clip": clip()}
-    ratio = {name: rows[0]["median_s"] / rows[-1]["median_s"] for name, rows in document["steps"].items()}
-    return document | {"ratios": ratio, "plain_over_ours": ratio[HEADLINE]}
+        document |= {BLOCK_14B: measure_14b_block(repeats), "clip": measure_clip()}
+    ratios = {name: rows[0]["median_s"] / rows[-1]["median_s"] for name, rows in document["steps"].items()}
+    return document | {"ratios": ratios, "plain_over_ours": ratios[HEADLINE]}
 
 
-def steps(
+def measure_steps(
     model: MultiTalkTransformer,
     size: VideoSize,
     scales: tuple[float, float],
-    ceilings: PeakThroughput,
+    peak: PeakThroughput,
     repeats: int,
     ends: bool = False,
 ) -> list[dict[str, Any]]:
-    """A row for every rung of the ladder, or its ends: seconds, and how far the result is from the plain form's."""
-    rungs = ablation.rungs(model, ablation.draw_clip(model.config, size, persons=2), scales)
+    """A row for every variant (with `ends` the first and last only): seconds, and relative error to the baseline."""
+    steps = ablation.ablation_steps(model, ablation.draw_inputs(model.config, size, persons=2), scales)
     if ends:
-        rungs = {name: rungs[name] for name in (next(iter(rungs)), ablation.OURS)}
-    plain = next(iter(rungs.values()))()
-    found = measure_in_turn(rungs, CPU, repeats)
-    floor = floor_of(model.config, size, scales, ceilings)
+        steps = {name: steps[name] for name in (ablation.EAGER, ablation.OPTIMIZED)}
+    reference = steps[ablation.EAGER]()
+    times = measure_interleaved(steps, CPU, repeats)
+    roofline_s = step_roofline(model.config, size, scales, peak)
     return [
-        {"what": name, **found[name].over(floor), "difference": ablation.difference(step(), plain)}
-        for name, step in rungs.items()
+        {
+            "variant": name,
+            **times[name].with_roofline(roofline_s),
+            "relative_error": ablation.relative_error(step(), reference),
+        }
+        for name, step in steps.items()
     ]
 
 
-def floor_of(
-    config: TransformerConfig, size: VideoSize, scales: tuple[float, float], ceilings: PeakThroughput
+def step_roofline(
+    config: TransformerConfig, size: VideoSize, scales: tuple[float, float], peak: PeakThroughput
 ) -> float:
-    """Of the passes that a step needs, without what is constant in a clip."""
-    passes = ablation.guider_of(*scales, plain=False).passes
-    work = [step_work(config, size, 2 if ablation.PASSES[name].speech else 1) for name in passes]
-    return seconds(replace(total(work), bytes=0.0), ceilings)
+    """Compute-bound minimum seconds of the required guidance passes of a step, without per-clip constants."""
+    passes = ablation.make_guider(*scales, eager=False).passes
+    works = [step_work(config, size, 2 if ablation.PASSES[name].speech else 1) for name in passes]
+    return min_seconds(replace(total_work(works), bytes=0.0), peak)
 
 
-def choices(model: MultiTalkTransformer, repeats: int) -> list[dict[str, Any]]:
-    """Our step of quality by threads and dtype."""
-    half = copy.deepcopy(model)
-    for name, parameter in half.named_parameters():
-        if not is_fp32_param(name):
-            parameter.data = parameter.data.bfloat16()
-    clip = ablation.draw_clip(model.config, SMALL, persons=2)
-    guider = ablation.guider_of(*SCALES["quality"], plain=False)
-    networks = {"float32": model, "bfloat16": half}
+def measure_dtype_and_threads(model: MultiTalkTransformer, repeats: int) -> list[dict[str, Any]]:
+    """The optimized step of the preset `quality` by dtype and number of threads."""
+    inputs = ablation.draw_inputs(model.config, SMALL, persons=2)
+    guider = ablation.make_guider(*GUIDANCE_SCALES["quality"], eager=False)
+    models = {"float32": model, "bfloat16": _to_bfloat16(copy.deepcopy(model))}
     calls = {
-        (dtype, threads): _threaded(ablation.our_step(network, clip, guider), threads)
-        for dtype, network in networks.items()
+        (dtype, threads): _with_threads(ablation.optimized_step(network, inputs, guider), threads)
+        for dtype, network in models.items()
         for threads in sorted({1, torch.get_num_threads()})
     }
-    exact = calls["float32", 1]()
-    found = measure_in_turn(calls, CPU, repeats)
+    reference = calls["float32", 1]()
+    times = measure_interleaved(calls, CPU, repeats)
     return [
         {
             "dtype": dtype,
             "threads": threads,
-            "median_s": spread.median_s,
-            "difference": ablation.difference(calls[dtype, threads](), exact),
+            "median_s": stats.median_s,
+            "relative_error": ablation.relative_error(calls[dtype, threads](), reference),
         }
-        for (dtype, threads), spread in found.items()
+        for (dtype, threads), stats in times.items()
     ]
 
 
-def _threaded(step: ablation.Step, threads: int) -> ablation.Step:
+def _with_threads(step: ablation.Step, threads: int) -> ablation.Step:
     def call() -> torch.Tensor:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -153,60 +149,75 @@ def _threaded(step: ablation.Step, threads: int) -> ablation.Step:
     return call
 
 
-def large_block(repeats: int) -> list[dict[str, Any]]:
-    """One block of the 14B network in bfloat16 with two persons, as a step of quality."""
-    config = replace(WAN_CONFIGS["multitalk-14B"].transformer, num_layers=1)
+def _random_model(config: TransformerConfig) -> MultiTalkTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = MultiTalkTransformer(config).eval()
+        return MultiTalkTransformer(config).eval()
+
+
+def _to_bfloat16(model: MultiTalkTransformer) -> MultiTalkTransformer:
+    """Cast parameters in place, except those that stay in float32."""
     for name, parameter in model.named_parameters():
         if not is_fp32_param(name):
             parameter.data = parameter.data.bfloat16()
-    ceilings = measure_peak_throughput(CPU, torch.bfloat16)
+    return model
+
+
+def measure_14b_block(repeats: int) -> list[dict[str, Any]]:
+    """One block of the 14B transformer in bfloat16, two persons, guidance of the preset `quality`."""
+    model = _to_bfloat16(_random_model(replace(WAN_CONFIGS["multitalk-14B"].transformer, num_layers=1)))
+    peak = measure_peak_throughput(CPU, torch.bfloat16)
     return [
-        {"tokens": tokens(size), **row}
-        for size, which in LARGE_SIZES.items()
-        for row in steps(model, size, SCALES["quality"], ceilings, max(2, repeats // 4), which == "ends")
+        {"tokens": num_tokens(size), **row}
+        for size, variants in BLOCK_SIZES.items()
+        for row in measure_steps(
+            model, size, GUIDANCE_SCALES["quality"], peak, max(2, repeats // 4), variants == "ends"
+        )
     ]
 
 
-def clip(rounds: int = 2) -> dict[str, Any]:
-    """A clip of two persons in three chunks, from their sound on: medians of both forms, taken in turn."""
+def measure_clip(repeats: int = 2) -> dict[str, Any]:
+    """A clip of two persons in three chunks, audio to frames, optimized and eager interleaved: median seconds."""
     puppet = Puppet()
-    puppet.use_lora_of("fast")
-    drawn, options = clips.draw_clip(CLIP, 1, 0), puppet.options("fast")
+    puppet.set_preset_lora("fast")
+    clip, options = clips.draw_clip(CLIP, 1, 0), puppet.options("fast")
 
-    def plainly() -> Taken:
-        with in_plain_form(puppet.pipeline):
-            return puppet.take(drawn, options)
+    def generate_eagerly() -> GeneratedClip:
+        with eager_baseline(puppet.pipeline):
+            return puppet.generate(clip, options)
 
-    calls = {"ours": lambda: puppet.take(drawn, options), "plain": plainly}
-    found = measure_in_turn(calls, CPU, rounds)
-    apart = calls["ours"]().frames.astype(int) - calls["plain"]().frames
+    calls = {"optimized": lambda: puppet.generate(clip, options), "eager": generate_eagerly}
+    times = measure_interleaved(calls, CPU, repeats)
+    difference = calls["optimized"]().frames.astype(int) - calls["eager"]().frames
     return {
-        "frames": CLIP.frames,
-        "ours_s": found["ours"].median_s,
-        "plain_s": found["plain"].median_s,
-        "plain_over_ours": found["plain"].median_s / found["ours"].median_s,
-        "largest_difference_of_255": int(abs(apart).max()),
+        "frames": CLIP.num_frames,
+        "optimized_s": times["optimized"].median_s,
+        "eager_s": times["eager"].median_s,
+        "plain_over_ours": times["eager"].median_s / times["optimized"].median_s,
+        "max_pixel_difference": int(abs(difference).max()),
     }
 
 
-def lines(document: dict[str, Any]) -> Iterator[str]:
-    """The document for the eye."""
+def format_lines(document: dict[str, Any]) -> Iterator[str]:
+    """The document as text for a terminal."""
     for name, rows in document["steps"].items():
-        yield f"a step, {name}"
-        yield from (f"{_line(row)}  {row['what']}" for row in rows)
-    yield from (f"{_line(row)}  14B block, {row['tokens']} tokens: {row['what']}" for row in document.get(LARGE, []))
-    for row in document["choices"]:
-        yield f"{row['median_s'] * 1e3:8.1f} ms  {row['dtype']}, {row['threads']} threads, {row['difference']:.0e} off"
+        yield f"denoising step, {name}"
+        yield from (f"{_format_row(row)}  {row['variant']}" for row in rows)
+    for row in document.get(BLOCK_14B, []):
+        yield f"{_format_row(row)}  14B block, {row['tokens']} tokens: {row['variant']}"
+    for row in document["dtype_and_threads"]:
+        time = f"{row['median_s'] * 1e3:8.1f} ms"
+        yield f"{time}  {row['dtype']}, {row['threads']} threads, relative error {row['relative_error']:.0e}"
     if "clip" in document:
-        yield "a clip of {frames} frames: {ours_s:.2f} s, plainly {plain_s:.2f} s".format(**document["clip"])
-    yield from (f"{ratio:.2f} times as fast as the plain form: {name}" for name, ratio in document["ratios"].items())
+        yield "clip of {frames} frames: optimized {optimized_s:.2f} s, eager {eager_s:.2f} s".format(**document["clip"])
+    yield from (
+        f"{ratio:.2f} times as fast as the eager baseline: {name}" for name, ratio in document["ratios"].items()
+    )
 
 
-def _line(row: dict[str, Any]) -> str:
-    return f"{row['median_s'] * 1e3:8.1f} ms  {row['over_floor']:4.1f} x floor  {row['difference']:.0e} off"
+def _format_row(row: dict[str, Any]) -> str:
+    time = f"{row['median_s'] * 1e3:8.1f} ms  {row['over_roofline']:4.1f} x roofline"
+    return f"{time}  relative error {row['relative_error']:.0e}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.speed.cold_start`: seconds from the start of a process until the predictor is ready, by part.
+"""`python -m benchmarks.speed.cold_start`: seconds from the start of a process until the predictor is ready, by phase.
 
-Each start is a process of its own. `--fresh-kernels` gives it empty folders for compiled kernels, as on a machine where
-nothing has ever run. The model and where its weights are come from the environment, as they do for the server. The
-result is JSON in `benchmarks/results/`.
+Each start is a new process. `--fresh-kernels` gives it empty caches of compiled kernels, as on a new machine. The model
+and the folder of its weights come from the environment, as for the server. Written to
+benchmarks/results/cold_start.json.
 """
 
 import argparse
@@ -24,113 +24,113 @@ from unittest import mock
 
 import torch
 
-from benchmarks.report.environment import RESULTS, describe, environment
+from benchmarks.report.environment import RESULTS, describe_device, environment, write_result
+from benchmarks.report.parser import make_parser
 
-KERNEL_FOLDERS = (
+KERNEL_CACHE_VARIABLES = (
     "TRITON_CACHE_DIR",
     "TORCHINDUCTOR_CACHE_DIR",
     "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR",
     "CUDA_CACHE_PATH",
 )
-PARTS = {
+PHASES = {
     "fetch": (("weights", "ensure"),),
     "read": (("wan.multitalk", "load_models"), ("app.generator", "Wav2Vec2Model.from_pretrained")),
     "move": (("wan.offload.manager", "move"), ("app.generator", "Wav2Vec2Model.to")),
     "first run": (("app.generator", "VideoGenerator.warm_up"),),
 }
-"""Modules and what in them is the setup's work of a part; of a call inside another one, the outer one counts."""
+"""Functions timed as each phase, as (module, attribute path); a call nested in another timed call is not counted."""
 
 
-class Parts:
-    """Seconds by part, of calls that are not inside others that are counted."""
+class PhaseTimer:
+    """Accumulates seconds by phase, over the outermost timed calls."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        self._busy = False
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._running = False
 
-    def counted(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose time is the part's."""
+    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function to add its time to a phase."""
 
         @wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
-            if self._busy:
+            if self._running:
                 return function(*arguments, **named)
-            self._busy, start = True, time.monotonic()
+            self._running, start = True, time.monotonic()
             try:
                 return function(*arguments, **named)
             finally:
-                self._busy = False
-                self.seconds[part] += time.monotonic() - start
+                self._running = False
+                self.seconds[phase] += time.monotonic() - start
 
         return call
 
-    def watch(self, part: str, module: str, path: str) -> Any:
-        """A patch that counts a function or a method."""
+    def patch(self, phase: str, module: str, path: str) -> Any:
+        """A mock.patch context that times a function or method."""
         *owners, name = path.split(".")
         owner: Any = importlib.import_module(module)
         for each in owners:
             owner = getattr(owner, each)
         function = getattr(owner, name)
-        bound = inspect.ismethod(function)
-        counted = self.counted(part, function)
-        return mock.patch.object(owner, name, staticmethod(counted) if bound else counted)
+        timed = self.timed(phase, function)
+        return mock.patch.object(owner, name, staticmethod(timed) if inspect.ismethod(function) else timed)
 
 
-def start(began: float) -> dict[str, float]:
-    """Make a predictor ready in this process, which began at `began` of the monotonic clock."""
+def measure_start(process_start: float) -> dict[str, float]:
+    """Set up a predictor in this process, which started at `process_start` of the monotonic clock."""
     predictor = importlib.import_module("predict").Predictor()
     imported = time.monotonic()
-    parts = Parts()
+    timer = PhaseTimer()
     with ExitStack() as stack:
-        for part, places in PARTS.items():
-            for module, path in places:
-                stack.enter_context(parts.watch(part, module, path))
+        for phase, functions in PHASES.items():
+            for module, path in functions:
+                stack.enter_context(timer.patch(phase, module, path))
         predictor.setup()
     ready = time.monotonic()
-    found = {"imports": imported - began, **parts.seconds}
-    return {**found, "rest": ready - began - sum(found.values()), "total": ready - began}
+    phases = {"imports": imported - process_start, **timer.seconds}
+    total = ready - process_start
+    return {**phases, "rest": total - sum(phases.values()), "total": total}
 
 
-def in_a_process(fresh_kernels: bool) -> dict[str, float]:
-    """The same in a process of its own, whose log is passed on."""
+def measure_in_subprocess(fresh_kernels: bool) -> dict[str, float]:
+    """Run `measure_start` in a new process; its stderr is passed through."""
     with tempfile.TemporaryDirectory() as folder:
-        empty = {name: str(Path(folder) / name.lower()) for name in KERNEL_FOLDERS} if fresh_kernels else {}
+        caches = {name: str(Path(folder) / name.lower()) for name in KERNEL_CACHE_VARIABLES} if fresh_kernels else {}
         command = [sys.executable, "-m", "benchmarks.speed.cold_start", "--one", str(time.monotonic())]
-        done = subprocess.run(command, env=os.environ | empty, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        process = subprocess.run(command, env=os.environ | caches, stdout=subprocess.PIPE, text=True, check=True)
+    seconds: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return seconds
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.cold_start", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--fresh-kernels", action="store_true")
-    parser.add_argument("--one", type=float, metavar="BEGAN", help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=RESULTS / "cold_start.json")
-    given = parser.parse_args()
-    if given.one is not None:
-        sys.stdout.write(json.dumps(start(given.one)) + "\n")
+    """Run the command."""
+    parser = make_parser("benchmarks.speed.cold_start", __doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="number of processes")
+    parser.add_argument("--fresh-kernels", action="store_true", help="start with empty kernel caches")
+    parser.add_argument("--one", type=float, metavar="TIME", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "cold_start.json", help="JSON file to write")
+    args = parser.parse_args()
+    if args.one is not None:
+        sys.stdout.write(json.dumps(measure_start(args.one)) + "\n")
         return
-    starts = [in_a_process(given.fresh_kernels) for _ in range(given.repeats)]
+    starts = [measure_in_subprocess(args.fresh_kernels) for _ in range(args.repeats)]
     seconds = {
-        part: {"median_s": statistics.median(found), "min_s": min(found), "max_s": max(found)}
-        for part in starts[0]
-        for found in [[each[part] for each in starts]]
+        phase: {"median_s": statistics.median(values), "min_s": min(values), "max_s": max(values)}
+        for phase in starts[0]
+        for values in [[start[phase] for start in starts]]
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     document = {
         **environment("benchmarks.speed.cold_start"),
         "model": os.environ.get("MULTITALK_MODEL", "multitalk-14B"),
-        "device": describe(device),
-        "fresh_kernels": given.fresh_kernels,
-        "repeats": given.repeats,
+        "device": describe_device(device),
+        "fresh_kernels": args.fresh_kernels,
+        "repeats": args.repeats,
+        "seconds": seconds,
     }
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(document | {"seconds": seconds}, indent=2) + "\n")
-    sys.stdout.write(
-        " ".join(f"{part.replace(' ', '_')}={each['median_s']:.2f}" for part, each in seconds.items()) + "\n"
-    )
+    write_result(args.output, document)
+    medians = (f"{phase.replace(' ', '_')}={values['median_s']:.2f}" for phase, values in seconds.items())
+    sys.stdout.write(" ".join(medians) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.speed.compiled`: one block in each form, at several sizes of video.
+"""`python -m benchmarks.speed.compiled`: one transformer block eager, compiled and with Triton kernels.
 
-The forms are the plain one, the same under `torch.compile` with dynamic shapes, and, on a GPU, Triton kernels. The
-result is written as JSON: seconds, the error against the plain form, and how many graphs there are after each size.
+Compares eager PyTorch, `torch.compile` with dynamic shapes and, on a GPU, our Triton kernels. For every video size it
+records seconds, the relative error to eager, and the number of graphs compiled so far. Written to
+benchmarks/results/compiled.json.
 """
 
-import argparse
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -16,8 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.report.environment import RESULTS, describe, environment, versions
-from benchmarks.speed.timing import measure_in_turn
+from benchmarks.report.environment import (
+    RESULTS,
+    describe_device,
+    environment,
+    library_versions,
+    write_result,
+)
+from benchmarks.report.parser import make_parser
+from benchmarks.speed.ablation import relative_error
+from benchmarks.speed.timing import measure_interleaved
 from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig, TransformerConfig
@@ -31,11 +39,11 @@ from wan.types import VideoSize
 
 logger = logging.getLogger(__name__)
 
-Form = Callable[..., Tensor]
+BlockCall = Callable[..., Tensor]
 
 
 def build_block(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> Block:
-    """A block with random weights, made where it runs, in the dtypes that loading gives."""
+    """A block with random weights on the device, in the dtypes that loading a checkpoint gives."""
     with device:
         block = Block(config).eval().requires_grad_(False)
     state = {n: t if is_fp32_param(n) else t.to(dtype) for n, t in block.state_dict().items()}
@@ -44,7 +52,7 @@ def build_block(config: TransformerConfig, device: torch.device, dtype: torch.dt
 
 
 def block_inputs(config: TransformerConfig, size: VideoSize, persons: int, like: Tensor) -> tuple[Any, ...]:
-    """Random arguments of `Block.forward`, on the device and in the dtype of `like`."""
+    """Random arguments of `Block.forward`, with the device and dtype of `like`."""
     generator = torch.Generator(like.device).manual_seed(0)
     frames, rows, columns = size.grid
 
@@ -54,8 +62,8 @@ def block_inputs(config: TransformerConfig, size: VideoSize, persons: int, like:
     def key_value(batch: int, keys: int) -> KeyValue:
         return KeyValue(*(draw(batch, keys, config.num_heads, config.head_dim) for _ in range(2)))
 
-    halves = torch.zeros(1, 3, rows, columns, device=like.device)
-    halves[:, 0, :, : columns // 2], halves[:, 1, :, columns // 2 :] = 1, 1
+    masks = torch.zeros(1, 3, rows, columns, device=like.device)
+    masks[:, 0, :, : columns // 2], masks[:, 1, :, columns // 2 :] = 1, 1
     constants = (
         key_value(1, config.text_len),
         key_value(1, config.image_tokens),
@@ -66,62 +74,62 @@ def block_inputs(config: TransformerConfig, size: VideoSize, persons: int, like:
         draw(1, 6, config.dim, dtype=torch.float32),
         video_rope(size.grid, config.head_dim, like.device),
         constants,
-        token_masks(halves, rows, columns) if persons == 2 else None,
+        token_masks(masks, rows, columns) if persons == 2 else None,
     )
 
 
-def block_forms(block: Block, backend: str, device: torch.device) -> dict[str, Form]:
-    """The ways to run a block."""
+def block_variants(block: Block, backend: str, device: torch.device) -> dict[str, BlockCall]:
+    """The block eager, compiled by a torch.compile backend and, on a GPU, with Triton kernels."""
     import torch._dynamo
 
     torch._dynamo.reset()
     compiled = torch.compile(block, dynamic=True, backend=backend)
 
-    def within(context: Callable[[], AbstractContextManager[None]], call: Form) -> Form:
+    def inside(context: Callable[[], AbstractContextManager[None]], call: BlockCall) -> BlockCall:
         def run(*inputs: Any) -> Tensor:
             with context():
                 return call(*inputs)
 
         return run
 
-    found = {"plain": within(lambda: force_backend("eager"), block), "compiled": within(nullcontext, compiled)}
+    variants = {"eager": inside(lambda: force_backend("eager"), block), "compiled": inside(nullcontext, compiled)}
     if device.type == "cuda":
-        found["triton"] = within(lambda: force_backend("triton"), block)
-    return found
+        variants["triton"] = inside(lambda: force_backend("triton"), block)
+    return variants
 
 
-def measure(calls: Mapping[str, Form], repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Median, extremes and error of each call, taken in turn."""
-    expected = calls["plain"]().float()
-    errors = {name: ((call().float() - expected).norm() / expected.norm()).item() for name, call in calls.items()}
+def measure(calls: Mapping[str, BlockCall], repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
+    """Seconds of each call, measured interleaved, and its relative error to eager."""
+    reference = calls["eager"]().float()
+    errors = {name: relative_error(call().float(), reference) for name, call in calls.items()}
     return {
-        name: {**asdict(spread), "error": errors[name]}
-        for name, spread in measure_in_turn(calls, device, repeats).items()
+        name: {**asdict(stats), "relative_error": errors[name]}
+        for name, stats in measure_interleaved(calls, device, repeats).items()
     }
 
 
 def compare(config: ModelConfig, sizes: list[VideoSize], persons: int, repeats: int, backend: str) -> dict[str, Any]:
-    """Every form at every size; `backend` is torch.compile's."""
+    """Measure every variant at every size; `backend` is that of torch.compile."""
     from torch._dynamo.utils import counters
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     block = build_block(config.transformer, device, dtype)
-    forms = block_forms(block, backend, device)
+    variants = block_variants(block, backend, device)
     counters.clear()
     rows = {}
     with torch.inference_mode():
         for size in sizes:
             inputs = block_inputs(config.transformer, size, persons, block.self_attn.q.weight)
-            calls = {name: lambda form=form, inputs=inputs: form(*inputs) for name, form in forms.items()}
+            calls = {name: lambda call=call, inputs=inputs: call(*inputs) for name, call in variants.items()}
             row: dict[str, Any] = measure(calls, repeats, device)
             rows[f"{size.height}x{size.width}"] = {**row, "graphs": counters["stats"]["unique_graphs"]}
     return {
         "model": config.name,
         "persons": persons,
         "frames": sizes[0].frames,
-        "device": describe(device),
-        "libraries": versions(),
+        "device": describe_device(device),
+        "libraries": library_versions(),
         "dtype": str(dtype),
         "attention": {shape.kind: name for shape, name in attention_module.chosen_backends().items()},
         "sizes": rows,
@@ -129,26 +137,25 @@ def compare(config: ModelConfig, sizes: list[VideoSize], persons: int, repeats: 
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.compiled", description=__doc__)
-    parser.add_argument("--model", choices=sorted(WAN_CONFIGS), default="multitalk-14B")
-    parser.add_argument("--persons", type=int, choices=(1, 2), default=2)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--sizes", type=int, default=0, help="how many sizes of each class; 0 for all")
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
-    parser.add_argument("--output", type=Path, default=RESULTS / "compiled.json")
-    options = parser.parse_args()
+    """Run the command."""
+    parser = make_parser("benchmarks.speed.compiled", __doc__)
+    parser.add_argument("--model", choices=sorted(WAN_CONFIGS), default="multitalk-14B", help="model configuration")
+    parser.add_argument("--persons", type=int, choices=(1, 2), default=2, help="number of persons")
+    parser.add_argument("--repeats", type=int, default=10, help="measurements of each variant")
+    parser.add_argument("--sizes", type=int, default=0, help="sizes measured of each size class; 0 for all")
+    parser.add_argument("--backend", default="inductor", help="backend of torch.compile")
+    parser.add_argument("--output", type=Path, default=RESULTS / "compiled.json", help="JSON file to write")
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = WAN_CONFIGS[options.model]
+    config = WAN_CONFIGS[args.model]
     sizes = [
         VideoSize(frames=config.frame_num, height=height, width=width)
         for buckets in config.buckets.values()
-        for height, width in list(buckets.values())[: options.sizes or None]
+        for height, width in list(buckets.values())[: args.sizes or None]
     ]
-    result = compare(config, sizes, options.persons, options.repeats, options.backend)
+    result = compare(config, sizes, args.persons, args.repeats, args.backend)
     document = {**environment("benchmarks.speed.compiled"), **result}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(document, indent=2) + "\n")
+    write_result(args.output, document)
     logger.info("%s", json.dumps(document, indent=2))
 
 

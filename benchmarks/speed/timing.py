@@ -1,4 +1,4 @@
-"""Seconds of a piece of work on a device, again and again."""
+"""Wall-clock timing of calls on a device, in seconds."""
 
 import statistics
 import time
@@ -12,8 +12,8 @@ K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """What several measurements of one thing gave, in seconds."""
+class TimingStats:
+    """Summary of repeated measurements of one call, in seconds."""
 
     median_s: float
     min_s: float
@@ -21,23 +21,23 @@ class Spread:
     repeats: int
 
     @classmethod
-    def of(cls, seconds: list[float]) -> "Spread":
-        """Of at least one measurement."""
+    def from_seconds(cls, seconds: list[float]) -> "TimingStats":
+        """Summarize at least one measurement."""
         return cls(median_s=statistics.median(seconds), min_s=min(seconds), max_s=max(seconds), repeats=len(seconds))
 
-    def over(self, floor_s: float) -> dict[str, float]:
-        """For a document: the figures, their floor, and how many times the floor the median is."""
-        return {**asdict(self), "floor_s": floor_s, "over_floor": self.median_s / floor_s}
+    def with_roofline(self, roofline_s: float) -> dict[str, float]:
+        """The fields, the roofline bound in seconds, and the ratio of the median to it."""
+        return {**asdict(self), "roofline_s": roofline_s, "over_roofline": self.median_s / roofline_s}
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for all that the device was given."""
+    """Wait for all work queued on a CUDA device; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall-clock seconds until the device has done the work."""
+def time_call(call: Callable[[], Any], device: torch.device) -> float:
+    """Wall-clock seconds of a call, including the work it queued on the device."""
     synchronize(device)
     start = time.perf_counter()
     call()
@@ -45,21 +45,21 @@ def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def measure(call: Callable[[], Any], device: torch.device, repeats: int, warm_ups: int = 1) -> Spread:
-    """`repeats` measurements, after calls that are not counted."""
+def measure(call: Callable[[], Any], device: torch.device, repeats: int, warm_ups: int = 1) -> TimingStats:
+    """Time a call `repeats` times after untimed warm-up calls."""
     for _ in range(warm_ups):
         call()
-    return Spread.of([seconds_of(call, device) for _ in range(repeats)])
+    return TimingStats.from_seconds([time_call(call, device) for _ in range(repeats)])
 
 
-def measure_in_turn(
+def measure_interleaved(
     calls: Mapping[K, Callable[[], Any]], device: torch.device, repeats: int, warm_ups: int = 1
-) -> dict[K, Spread]:
-    """Several calls round after round, so that a disturbance meets all of them."""
-    found: dict[K, list[float]] = {name: [] for name in calls}
+) -> dict[K, TimingStats]:
+    """Time several calls round-robin, so that disturbances of the machine affect all of them alike."""
+    seconds: dict[K, list[float]] = {name: [] for name in calls}
     for repeat in range(warm_ups + repeats):
         for name, call in calls.items():
-            taken = seconds_of(call, device)
+            duration = time_call(call, device)
             if repeat >= warm_ups:
-                found[name].append(taken)
-    return {name: Spread.of(seconds) for name, seconds in found.items()}
+                seconds[name].append(duration)
+    return {name: TimingStats.from_seconds(durations) for name, durations in seconds.items()}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality.clips import Row, draw_clip
-from benchmarks.quality.metrics import read
+from benchmarks.quality.metrics import read_mouths
 from benchmarks.quality.sync_metrics import other_correlation, own_correlation
 from tests.wan.test_multitalk import SMALL, data, options_of, track
 from wan import MultiTalkPipeline
@@ -147,8 +147,8 @@ def test_frames_of_another_size_are_an_error(pipeline: MultiTalkPipeline) -> Non
 
 def test_lips_follow_the_voices_with_the_trained_weights() -> None:
     puppet = Puppet(model="infinitetalk-puppet")
-    puppet.use_lora_of("fast")
+    puppet.set_preset_lora("fast")
     clip = draw_clip(Row(name="two add", persons=2, mode="add"), seed=0, index=0)
-    readings = read(clip, puppet.take(clip, puppet.options("fast")).frames)
+    readings = read_mouths(clip, puppet.generate(clip, puppet.options("fast")).frames)
     assert own_correlation(readings) > 0.8
     assert abs(other_correlation(readings)) < 0.5

@@ -1,47 +1,38 @@
-"""The judgement of the soak; the soak itself is long."""
+"""Conditions checked by the soak test; the test itself takes minutes."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmarks.endurance.soak import LIMIT_MB, Account, growth, judge, left_behind, report
+from benchmarks.endurance.soak import MAX_GROWTH_MB, Record, find_problems, growth_per_100, leftover_files, summarize
 
 
-def account(slope: float, *wrong: str) -> Account:
-    """Memory that grows by `slope` MB a hundred requests, with noise."""
-    megabytes = [900.0 + slope * number / 100 + (number % 7) for number in range(500)]
-    seconds = [number / 100 for number in range(1, 101)]
-    return Account(endings=Counter(good=100), seconds=seconds, megabytes=megabytes, wrong=list(wrong))
+def make_record(slope: float, *unexpected: str) -> Record:
+    """Memory that grows by `slope` MB per 100 requests, with noise."""
+    megabytes = [900.0 + slope * index / 100 + (index % 7) for index in range(500)]
+    seconds = [index / 100 for index in range(1, 101)]
+    return Record(outcomes=Counter(good=100), seconds=seconds, megabytes=megabytes, unexpected=list(unexpected))
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.8, 1.2, 5.0])
-def test_growth_is_found_below_the_noise(slope: float) -> None:
-    assert growth(account(slope).megabytes) == pytest.approx(slope, abs=0.05)
-    assert bool(judge(account(slope), [])) is (slope > LIMIT_MB)
+def test_growth_is_detected_despite_noise(slope: float) -> None:
+    assert growth_per_100(make_record(slope).megabytes) == pytest.approx(slope, abs=0.05)
+    assert bool(find_problems(make_record(slope), [])) is (slope > MAX_GROWTH_MB)
 
 
-def test_what_else_is_wrong() -> None:
-    problems = judge(account(0, "request 3 was to be good and was failed"), ["a.part"])
-    assert problems == ["request 3 was to be good and was failed", "a.part was left behind"]
+def test_unexpected_outcomes_and_leftover_files_are_problems() -> None:
+    assert len(find_problems(make_record(0, "request 3: expected good, got failed"), ["a.part"])) == 2
 
 
-def test_figures() -> None:
-    figures = report(account(0), 500, 3.21)
-    assert figures["seconds_p50"] == pytest.approx(0.5, abs=0.01)
-    assert figures["seconds_p99"] == pytest.approx(1.0, abs=0.01)
-    assert figures["minutes"] == 3.2
+def test_summary_has_percentiles() -> None:
+    document = summarize(make_record(0), 500, 3.21)
+    assert document["seconds_p50"] == pytest.approx(0.5, abs=0.01)
+    assert document["seconds_p99"] == pytest.approx(1.0, abs=0.01)
 
 
-def test_the_last_video_is_not_left_behind() -> None:
-    first = {Path("s/multitalk-a"), Path("s/multitalk-a/output.mp4")}
-    assert left_behind(first) == []
-    assert left_behind(set()) == []
-    assert left_behind(first | {Path("s/multitalk-b"), Path("s/multitalk-b/output.mp4")}) == [
-        "multitalk-b",
-        "output.mp4",
-    ]
-    assert left_behind({Path("s/multitalk-a"), Path("s/multitalk-a/.output.1.part")}) == [
-        ".output.1.part",
-        "multitalk-a",
-    ]
+def test_only_one_video_may_remain() -> None:
+    first, second = ({Path(f"s/multitalk-{x}"), Path(f"s/multitalk-{x}/output.mp4")} for x in "ab")
+    assert leftover_files(set()) == leftover_files(first) == []
+    assert leftover_files(first | second) == ["multitalk-b", "output.mp4"]
+    assert leftover_files({Path("s/multitalk-a/.output.1.part")}) == [".output.1.part"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu.networks import draw_models
+from benchmarks.gpu.networks import random_models
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
 from wan.checkpoint import Precision, load_models
@@ -83,7 +83,7 @@ def test_request_estimate_matches_measured_peak(
 def test_dequantized_weights_are_counted() -> None:
     config = WAN_CONFIGS["multitalk-14B"]
     size = VideoSize(frames=5, height=64, width=64)
-    fp8 = draw_models(config, META, "fp8").transformer
+    fp8 = random_models(config, META, "fp8").transformer
     layer = config.transformer.dim * config.transformer.ffn_dim
     plain, quantized = (estimate_memory(config, size, 1, each).forward for each in (None, fp8))
     assert quantized - plain > layer * (torch.float32.itemsize + torch.bfloat16.itemsize)

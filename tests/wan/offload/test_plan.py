@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.gpu.networks import draw_models
+from benchmarks.gpu.networks import random_models
 from wan.checkpoint import Precision
 from wan.configs import WAN_CONFIGS
 from wan.offload.estimate import META, MemoryEstimate, WeightBytes, estimate_memory, measure_weights
@@ -75,7 +75,7 @@ def test_vae_does_not_limit_the_smallest_plan_of_the_14b_model() -> None:
     estimates = [estimate_memory(config, size, persons=1) for size in sizes]
     precisions: tuple[Precision, ...] = ("bf16", "fp8")
     for precision in precisions:
-        weights = measure_weights(draw_models(config, META, precision))
+        weights = measure_weights(random_models(config, META, precision))
         for estimate in estimates:
             without_vae = replace(estimate, vae=0, vae_offloaded=0)
             least, least_without_vae = (
