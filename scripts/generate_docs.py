@@ -1,9 +1,11 @@
-"""Rewrite what is generated in the documentation: the table of docs/inputs.md and the counts of docs/presets.md.
+"""Rewrite what is generated in the documentation: the tables of docs/inputs.md and docs/presets.md, and the pages of
+the benchmarks from benchmarks/results/ (without their plots, which `benchmarks.report` draws).
 
 python -m scripts.generate_docs [--check]
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -11,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from app.inputs import input_schema
-from benchmarks.report.tables import markdown
+from benchmarks.report import performance, presets, quality_vs_speed
+from benchmarks.report.environment import DOCS, RESULTS
+from benchmarks.report.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +28,7 @@ def input_table() -> str:
     for name, field in schemas["Input"]["properties"].items():
         default = "**required**" if name in required else default_text(field.get("default"))
         rows.append((f"`{name}`", field["description"], allowed_text(field, schemas), default))
-    return markdown(("input", "what", "allowed", "default"), rows)
+    return markdown_table(("input", "what", "allowed", "default"), rows)
 
 
 def allowed_text(field: dict[str, Any], schemas: dict[str, Any]) -> str:
@@ -55,18 +59,27 @@ def replace_section(text: str, name: str, content: str) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "docs/inputs.md": ("inputs", input_table),
+    "docs/presets.md": ("presets", presets.render_table),
 }
 
 
-def outdated() -> dict[Path, str]:
-    """Pages whose generated section differs from what it should be, with their new text."""
-    found = {}
+def render_pages() -> dict[Path, str]:
+    """The current text of every page with generated content."""
+    pages = {
+        DOCS / performance.PAGE: performance.render_page(performance.read_results(RESULTS)),
+        DOCS / quality_vs_speed.PAGE: quality_vs_speed.render_page(
+            json.loads((RESULTS / quality_vs_speed.RESULT).read_text())
+        ),
+    }
     for name, (section, render) in SECTIONS.items():
         path = ROOT / name
-        text = path.read_text(encoding="utf-8")
-        if (new := replace_section(text, section, render())) != text:
-            found[path] = new
-    return found
+        pages[path] = replace_section(path.read_text(encoding="utf-8"), section, render())
+    return pages
+
+
+def outdated() -> dict[Path, str]:
+    """Pages that differ from their current text, with that text."""
+    return {path: text for path, text in render_pages().items() if path.read_text(encoding="utf-8") != text}
 
 
 def main() -> int:

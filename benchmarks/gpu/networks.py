@@ -63,7 +63,9 @@ def random_transformer(
     config: ModelConfig, device: torch.device, precision: Precision = "bf16"
 ) -> MultiTalkTransformer:
     """A transformer with random weights."""
-    transformer: MultiTalkTransformer = random_component(transformer_component(config, _EMPTY_LAYOUT, precision), device)
+    transformer: MultiTalkTransformer = random_component(
+        transformer_component(config, _EMPTY_LAYOUT, precision), device
+    )
     return transformer
 
 

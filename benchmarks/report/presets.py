@@ -1,54 +1,40 @@
-"""`python -m benchmarks.report.presets`: write the table of docs/presets.md, evaluations of the blocks by preset.
+"""Table of docs/presets.md: evaluations of the transformer blocks per chunk, counted from the step plans."""
 
-Counted from the step plans; no network runs.
-"""
-
-import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.baseline.puppet import WEIGHTS
-from benchmarks.report.environment import DOCS
-from benchmarks.report.parser import make_parser
+from benchmarks.report.tables import markdown_table
 from wan import MultiTalkPipeline
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.transformer import TimeEmbedding
 from wan.sampling.options import SamplingOptions, resolve_options
 
-PAGE = "presets.md"
-COLUMNS: tuple[dict[str, Any], ...] = (
-    {},
-    {"cache": "none"},
-    {"cache": "magcache"},
-    {"guidance_reuse": True},
-    {"cache": "magcache", "guidance_reuse": True},
-)
+COLUMNS: dict[str, dict[str, Any]] = {
+    "unchanged": {},
+    "cache=none": {"cache": "none"},
+    "cache=magcache": {"cache": "magcache"},
+    "guidance_reuse": {"guidance_reuse": True},
+    "magcache and guidance_reuse": {"cache": "magcache", "guidance_reuse": True},
+}
 """Changes of a preset, by column of the table."""
-_TABLE_BODY = re.compile(r"(?<=\| --- \|\n)(\|.*\n)*")
 _NO_EMBEDDING = TimeEmbedding(torch.zeros(1), torch.zeros(1))
 """Placeholder for plans that do not depend on the time embeddings."""
 
 
-def render_page(text: str) -> str:
-    """The text of the page with an updated table."""
-    return _TABLE_BODY.sub(lambda _: render_table(), text, count=1)
-
-
 def render_table() -> str:
-    """Table body: a row for every model and preset."""
+    """Markdown table with a row for every model and preset, at 480p."""
     built_in = MultiTalkPipeline(WAN_CONFIGS["multitalk-puppet"], WEIGHTS)
     without_weights = MultiTalkPipeline.__new__(MultiTalkPipeline)
     without_weights.config = WAN_CONFIGS["multitalk-14B"]
-    lines = []
+    rows = []
     for pipeline in (built_in, without_weights):
         for preset in ("turbo", *pipeline.config.presets):
             options = preset_options(pipeline.config, preset)
             cells = (pipeline.config.name, preset, str(options.sampling_steps), str(len(options.guider().passes)))
-            lines.append(" | ".join([*cells, *(count_evaluations(pipeline, preset, changes) for changes in COLUMNS)]))
-    return "".join(f"| {line} |\n" for line in lines)
+            rows.append((*cells, *(count_evaluations(pipeline, preset, changes) for changes in COLUMNS.values())))
+    return markdown_table(("model", "preset", "steps", "passes", *COLUMNS), rows)
 
 
 def preset_options(config: ModelConfig, preset: str, **changes: Any) -> SamplingOptions:
@@ -68,16 +54,3 @@ def count_evaluations(pipeline: MultiTalkPipeline, preset: str, changes: dict[st
         return ""
     embeddings = pipeline.embed_times(options) if has_weights else [_NO_EMBEDDING] * options.sampling_steps
     return str(sum(step.evaluations for step in pipeline.plan(options, embeddings)))
-
-
-def main() -> int:
-    """Run the command."""
-    parser = make_parser("benchmarks.report.presets", __doc__)
-    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the page")
-    path = parser.parse_args().docs / PAGE
-    path.write_text(render_page(path.read_text(encoding="utf-8")), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
