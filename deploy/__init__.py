@@ -1,1 +1,1 @@
-"""Ways to serve the predictor beside Cog's own server: RunPod, Modal, batches. They share one engine."""
+"""Ways to serve the model without Cog: RunPod, Modal, an HTTP API, batches. They share `service.Service`."""

@@ -1,4 +1,4 @@
-"""What a caller can mend, and no other try: said as it stands, wherever the request came from."""
+"""Errors that the caller can correct. Their messages are returned as they are; retrying does not help."""
 
 from src.errors import InputError
 from src.serving.eta import TimeLimitError

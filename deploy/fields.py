@@ -1,62 +1,67 @@
-"""Fields of a request in a form that is not the predictor's: read one by one, each with its bounds."""
+"""Typed access to the fields of a request whose names differ from the inputs of predict()."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from src.errors import InputError, truncated_repr
-from src.serving.validation import validate_object
+from src.errors import InputError
+from src.serving.validation import ValidationError, shown, validate_value
 
 
 def translate_names(text: str, names: Mapping[str, str]) -> str:
-    """A message with the predictor's names for inputs as the caller knows them; within paths and quotes they stay."""
+    """Replace input names by field names in an error message, except within paths and quoted values."""
     words = "|".join(map(re.escape, names))
-    return re.sub(rf"(?<![\w./'-])({words})(?![\w./'-])", lambda found: names[found[1]], text)
+    return re.sub(rf"(?<![\w./'-])({words})(?![\w./'-])", lambda match: names[match[1]], text)
 
 
 class FieldReader:
-    """What a request says, and which fields have been asked for; the rest is unknown."""
+    """Reads and checks the fields of a request one by one. A field that is null counts as absent."""
 
     def __init__(self, fields: Mapping[str, Any], known: Iterable[str]) -> None:
-        """InputError for a field that the form does not know."""
+        """InputError for an unknown field."""
         self.fields = fields
         self.known = tuple(known)
         if unknown := [name for name in fields if name not in self.known]:
-            raise InputError(f"{truncated_repr(unknown[0])} is an unknown field; allowed are {', '.join(self.known)}")
-
-    def text(self, name: str, default: str | None = None, allowed: tuple[str, ...] = ()) -> str | None:
-        """A text, or one of those allowed."""
-        field = {"type": "string"} | ({"enum": allowed} if allowed else {})
-        value: str | None = self.value(name, field, default)
-        return value
-
-    def needed(self, name: str, what: str) -> str:
-        """A text that must be there."""
-        value = self.text(name)
-        if not value:
-            raise InputError(f"{name} is missing; {what} is needed")
-        return value
-
-    def whole(self, name: str, default: int | None, low: int, high: int) -> int | None:
-        """A whole number."""
-        value: int | None = self.value(name, {"type": "integer", "minimum": low, "maximum": high}, default)
-        return value
-
-    def number(self, name: str, default: float | None, low: float, high: float) -> float | None:
-        """A number."""
-        value: float | None = self.value(name, {"type": "number", "minimum": low, "maximum": high}, default)
-        return value
-
-    def switch(self, name: str, default: bool) -> bool:
-        """True or false."""
-        value: bool = self.value(name, {"type": "boolean"}, default)
-        return value
-
-    def value(self, name: str, field: Mapping[str, Any], default: Any) -> Any:
-        """A field's value as the schema wants it; null is as good as absent."""
-        given = self.fields.get(name)
-        return default if given is None else validate_object({name: given}, {"properties": {name: field}})[name]
+            raise InputError(f"{shown(unknown[0])} is an unknown field; allowed are {', '.join(self.known)}")
 
     def has(self, name: str) -> bool:
-        """Whether the request gives the field."""
+        """Whether the field is present."""
         return self.fields.get(name) is not None
+
+    def string(self, name: str, default: str | None = None, allowed: tuple[str, ...] = ()) -> str | None:
+        """A string, or one of those allowed."""
+        schema = {"type": "string"} | ({"enum": allowed} if allowed else {})
+        value: str | None = self.read(name, schema, default)
+        return value
+
+    def required_string(self, name: str, description: str) -> str:
+        """A string that must be present and not empty; `description` says in the error what is needed."""
+        value = self.string(name)
+        if not value:
+            raise InputError(f"{name} is missing; {description} is needed")
+        return value
+
+    def integer(self, name: str, default: int | None, minimum: int, maximum: int) -> int | None:
+        """An integer within bounds."""
+        value: int | None = self.read(name, {"type": "integer", "minimum": minimum, "maximum": maximum}, default)
+        return value
+
+    def number(self, name: str, default: float | None, minimum: float, maximum: float) -> float | None:
+        """A number within bounds."""
+        value: float | None = self.read(name, {"type": "number", "minimum": minimum, "maximum": maximum}, default)
+        return value
+
+    def boolean(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value: bool = self.read(name, {"type": "boolean"}, default)
+        return value
+
+    def read(self, name: str, schema: Mapping[str, Any], default: Any) -> Any:
+        """The field's value, converted and checked by a JSON schema; the default when it is absent."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        try:
+            return validate_value(name, value, schema)
+        except ValidationError as error:
+            raise InputError(str(error)) from error

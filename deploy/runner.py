@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from app.generator import Output, VideoGenerator
-from app.inputs import file_inputs, validate_inputs
 from src.serving.cancellation import RequestContext, request_context
 
 logger = logging.getLogger(__name__)
@@ -46,31 +45,18 @@ class Runner:
         Raises CLIENT_ERRORS for what the caller can correct, and CancelledError when `context` is cancelled; then no
         file is left and the model is ready for the next request.
         """
-        values = self.check(inputs)
         with self.exclusive(context), request_context(context):
-            output = self.load().generate(values, output_dir)
+            output = self.load().generate(inputs, output_dir)
         shape = {"speech_shape": list(output.speech_shape)} if output.speech_shape else {}
         return replace(output, metrics=output.metrics | shape)
 
-    def check(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Every input of the predictor, with its default where it is absent; ValidationError for a bad one.
-
-        Files may be named in any form: only their presence is checked.
-        """
-        files = {name: inputs[name] for name in file_inputs() if inputs.get(name)}
-        return validate_inputs(inputs) | files
-
     @contextmanager
     def exclusive(self, context: RequestContext) -> Iterator[None]:
-        """Hold the lock; CancelledError when the request is cancelled while it waits."""
+        """Hold the lock; CancelledError when the request was cancelled while it waited."""
         while not self.lock.acquire(timeout=LOCK_POLL_S):
             context.raise_if_cancelled()
         try:
+            context.raise_if_cancelled()
             yield
         finally:
             self.lock.release()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request runs, or the model is being loaded for one."""
-        return self.lock.locked()

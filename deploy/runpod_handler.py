@@ -1,4 +1,4 @@
-"""Kept for those who call `python -m deploy.runpod_handler`: the command is `python -m deploy.runpod_worker`."""
+"""Alias of `python -m deploy.runpod_worker`."""
 
 from deploy.runpod_worker.handler import main
 

@@ -1,18 +1,20 @@
-"""A request from beginning to end, whatever platform it came by: fetch its files, make the video, shape it."""
+"""One request on any platform: fetch its files, generate the video, resize it, deliver it."""
 
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import ImageOps
 
+from app.generator import Output
+from app.inputs import validate_inputs
 from deploy.errors import CLIENT_ERRORS
-from deploy.runner import Output, Runner
+from deploy.runner import Runner
 from src.errors import InputError
 from src.media.image import check_size, read_image
 from src.media.persons.masks import MAX_PEOPLE
@@ -29,94 +31,103 @@ from src.storage.fetcher import InputFetcher
 
 logger = logging.getLogger(__name__)
 
-Named = str | Sequence[str]
-"""A file in any form, or several."""
+FileReference = str | Sequence[str]
+"""A file in any form that `InputFetcher` accepts, or several for an input that is a list."""
 
-EXPECTED = (*CLIENT_ERRORS, StorageError)
-"""What is told to the caller as it stands."""
+EXPECTED_ERRORS = (*CLIENT_ERRORS, StorageError)
+"""Errors whose message is returned as it is and not logged."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """An engine, and where files come from."""
+    """Processes requests with one model. Thread-safe: files of several requests may be fetched at the same time."""
 
-    engine: Runner
-    inputs: InputFetcher
+    runner: Runner
+    fetcher: InputFetcher
 
-    def fetch(self, media: Mapping[str, Named], folder: Path) -> dict[str, Path | list[Path]]:
-        """The files that a request names, by the predictor's names for them. CancelledError when it is to end."""
-        files: dict[str, Path | list[Path]] = {}
-        for name, value in media.items():
-            if isinstance(value, str):
-                files[name] = self.fetch_one(value, folder, name)
-            else:
-                files[name] = [self.fetch_one(each, folder, f"{name}-{n}") for n, each in enumerate(value, 1)]
-        return files
-
-    def fetch_one(self, value: str, folder: Path, name: str) -> Path:
-        """One of them."""
-        raise_if_cancelled()
-        return self.inputs.fetch(value, folder, name=name, check=raise_if_cancelled)
-
-    def make(
+    def process(
         self,
-        media: Mapping[str, Named],
+        files: Mapping[str, FileReference],
         values: Mapping[str, Any],
-        folder: Path,
-        follower: RequestContext,
+        context: RequestContext,
+        deliver: Callable[[Output], T],
         size: Size | None = None,
-    ) -> Output:
-        """A video in `folder`, on request of a given size. InputError and its like, StorageError, CancelledError."""
-        self.engine.check({**values, **media})
-        check_counts(media)
-        with request_context(follower):
-            raise_if_cancelled()
-            report_progress("fetching")
-            files = self.fetch(media, folder)
+    ) -> T:
+        """Make a video from the inputs of `predict()`, `files` and other `values`; returns what `deliver` returns.
+
+        `size` (width, height) is that of the file; None keeps the model's. The file exists until `deliver` returns.
+        Raises CLIENT_ERRORS, StorageError, CancelledError.
+        """
+        with job_dir(context) as work_dir:
+            validate_inputs({**values, **files})
+            check_counts(files)
+            paths = self.fetch(files, work_dir)
             if size is not None:
-                files["image"] = crop_to_aspect(Path(str(files["image"])), size, folder)
-            output = self.engine.run({**values, **files}, folder, follower)
-            return output if size is None else resize_output(output, size, folder)
+                paths["image"] = crop_to_aspect(Path(str(paths["image"])), size, work_dir)
+            output = self.runner.run({**values, **paths}, work_dir, context)
+            if size is not None:
+                output = resize_output(output, size, work_dir)
+            log_metrics(output)
+            return deliver(output)
+
+    def fetch(self, files: Mapping[str, FileReference], work_dir: Path) -> dict[str, Path | list[Path]]:
+        """Download or decode every file of a request, by input name. Raises CancelledError."""
+        report_progress("fetching")
+        paths: dict[str, Path | list[Path]] = {}
+        for name, value in files.items():
+            if isinstance(value, str):
+                paths[name] = self.fetch_one(value, work_dir, name)
+            else:
+                paths[name] = [self.fetch_one(item, work_dir, f"{name}-{n}") for n, item in enumerate(value, 1)]
+        return paths
+
+    def fetch_one(self, value: str, work_dir: Path, name: str) -> Path:
+        """Download or decode one file."""
+        raise_if_cancelled()
+        return self.fetcher.fetch(value, work_dir, name=name, check=raise_if_cancelled)
 
 
-def check_counts(media: Mapping[str, Named]) -> None:
-    """InputError for longer lists of files than any request can use, before the first of them is fetched."""
-    for name, value in media.items():
+def check_counts(files: Mapping[str, FileReference]) -> None:
+    """InputError for a list of more files than there can be persons. Called before anything is downloaded."""
+    for name, value in files.items():
         if not isinstance(value, str) and len(value) > MAX_PEOPLE:
             raise InputError(f"{name} has {len(value):,} files; at most {MAX_PEOPLE} are allowed")
 
 
-def crop_to_aspect(image: Path, size: Size, folder: Path) -> Path:
-    """The middle of a picture in the proportions of a size, so that the model's own size has them as well.
+def crop_to_aspect(path: Path, size: Size, work_dir: Path) -> Path:
+    """Center-crop an image to the aspect ratio of `size`, so that the video is generated in about that ratio.
 
-    InputError when too little of it is left.
+    InputError when the crop is smaller than the model accepts.
     """
-    picture = read_image(image)
+    image = read_image(path)
     width, height = size
     ratio = width / height
-    cut = (min(picture.width, round(picture.height * ratio)), min(picture.height, round(picture.width / ratio)))
-    check_size(*cut, name=f"image, cut to the proportions of {width} x {height},")
-    path = folder / "cut.png"
-    ImageOps.fit(picture, cut).save(path)
-    return path
+    crop = (min(image.width, round(image.height * ratio)), min(image.height, round(image.width / ratio)))
+    check_size(*crop, name=f"image, cut to the proportions of {width} x {height},")
+    cropped = work_dir / "cropped.png"
+    ImageOps.fit(image, crop).save(cropped)
+    return cropped
 
 
-def resize_output(output: Output, size: Size, folder: Path) -> Output:
-    """The video in the size that was asked for."""
+def resize_output(output: Output, size: Size, work_dir: Path) -> Output:
+    """Re-encode the video at `size`. Its metrics keep the generated size as `made`."""
     raise_if_cancelled()
     report_progress("finishing")
-    path = folder / "finished.mp4"
+    path = work_dir / "resized.mp4"
     resize_video(output.path, path, size)
-    made = (output.metrics["width"], output.metrics["height"])
-    return replace(output, path=path, metrics={**output.metrics, "width": size[0], "height": size[1], "made": made})
+    generated = (output.metrics["width"], output.metrics["height"])
+    metrics = {**output.metrics, "width": size[0], "height": size[1], "made": generated}
+    return replace(output, path=path, metrics=metrics)
 
 
 @contextmanager
-def job_dir(follower: RequestContext) -> Iterator[Path]:
-    """A folder for a request's files, gone afterwards; the log tells how the request ended and how long it took."""
+def job_dir(context: RequestContext) -> Iterator[Path]:
+    """A temporary folder for a request's files. Logs the request's outcome and duration when it is removed."""
     start = time.monotonic()
     outcome = "failed"
-    with request_context(follower):
+    with request_context(context):
         try:
             with tempfile.TemporaryDirectory(prefix="multitalk-job-") as name:
                 yield Path(name)
@@ -130,13 +141,13 @@ def job_dir(follower: RequestContext) -> Iterator[Path]:
 
 
 def log_metrics(output: Output) -> None:
-    """Put what the predictor measured into the log."""
-    logger.info("measured", extra={"fields": {"event": "metrics", "metrics": dict(output.metrics)}})
+    """Log the metrics of a finished video."""
+    logger.info("metrics", extra={"fields": {"event": "metrics", "metrics": output.metrics}})
 
 
 def error_message(error: Exception) -> str:
-    """Why a request failed, for its caller; what nobody expected goes to the log with its trace."""
-    if isinstance(error, EXPECTED):
+    """The message for the caller. An unexpected error is logged with its traceback."""
+    if isinstance(error, EXPECTED_ERRORS):
         return str(error)
     logger.error("the request failed", exc_info=error)
     return f"{type(error).__name__}: {error}"

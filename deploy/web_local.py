@@ -1,4 +1,4 @@
-"""Kept for those who call `python -m deploy.web_local`: the command is `python -m deploy.web`."""
+"""Alias of `python -m deploy.web`."""
 
 from deploy.web.local import main
 

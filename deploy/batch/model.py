@@ -4,11 +4,12 @@ import os
 import time
 from typing import Any
 
+from app.generator import Output
 from app.inputs import file_inputs
 from deploy.batch.files import BatchTask
 from deploy.batch.worker import BatchWorker
 from deploy.runner import Runner
-from deploy.service import Service, job_dir, log_metrics
+from deploy.service import Service
 from src.serving import logs
 from src.serving.cancellation import RequestContext
 from src.storage.fetcher import make_fetcher
@@ -22,19 +23,19 @@ class ModelWorker(BatchWorker):
     def __init__(self, output: str) -> None:
         os.environ.setdefault("MULTITALK_LOG", "json")
         logs.configure(os.environ)
-        self.service = Service(engine=Runner(), inputs=make_fetcher(read_settings(os.environ)))
-        super().__init__(open_output_store(output, self.service.inputs.bucket))
-        self.service.engine.load()
+        self.service = Service(runner=Runner(), fetcher=make_fetcher(read_settings(os.environ)))
+        super().__init__(open_output_store(output, self.service.fetcher.bucket))
+        self.service.runner.load()
 
     def generate(self, task: BatchTask) -> dict[str, Any]:
         """Store the video; its address, metrics, and seconds taken."""
         start = time.monotonic()
-        files = file_inputs()
-        media = {name: task.inputs[name] for name in files if task.inputs.get(name) is not None}
-        values = {name: value for name, value in task.inputs.items() if name not in files}
-        follower = RequestContext(request_id=task.id)
-        with job_dir(follower) as folder:
-            output = self.service.make(media, values, folder, follower)
-            log_metrics(output)
-            address = self.store.put(output.path, f"{task.id}.mp4")
-        return {"output": address, "metrics": dict(output.metrics), "seconds": round(time.monotonic() - start, 3)}
+        names = file_inputs()
+        files = {name: task.inputs[name] for name in names if task.inputs.get(name) is not None}
+        values = {name: value for name, value in task.inputs.items() if name not in names}
+
+        def deliver(output: Output) -> dict[str, Any]:
+            return {"output": self.store.put(output.path, f"{task.id}.mp4"), "metrics": output.metrics}
+
+        fields = self.service.process(files, values, RequestContext(request_id=task.id), deliver)
+        return {**fields, "seconds": round(time.monotonic() - start, 3)}

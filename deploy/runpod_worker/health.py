@@ -1,4 +1,4 @@
-"""What a worker on RunPod says of itself."""
+"""The RunPod worker's health report: model, weights, GPU and package versions."""
 
 import sys
 from importlib.metadata import version
@@ -11,54 +11,51 @@ from deploy.runner import Runner
 from wan.checkpoint import CheckpointError
 from wan.checkpoint.layout import find_layout
 
-UNUSED = ("wav2vec2-base-960h", "gfpgan")
-"""Folders of older packages on the volume that nothing here reads."""
+LEGACY_FOLDERS = ("wav2vec2-base-960h", "gfpgan")
+"""Folders of earlier packages on the volume, which are not used."""
 PACKAGES = ("torch", "transformers", "diffusers", "cog", "runpod")
 ENGINE = "MultiTalkPipeline"
 
 
-def health(engine: Runner, settings: Settings) -> dict[str, Any]:
-    """Whether requests can be served, and by what."""
+def health_report(runner: Runner, settings: Settings) -> dict[str, Any]:
+    """The answer to a health check. A model that is not loaded yet counts as healthy if its weights are complete."""
     missing = missing_weights(settings)
-    answer: dict[str, Any] = {
-        "status": "healthy" if missing is None and well(engine) else "unhealthy",
+    generator = runner.generator
+    healthy = missing is None and (generator is None or generator.health.well)
+    report: dict[str, Any] = {
+        "status": "healthy" if healthy else "unhealthy",
         "multitalk_inference": {
             "available": missing is None,
-            "loaded": engine.generator is not None,
+            "loaded": generator is not None,
             "engine": ENGINE,
             "model": settings.config.name,
         },
         "model_path": str(settings.folder),
-        "unused_folders": [name for name in UNUSED if (settings.folder / name).exists()],
-        "gpu": gpu(),
+        "unused_folders": [name for name in LEGACY_FOLDERS if (settings.folder / name).exists()],
+        "gpu": gpu_report(),
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
     }
-    if problem := engine.failure or missing:
-        answer["problem"] = problem  # RunPod would take an `error` for a failed job
-    if engine.generator is not None and not engine.generator.health.well:
-        answer["faults"] = dict(engine.generator.health.faults)
-    return answer
-
-
-def well(engine: Runner) -> bool:
-    """No model yet is no fault."""
-    return engine.generator is None or engine.generator.health.well
+    if problem := runner.failure or missing:
+        report["problem"] = problem  # not "error": RunPod would mark the job as failed
+    if generator is not None and not generator.health.well:
+        report["faults"] = dict(generator.health.faults)
+    return report
 
 
 def missing_weights(settings: Settings) -> str | None:
-    """What the folder lacks, as one sentence."""
+    """Which files of the checkpoint are missing, as one sentence."""
     try:
         layout = find_layout(settings.config, settings.folder, settings.precision)
     except CheckpointError as error:
         return str(error)
     networks = (layout.transformer, layout.text_encoder, layout.image_encoder, layout.vae)
-    needed = [*(path for network in networks for path in network.files), layout.tokenizer, layout.speech_encoder]
-    absent = [str(path) for path in needed if not path.exists()]
-    return f"weights are missing: {', '.join(absent)}" if absent else None
+    required = [*(path for network in networks for path in network.files), layout.tokenizer, layout.speech_encoder]
+    missing = [str(path) for path in required if not path.exists()]
+    return f"weights are missing: {', '.join(missing)}" if missing else None
 
 
-def gpu() -> dict[str, Any]:
-    """The device and its memory in bytes."""
+def gpu_report() -> dict[str, Any]:
+    """The GPU and its memory in bytes."""
     if not torch.cuda.is_available():
         return {"available": False}
     free, total = torch.cuda.mem_get_info()

@@ -1,14 +1,14 @@
-"""The web form of the deployments on Modal: submit a request, ask for its result, cancel it.
+"""HTTP API with a queue: submit a request, poll its result, cancel it.
 
-`deploy/web/local.py` serves it from this machine; `deploy/modal_functions/app.py` puts it before Modal's GPUs.
+`deploy/web/local.py` serves it on one machine, `deploy/modal_functions/functions.py` in front of Modal's GPUs.
 """
 
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
@@ -17,24 +17,26 @@ from deploy.fields import FieldReader, translate_names
 from src.errors import InputError
 
 FIELDS = ("image", "audio1", "audio2", "prompt")
-NAMES = {"image": "image", "audio1": "first_audio", "audio2": "second_audio"}
-OWN_NAMES = {name: own for own, name in NAMES.items()}
+FIELD_NAMES = {"image": "image", "first_audio": "audio1", "second_audio": "audio2"}
+"""The API's fields by input name, for error messages."""
 MAX_BODY_BYTES = 1 << 20
 EXPIRED = "the result has expired"
-URLS = ("https://", "http://")
+URL_PREFIXES = ("https://", "http://")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest:
-    """A request of the form: URLs by the predictor's names, and its words."""
+    """A parsed request: URLs by input name, and the prompt."""
 
-    media: Mapping[str, str]
+    files: Mapping[str, str]
     prompt: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Working:
-    """Not finished; how far it is, where that is known."""
+    """Queued or running; the last progress message, where the backend knows it."""
 
     progress: str | None = None
 
@@ -48,80 +50,80 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Why there is no video."""
+    """The error message."""
 
     message: str
 
 
 class UnknownCallError(LookupError):
-    """There was never such a call."""
+    """No call has this id."""
 
 
 class ExpiredError(LookupError):
-    """The result was there and has been thrown away."""
+    """The call's result has been deleted."""
 
 
 class QueueFullError(RuntimeError):
-    """More calls wait than are allowed."""
+    """Too many calls are queued or running."""
 
 
 class Backend(Protocol):
-    """Where the work is done."""
+    """Runs the requests."""
 
-    def submit(self, talk: SubmitRequest) -> str:
-        """Begin, and give the call's id. QueueFullError when too many wait."""
+    def submit(self, request: SubmitRequest) -> str:
+        """Start a call; returns its id. Raises QueueFullError."""
 
     def result(self, call_id: str) -> Working | Finished | Failed:
-        """How it stands. UnknownCallError, ExpiredError."""
+        """The state of a call. Raises UnknownCallError, ExpiredError."""
 
     def cancel(self, call_id: str) -> None:
-        """Stop the work. UnknownCallError, ExpiredError."""
+        """Cancel a call. Raises UnknownCallError, ExpiredError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Who may ask: the bearer of a token, or of a key and its secret."""
+    """What clients must present: a bearer token, or a key with its secret."""
 
     token: str = ""
     key: str = ""
     secret: str = ""
 
     def configured(self) -> bool:
-        """Whether anybody may."""
+        """Whether any client can authenticate."""
         return bool(self.token or (self.key and self.secret))
 
-    def admit(self, request: Request) -> None:
-        """HTTPException 401 for a stranger, 503 while nothing is configured: then nobody is let in."""
+    def authenticate(self, request: Request) -> None:
+        """HTTPException 401 for wrong or missing credentials, 503 when none are configured."""
         if not self.configured():
             raise HTTPException(503, "no token is configured; the operator sets WEB_TOKEN, or WEB_KEY and WEB_SECRET")
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         key, secret = (request.headers.get(name, "") for name in ("Modal-Key", "Modal-Secret"))
-        bearer = bool(self.token) and scheme.lower() == "bearer" and constant_time_equal(token, self.token)
-        pair = (
+        has_token = bool(self.token) and scheme.lower() == "bearer" and constant_time_equal(token, self.token)
+        has_key = (
             bool(self.key and self.secret)
             and constant_time_equal(key, self.key)
             and constant_time_equal(secret, self.secret)
         )
-        if not bearer and not pair:
+        if not has_token and not has_key:
             challenge = {"WWW-Authenticate": "Bearer"}
             raise HTTPException(401, "a valid bearer token, or Modal-Key and Modal-Secret, is needed", challenge)
 
 
 def read_credentials(environ: Mapping[str, str]) -> Credentials:
-    """WEB_TOKEN, WEB_KEY, WEB_SECRET."""
+    """From WEB_TOKEN, WEB_KEY and WEB_SECRET."""
     return Credentials(**{name: environ.get(f"WEB_{name.upper()}", "") for name in ("token", "key", "secret")})
 
 
-def constant_time_equal(given: str, expected: str) -> bool:
-    """Compared in a time that does not tell how much of it is right."""
-    return hmac.compare_digest(given.encode(), expected.encode())
+def constant_time_equal(value: str, expected: str) -> bool:
+    """Comparison whose duration does not depend on the number of equal characters."""
+    return hmac.compare_digest(value.encode(), expected.encode())
 
 
 async def read_json_body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request, its length bounded while it comes; HTTPException 413 or 422."""
+    """The request body, a JSON object of at most MAX_BODY_BYTES. HTTPException 413 or 422."""
     body = b""
-    async for block in request.stream():
-        body += block
+    async for chunk in request.stream():
+        body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise HTTPException(413, f"the request is longer than {MAX_BODY_BYTES:,} bytes; give URLs for files")
     try:
@@ -129,30 +131,37 @@ async def read_json_body(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise HTTPException(422, "the request is no JSON object")
+        raise HTTPException(422, "the request is not a JSON object")
     return fields
 
 
 def parse_submit(fields: Mapping[str, Any]) -> SubmitRequest:
-    """The request; InputError names the field."""
-    form = FieldReader(fields, FIELDS)
-    media = {NAMES[name]: url(form.needed(name, "a URL"), name) for name in ("image", "audio1")}
-    if second := form.text("audio2"):
-        media["second_audio"] = url(second, "audio2")
-    return SubmitRequest(media=media, prompt=form.text("prompt"))
+    """Check the fields of a request. InputError, which names the field."""
+    reader = FieldReader(fields, FIELDS)
+    files = {
+        "image": require_url(reader.required_string("image", "a URL"), "image"),
+        "first_audio": require_url(reader.required_string("audio1", "a URL"), "audio1"),
+    }
+    if second := reader.string("audio2"):
+        files["second_audio"] = require_url(second, "audio2")
+    return SubmitRequest(files=files, prompt=reader.string("prompt"))
 
 
-def url(text: str, name: str) -> str:
-    """A URL; other forms are for callers who are no strangers."""
-    if not text.startswith(URLS):
+def require_url(text: str, name: str) -> str:
+    """The text if it is an HTTP URL. InputError for the other forms of a file, which only trusted callers may use."""
+    if not text.startswith(URL_PREFIXES):
         raise InputError(f"{name} is {text[:80]!r}; a URL is needed")
     return text
 
 
-def make_app(backend: Backend, keys: Credentials) -> FastAPI:
-    """The application. Without keys it starts, and lets nobody in."""
+def make_app(backend: Backend, credentials: Credentials) -> FastAPI:
+    """The ASGI application. Without credentials it answers every request with 503."""
     app = FastAPI(
-        title="MultiTalk", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(keys.admit)]
+        title="MultiTalk",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(credentials.authenticate)],
     )
 
     @app.post("/submit")
@@ -166,32 +175,32 @@ def make_app(backend: Backend, keys: Credentials) -> FastAPI:
 
     @app.api_route("/result/{call_id}", methods=["GET", "HEAD"])
     def result(call_id: str) -> Response:
-        return answer(lookup(lambda: backend.result(call_id)))
+        return to_response(lookup(backend.result, call_id))
 
     @app.post("/cancel/{call_id}")
     def cancel(call_id: str) -> JSONResponse:
-        lookup(lambda: backend.cancel(call_id))
+        lookup(backend.cancel, call_id)
         return JSONResponse({"call_id": call_id, "status": "canceled"})
 
     return app
 
 
-def lookup(ask: Any) -> Any:
-    """What the backend says of a call; HTTPException 404 or 410 when it has none."""
+def lookup(method: Callable[[str], T], call_id: str) -> T:
+    """Call a method of the backend. HTTPException 404 for an unknown call, 410 for an expired one."""
     try:
-        return ask()
+        return method(call_id)
     except UnknownCallError as error:
         raise HTTPException(404, "there is no such call") from error
     except ExpiredError as error:
         raise HTTPException(410, EXPIRED) from error
 
 
-def answer(state: Working | Finished | Failed) -> Response:
-    """202 while working, 200 with the video, 500 with the reason in the form's own terms."""
+def to_response(state: Working | Finished | Failed) -> Response:
+    """202 while working, 200 with the video, 500 with the error message in terms of the API's fields."""
     if isinstance(state, Working):
         return JSONResponse({"status": "working", "progress": state.progress}, 202)
     if isinstance(state, Failed):
-        return JSONResponse({"status": "failed", "detail": translate_names(state.message, OWN_NAMES)}, 500)
+        return JSONResponse({"status": "failed", "detail": translate_names(state.message, FIELD_NAMES)}, 500)
     if isinstance(state.video, Path) and not state.video.is_file():
         raise HTTPException(410, EXPIRED)
     if isinstance(state.video, Path):

@@ -1,6 +1,5 @@
-"""The web form served from this machine: `python -m deploy.web.local`, on HOST and PORT."""
+"""Serve the HTTP API from one machine, with a queue in this process: `python -m deploy.web`, on HOST and PORT."""
 
-import logging
 import os
 import shutil
 import signal
@@ -17,8 +16,9 @@ from uuid import uuid4
 
 import uvicorn
 
+from app.generator import Output
 from deploy.runner import Runner
-from deploy.service import Service, error_message, job_dir, log_metrics
+from deploy.service import Service, error_message
 from deploy.web.app import (
     ExpiredError,
     Failed,
@@ -35,120 +35,121 @@ from src.serving.cancellation import CancelledError, RequestContext
 from src.storage.fetcher import make_fetcher
 from src.storage.settings import number, read_settings
 
-logger = logging.getLogger("deploy.web.app")
-
 RESULT_SECONDS = 3600.0
-SWEEP_S = 60.0
-"""How often expired results are looked for, whether anybody asks or not."""
+CLEANUP_INTERVAL_S = 60.0
+"""How often expired results are deleted while no requests come."""
 MAX_PARALLEL_DOWNLOADS = 4
-"""Calls whose files may come at the same time while one works, so that a slow host holds up its own call only."""
+"""Calls whose files may be fetched at the same time, so that a slow host delays only its own call."""
 MAX_QUEUED = 100
 MAX_EXPIRED_IDS = 100_000
-"""Ids of expired calls that are still told from unknown ones."""
+"""Ids of expired calls that are kept to answer 410 instead of 404."""
 CANCELED = "canceled"
 
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """A request, what is known of it, and when that was settled."""
+    """A submitted request: its state, and when it finished (`time.monotonic()`)."""
 
-    follower: RequestContext = field(default_factory=lambda: RequestContext(request_id="new"))
+    context: RequestContext = field(default_factory=lambda: RequestContext(request_id="new"))
     state: Working | Finished | Failed = field(default_factory=Working)
-    settled: float | None = None
+    finished_at: float | None = None
 
 
 class LocalBackend:
-    """One warm model; calls wait for their turn. Results lie in a folder until they expire, `keep_s` after the end."""
+    """Queues calls for one model. Results are files in a folder, deleted `retention_s` after the call finished."""
 
     def __init__(
-        self, service: Service, folder: Path, *, keep_s: float = RESULT_SECONDS, most_waiting: int = MAX_QUEUED
+        self, service: Service, folder: Path, *, retention_s: float = RESULT_SECONDS, max_queued: int = MAX_QUEUED
     ) -> None:
         self.service = service
         self.folder = folder
-        self.keep_s = keep_s
-        self.most_waiting = most_waiting
+        self.retention_s = retention_s
+        self.max_queued = max_queued
         self.calls: dict[str, Call] = {}
         self.expired: OrderedDict[str, None] = OrderedDict()
         self.lock = threading.Lock()
         self.pool = ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS, thread_name_prefix="web")
         self.closed = threading.Event()
-        threading.Thread(target=self.keep_sweeping, name="sweep", daemon=True).start()
+        threading.Thread(target=self.run_cleanup, name="cleanup", daemon=True).start()
 
-    def submit(self, talk: SubmitRequest) -> str:
-        """Put a call in the queue."""
+    def submit(self, request: SubmitRequest) -> str:
+        """Add a call to the queue; returns its id. Raises QueueFullError."""
         call_id = uuid4().hex
         with self.lock:
-            self.expire()
-            waiting = sum(call.settled is None for call in self.calls.values())
-            if waiting >= self.most_waiting:
-                raise QueueFullError(f"{waiting} calls are waiting; at most {self.most_waiting} may")
+            self.delete_expired()
+            unfinished = sum(call.finished_at is None for call in self.calls.values())
+            if unfinished >= self.max_queued:
+                raise QueueFullError(f"{unfinished} calls are queued; at most {self.max_queued} are allowed")
             call = Call()
-            call.follower = RequestContext(request_id=call_id, on_progress=lambda text: self.tell(call, text))
+            call.context = RequestContext(
+                request_id=call_id, on_progress=lambda message: self.set_progress(call, message)
+            )
             self.calls[call_id] = call
-        self.pool.submit(self.work, call_id, call, talk)
+        self.pool.submit(self.run, call_id, call, request)
         return call_id
 
-    def tell(self, call: Call, progress: str) -> None:
-        """Note how far a call is."""
+    def set_progress(self, call: Call, message: str) -> None:
+        """Progress callback of a call."""
         with self.lock:
-            if call.settled is None:
-                call.state = Working(progress=progress)
+            if call.finished_at is None:
+                call.state = Working(progress=message)
 
-    def work(self, call_id: str, call: Call, talk: SubmitRequest) -> None:
-        """Make the video."""
+    def run(self, call_id: str, call: Call, request: SubmitRequest) -> None:
+        """Generate the video of a call."""
+        video = self.folder / f"{call_id}.mp4"
+
+        def deliver(output: Output) -> None:
+            shutil.move(output.path, video)
+
         try:
-            if call.follower.cancelled.is_set():
+            if call.context.cancelled.is_set():
                 return
-            with job_dir(call.follower) as folder:
-                output = self.service.make(talk.media, {"prompt": talk.prompt}, folder, call.follower)
-                log_metrics(output)
-                video = self.folder / f"{call_id}.mp4"
-                shutil.move(output.path, video)
-            self.settle(call, Finished(video=video))
+            self.service.process(request.files, {"prompt": request.prompt}, call.context, deliver)
+            self.finish(call, Finished(video=video))
         except CancelledError:
-            self.settle(call, Failed(message=CANCELED))
-        except Exception as error:  # noqa: BLE001 - the caller is told
-            self.settle(call, Failed(message=error_message(error)))
+            self.finish(call, Failed(message=CANCELED))
+        except Exception as error:  # noqa: BLE001 - returned to the caller
+            self.finish(call, Failed(message=error_message(error)))
 
-    def settle(self, call: Call, state: Finished | Failed) -> None:
-        """The end of a call, whichever comes first."""
+    def finish(self, call: Call, state: Finished | Failed) -> None:
+        """Set the final state of a call. The first one counts; the video of a later one is deleted."""
         with self.lock:
-            if call.settled is None:
-                call.state, call.settled = state, time.monotonic()
+            if call.finished_at is None:
+                call.state, call.finished_at = state, time.monotonic()
             elif isinstance(state, Finished) and isinstance(state.video, Path):
                 state.video.unlink(missing_ok=True)
 
     def result(self, call_id: str) -> Working | Finished | Failed:
-        """How a call stands."""
-        return self.find(call_id).state
+        """The state of a call. Raises UnknownCallError, ExpiredError."""
+        return self.get_call(call_id).state
 
     def cancel(self, call_id: str) -> None:
-        """Stop a call at its next step; one that has ended stays as it is."""
-        call = self.find(call_id)
-        call.follower.cancelled.set()
-        self.settle(call, Failed(message=CANCELED))
+        """Cancel a call at its next step; a finished one keeps its state. Raises UnknownCallError, ExpiredError."""
+        call = self.get_call(call_id)
+        call.context.cancelled.set()
+        self.finish(call, Failed(message=CANCELED))
 
-    def find(self, call_id: str) -> Call:
-        """A call that is known and has not expired."""
+    def get_call(self, call_id: str) -> Call:
+        """The call with an id. Raises UnknownCallError, ExpiredError."""
         with self.lock:
-            self.expire()
+            self.delete_expired()
             if call_id in self.expired:
                 raise ExpiredError(call_id)
             if call_id not in self.calls:
                 raise UnknownCallError(call_id)
             return self.calls[call_id]
 
-    def keep_sweeping(self) -> None:
-        """Until this is closed."""
-        while not self.closed.wait(min(self.keep_s, SWEEP_S)):
+    def run_cleanup(self) -> None:
+        """Delete expired results periodically until the backend is closed."""
+        while not self.closed.wait(min(self.retention_s, CLEANUP_INTERVAL_S)):
             with self.lock:
-                self.expire()
+                self.delete_expired()
 
-    def expire(self) -> None:
-        """Throw away what was settled too long ago. The lock is held."""
+    def delete_expired(self) -> None:
+        """Delete the results of calls that finished more than `retention_s` ago. The lock must be held."""
         now = time.monotonic()
         for call_id, call in list(self.calls.items()):
-            if call.settled is not None and now - call.settled > self.keep_s:
+            if call.finished_at is not None and now - call.finished_at > self.retention_s:
                 del self.calls[call_id]
                 self.expired[call_id] = None
                 (self.folder / f"{call_id}.mp4").unlink(missing_ok=True)
@@ -156,32 +157,32 @@ class LocalBackend:
             self.expired.popitem(last=False)
 
     def close(self) -> None:
-        """Stop everything, and wait for that."""
+        """Cancel every call and wait until the threads have ended."""
         self.closed.set()
         with self.lock:
             calls = list(self.calls.values())
         for call in calls:
-            call.follower.cancelled.set()
+            call.context.cancelled.set()
         self.pool.shutdown(cancel_futures=True)
 
 
 def main() -> None:
-    """Load the model and serve the form."""
+    """Load the model and serve the HTTP API."""
     os.environ.setdefault("MULTITALK_LOG", "json")
     logs.configure(os.environ)
-    service = Service(engine=Runner(), inputs=make_fetcher(read_settings(os.environ)))
-    keep_s = number(os.environ, "WEB_RESULT_SECONDS", RESULT_SECONDS)
-    service.engine.load()
+    service = Service(runner=Runner(), fetcher=make_fetcher(read_settings(os.environ)))
+    retention_s = number(os.environ, "WEB_RESULT_SECONDS", RESULT_SECONDS)
+    service.runner.load()
     with (
-        harmless_signals(),
+        ignore_signals(),
         tempfile.TemporaryDirectory(prefix="multitalk-web-") as folder,
-        closing(LocalBackend(service, Path(folder), keep_s=keep_s)) as backend,
+        closing(LocalBackend(service, Path(folder), retention_s=retention_s)) as backend,
     ):
         serve(backend)
 
 
 def serve(backend: LocalBackend) -> None:
-    """Until a signal ends it. Lines go through our log; uvicorn would also write from which address somebody asked."""
+    """Serve until a signal. uvicorn's access log is off, because it contains the clients' addresses."""
     host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000"))
     uvicorn.run(
         make_app(backend, read_credentials(os.environ)), host=host, port=port, log_config=None, access_log=False
@@ -189,11 +190,11 @@ def serve(backend: LocalBackend) -> None:
 
 
 @contextmanager
-def harmless_signals() -> Iterator[None]:
-    """uvicorn ends in order when it is told to, and then raises the same signal again, before we have tidied up."""
-    before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)}
+def ignore_signals() -> Iterator[None]:
+    """Ignore SIGTERM and SIGINT: uvicorn re-raises the one that it has handled, which would skip our cleanup."""
+    previous = {which: signal.signal(which, lambda *_: None) for which in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for which, handler in previous.items():
+            signal.signal(which, handler)

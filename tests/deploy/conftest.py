@@ -1,18 +1,20 @@
-"""One warm engine with the built-in model, files to send, and a bucket."""
+"""One loaded model for every test of this folder, uploads, and a bucket."""
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from app.generator import Output
 from deploy.runner import Runner
 from deploy.service import Service
+from src.serving.cancellation import RequestContext
 from src.storage.fetcher import make_fetcher
 from src.storage.settings import read_settings
 from tests.conftest import ROOT
@@ -21,40 +23,59 @@ from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.store import LocalStore, local_store
 
 SMALL = {"num_frames": 3, "sampling_steps": 2}
-"""What makes a request cheap, in the predictor's terms."""
+"""Inputs that make a request cheap."""
 
 
 @pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """A worker that is made within a test chooses how logs look, by a variable; no test after it shall see that."""
+def restored_environment() -> Iterator[None]:
+    """Workers set MULTITALK_LOG, which must not reach other tests."""
     with mock.patch.dict(os.environ):
         yield
 
 
 @pytest.fixture(scope="session")
 def environ(trained_folder: Path) -> dict[str, str]:
-    """What the operator sets for the small model."""
+    """Environment variables that select the built-in model."""
     return {"MULTITALK_MODEL": MODEL, "MODEL_PATH": str(trained_folder), "OMP_NUM_THREADS": "1", "MAX_SECONDS": "30"}
 
 
 @pytest.fixture(scope="package")
-def engine(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """Loaded once for all tests of this folder; in the end no file of theirs may be left."""
+def loaded_runner(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """Fails at the end if any test has left a temporary file."""
     scratch = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(scratch))
         for name, value in environ.items():
             patch.setenv(name, value)
-        engine = Runner()
-        engine.load()
-        yield engine
+        runner = Runner()
+        runner.load()
+        yield runner
     assert [path.name for path in scratch.iterdir()] == []
 
 
 @pytest.fixture
-def service(engine: Runner) -> Service:
+def runner(loaded_runner: Runner) -> Iterator[Runner]:
+    """Waits at the end until no request runs, so that a cancelled one does not slow the next test."""
+    yield loaded_runner
+    with loaded_runner.lock:
+        pass
+
+
+@pytest.fixture
+def few_steps(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API has no field for the number of steps, whose default of 40 takes too long."""
+    run = runner.run
+
+    def run_few_steps(inputs: Mapping[str, Any], output_dir: Path, context: RequestContext) -> Output:
+        return run({"sampling_steps": 2, **inputs}, output_dir, context)
+
+    monkeypatch.setattr(runner, "run", run_few_steps)
+
+
+@pytest.fixture
+def service(runner: Runner) -> Service:
     """Without a bucket."""
-    return Service(engine=engine, inputs=make_fetcher(read_settings({})))
+    return Service(runner=runner, fetcher=make_fetcher(read_settings({})))
 
 
 @pytest.fixture(scope="package")
@@ -67,39 +88,37 @@ def shared_store() -> Iterator[LocalStore]:
 
 @pytest.fixture
 def store(shared_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """A bucket with a picture and two voices, and the variables that lead to it."""
+    """A bucket with an image and two voices, and the environment variables that select it."""
     for name, value in shared_store.environ().items():
         monkeypatch.setenv(name, value)
     return shared_store
 
 
 @pytest.fixture
-def stored(engine: Runner, store: LocalStore) -> Service:
+def bucket_service(runner: Runner, store: LocalStore) -> Service:
     """With the bucket."""
-    return Service(engine=engine, inputs=make_fetcher(read_settings(store.environ())))
+    return Service(runner=runner, fetcher=make_fetcher(read_settings(store.environ())))
 
 
-def first_form(**fields: Any) -> dict[str, Any]:
-    """A cheap request of RunPod's first form."""
+def basic_request(**fields: Any) -> dict[str, Any]:
+    """A cheap request in RunPod's basic format; None removes a field."""
     cheap = {"reference_image": uri(plain()), "audio_1": uri(voice()), "num_frames": 5, "sampling_steps": 2}
     cheap |= {"turbo": True}
     return {name: value for name, value in (cheap | fields).items() if value is not None}
 
 
 def child_environment(environ: dict[str, str], **more: str) -> dict[str, str]:
-    """For a server of its own."""
+    """Environment variables of a server process."""
     return {**os.environ, **environ, **more}
 
 
 @pytest.fixture
-def run() -> Callable[[str], str]:
-    """What a program prints, run in a process of its own."""
+def run_python() -> Callable[[str], str]:
+    """Runs a program in a process of its own; returns its standard output."""
 
-    def printed(program: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
+    def run(program: str) -> str:
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    return printed
+    return run

@@ -1,4 +1,4 @@
-"""A request's fields in another form's terms."""
+"""Error messages in terms of a request's own field names."""
 
 import pytest
 
@@ -17,5 +17,5 @@ NAMES = {"image": "picture", "first_audio": "audio"}
         ("images of an image_thing", "images of an image_thing"),
     ],
 )
-def test_names_are_the_callers(text: str, expected: str) -> None:
+def test_input_names_are_translated_outside_of_quotes_and_paths(text: str, expected: str) -> None:
     assert translate_names(text, NAMES) == expected

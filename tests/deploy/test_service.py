@@ -1,60 +1,68 @@
-"""A request from beginning to end: what it may bring, when it stops, and what its caller is told."""
+"""A request on any platform: limits, cancellation, error messages."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 
+from app.generator import Output
+from deploy.runner import Runner
 from deploy.service import Service, error_message
 from src.errors import InputError
-from src.media.video.resize import resize_video
-from src.media.video.writer import VideoWriter
-from src.serving.cancellation import CancelledError, RequestContext, request_context
+from src.serving.cancellation import CancelledError, RequestContext
 from src.serving.eta import TimeLimitError
 from src.serving.validation import ValidationError
 from src.storage.errors import StorageError
+from src.storage.fetcher import make_fetcher
+from src.storage.settings import read_settings
 from tests.predict.media_files import plain, uri, voice
 
 
-def test_lists_of_files_are_bounded_before_any_is_fetched(service: Service, tmp_path: Path) -> None:
-    told: list[str] = []
-    media: dict[str, Any] = {"image": uri(plain()), "first_audio": uri(voice()), "person_masks": ["no form"] * 11}
-    with pytest.raises(InputError, match="person_masks has 11 files; at most 10 are allowed"):
-        service.make(media, {}, tmp_path, RequestContext(request_id="many", on_progress=told.append))
-    assert told == []
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture
+def unloaded() -> Service:
+    """A service whose model must not be needed."""
+    return Service(runner=Runner(), fetcher=make_fetcher(read_settings({})))
 
 
-def test_a_request_that_is_stopped_fetches_no_further_file(service: Service, tmp_path: Path) -> None:
-    follower = RequestContext(request_id="left", on_progress=lambda _: follower.cancelled.set())
+def process(service: Service, files: dict[str, Any], context: RequestContext, **values: Any) -> None:
+    def deliver(_: Output) -> None:
+        raise AssertionError
+
+    service.process(files, values, context, deliver)
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "words"),
+    [
+        ({}, {"sampling_steps": 1}, "sampling_steps is 1"),
+        ({"image": 5}, {}, "image is 5"),
+        ({"person_masks": ["not fetched"] * 11}, {}, "person_masks has 11 files; at most 10 are allowed"),
+    ],
+)
+def test_invalid_inputs_are_refused_before_any_file_is_fetched(
+    unloaded: Service, changes: dict[str, Any], values: dict[str, Any], words: str
+) -> None:
+    messages: list[str] = []
+    files = {"image": uri(plain()), "first_audio": uri(voice()), **changes}
+    with pytest.raises(ValueError, match=words):
+        process(unloaded, files, RequestContext(request_id="r", on_progress=messages.append), **values)
+    assert messages == []
+
+
+def test_cancelled_request_fetches_no_further_file(unloaded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = RequestContext(request_id="cancelled", on_progress=lambda _: context.cancelled.set())
+    monkeypatch.setattr(type(unloaded.fetcher), "fetch", None)
     with pytest.raises(CancelledError):
-        service.make({"image": uri(plain()), "first_audio": uri(voice())}, {}, tmp_path, follower)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_scaling_stops_as_well(tmp_path: Path) -> None:
-    movie = tmp_path / "movie.mp4"
-    with VideoWriter(movie, width=64, height=64, num_frames=25) as writer:
-        writer.write(np.zeros((25, 64, 64, 3), np.uint8))
-    resize_video(movie, tmp_path / "finished.mp4", (32, 48))
-    with av.open(tmp_path / "finished.mp4") as finished:
-        assert [(frame.width, frame.height) for frame in finished.decode(video=0)] == [(32, 48)] * 25
-    follower = RequestContext(request_id="left")
-    follower.cancelled.set()
-    with pytest.raises(CancelledError), request_context(follower):
-        resize_video(movie, tmp_path / "other.mp4", (32, 48))
+        process(unloaded, {"image": uri(plain()), "first_audio": uri(voice())}, context)
 
 
 @pytest.mark.parametrize("kind", [InputError, ValidationError, StorageError, TimeLimitError])
-def test_what_is_expected_is_told_as_it_stands(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+def test_expected_errors_are_returned_and_not_logged(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
     assert error_message(kind("this is why")) == "this is why"
     assert caplog.records == []
 
 
-def test_what_nobody_expected_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_errors_are_logged_with_their_traceback(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         assert error_message(KeyError("inside")) == "KeyError: 'inside'"
     assert caplog.records[0].exc_info

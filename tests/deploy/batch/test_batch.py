@@ -245,9 +245,9 @@ def test_invalid_requests_are_refused(tmp_path: Path, text: str, words: str) -> 
 
 
 def test_worker_generates_a_video_and_reuses_a_stored_one(
-    engine: Runner, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.batch.model.Runner", lambda: engine)
+    monkeypatch.setattr("deploy.batch.model.Runner", lambda: runner)
     worker = ModelWorker("s3://talks/batch")
     task = BatchTask(id="one", inputs={"image": "multi1.png", "first_audio": "1.wav", "seed": 3, **SMALL}, digest="d")
     record = worker.process(task)

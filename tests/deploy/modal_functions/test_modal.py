@@ -1,4 +1,4 @@
-"""The app on Modal, as far as it runs without an account: its functions in this process."""
+"""The Modal app without an account: its functions run in this process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +11,15 @@ from fastapi.testclient import TestClient
 from modal import exception
 
 import weights
-from deploy.modal_functions import app as modal_app
+from deploy.modal_functions import functions
 from deploy.modal_functions.backend import ModalBackend
-from deploy.modal_functions.settings import REPOSITORY, environment, packages
+from deploy.modal_functions.settings import container_environment
 from deploy.service import Service
 from deploy.web.app import make_app
 from src.errors import InputError
-from tests.deploy.runpod_worker.test_handler import unpacked
-from tests.deploy.web.test_web import KEYS, TOKEN
+from tests.deploy.runpod_worker.test_handler import decode_video
+from tests.deploy.web.test_web import CREDENTIALS, TOKEN_HEADER
+from tests.predict.output_video import OutputVideo
 from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.store import LocalStore
 
@@ -26,46 +27,46 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .* function is executing loc
 
 
 @pytest.fixture
-def local(stored: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The functions work with the engine and the bucket of the tests."""
-    monkeypatch.setattr(modal_app, "service", lambda: stored)
+def local(bucket_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions use the model and the bucket of the tests."""
+    monkeypatch.setattr(functions, "service", lambda: bucket_service)
 
 
-def video(store: LocalStore, answer: dict[str, str]) -> Any:
-    bucket, key = answer["s3_output"].removeprefix("s3://").split("/", 1)
+def download_video(store: LocalStore, result: dict[str, str]) -> OutputVideo:
+    bucket, key = result["s3_output"].removeprefix("s3://").split("/", 1)
     assert bucket == "talks"
     assert key.startswith("outputs/")
-    return unpacked(store.client().get_object(Bucket=bucket, Key=key)["Body"].read())
+    return decode_video(store.client().get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
-def test_one_person_with_the_defaults_of_the_bucket(local: None, store: LocalStore) -> None:
-    answer = modal_app.generate_video_cuda.local(sample_steps=2)
-    assert video(store, answer).frames == 10
+def test_one_person_with_default_keys(local: None, store: LocalStore) -> None:
+    result = functions.generate_video_cuda.local(sample_steps=2)
+    assert download_video(store, result).frames == 10
 
 
-def test_two_people(local: None, store: LocalStore) -> None:
-    together = modal_app.generate_multi_person_video.local("hello", sample_steps=2, audio_type="para")
-    assert video(store, together).frames == 10
-    turns = modal_app.generate_multi_person_video.local("hello", "multi1.png", ["1.wav", "2.wav"], 2)
-    assert video(store, turns).frames == 20
+def test_two_persons(local: None, store: LocalStore) -> None:
+    parallel = functions.generate_multi_person_video.local("hello", sample_steps=2, audio_type="para")
+    assert download_video(store, parallel).frames == 10
+    sequential = functions.generate_multi_person_video.local("hello", "multi1.png", ["1.wav", "2.wav"], 2)
+    assert download_video(store, sequential).frames == 20
 
 
 @pytest.mark.parametrize("keys", [["1.wav", "2.wav", "3.wav"], [], "1.wav"])
-def test_three_voices_are_refused(local: None, store: LocalStore, keys: Any) -> None:
-    with pytest.raises(InputError, match="the weights know two voices"):
-        modal_app.generate_multi_person_video.local(audio_keys=keys)
+def test_number_of_voices_is_checked(local: None, store: LocalStore, keys: Any) -> None:
+    with pytest.raises(InputError, match="a list of 1 or 2 keys is needed"):
+        functions.generate_multi_person_video.local(audio_keys=keys)
 
 
-def test_missing_keys_are_named(local: None, store: LocalStore) -> None:
+def test_errors_name_the_arguments(local: None, store: LocalStore) -> None:
     with pytest.raises(InputError, match=r"image_key: there is no 'nobody\.png' in the bucket"):
-        modal_app.generate_video_cuda.local(image_key="nobody.png")
+        functions.generate_video_cuda.local(image_key="nobody.png")
     with pytest.raises(ValueError, match="audio_type is 'loud'; allowed are add, para"):
-        modal_app.generate_multi_person_video.local(audio_type="loud")
+        functions.generate_multi_person_video.local(audio_type="loud")
     with pytest.raises(InputError, match=r"audio_keys\[1\]: there is no '3\.wav' in the bucket"):
-        modal_app.generate_multi_person_video.local(audio_keys=["1.wav", "3.wav"])
+        functions.generate_multi_person_video.local(audio_keys=["1.wav", "3.wav"])
 
 
-def test_the_command_line_sends_files_and_saves_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_entrypoint_sends_files_and_saves_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / name for name in ("a.png", "1.wav", "2.wav")]
     for path, data in zip(paths, (plain(), voice(), voice()), strict=True):
         path.write_bytes(data)
@@ -73,62 +74,55 @@ def test_the_command_line_sends_files_and_saves_the_video(tmp_path: Path, monkey
 
     class Function:
         @staticmethod
-        def remote(media: dict[str, str], prompt: str) -> bytes:
-            sent.append((sorted(media), media["image"], prompt))
+        def remote(files: dict[str, str], prompt: str) -> bytes:
+            sent.append((sorted(files), files["image"], prompt))
             return b"video"
 
-    monkeypatch.setattr(modal_app, "generate_video", Function)
+    monkeypatch.setattr(functions, "generate_video", Function)
     image, first, second = map(str, paths)
     target = tmp_path / "out.mp4"
-    modal_app.main(image, first, second, two_person=True, prompt="hello", output_path=str(target))
+    functions.main(image, first, second, two_person=True, prompt="hello", output_path=str(target))
     assert sent == [(["first_audio", "image", "second_audio"], uri(plain(), "image/png"), "hello")]
     assert target.read_bytes() == b"video"
     for wrong in ({"two_person": True}, {"audio2_path": second}):
         with pytest.raises(InputError, match="both or neither"):
-            modal_app.main(image, first, **wrong)
+            functions.main(image, first, **wrong)
 
 
-def test_a_video_itself(local: None, monkeypatch: pytest.MonkeyPatch, stored: Service) -> None:
-    check = stored.engine.check
-    monkeypatch.setattr(stored.engine, "check", lambda inputs: check({"sampling_steps": 2, **inputs}))
-    data = modal_app.generate_video.local({"image": uri(plain()), "first_audio": uri(voice())}, None)
-    assert unpacked(data).frames == 10
+@pytest.mark.usefixtures("local", "few_steps")
+def test_video_as_bytes() -> None:
+    data = functions.generate_video.local({"image": uri(plain()), "first_audio": uri(voice())}, None)
+    assert decode_video(data).frames == 10
 
 
-def test_download_fetches_into_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_fetches_bundles_into_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(weights, "ensure", lambda folder, names: asked.append((str(folder), names)))
     monkeypatch.setenv("MULTITALK_MODEL", "multitalk-14B")
     monkeypatch.setenv("MODEL_PATH", "/weights")
     three = ["Wan2.1-I2V-14B-480P", "MeiGen-MultiTalk", "chinese-wav2vec2-base"]
-    assert modal_app.download.local() == three
-    assert modal_app.download.local("FusionX,lightx2v") == ["FusionX", "lightx2v"]
+    assert functions.download.local() == three
+    assert functions.download.local("FusionX,lightx2v") == ["FusionX", "lightx2v"]
     assert asked == [("/weights", three), ("/weights", ["FusionX", "lightx2v"])]
 
 
-def test_the_web_form_is_the_same_application() -> None:
-    application = modal_app.web.local()
+def test_web_is_the_http_api() -> None:
+    application = functions.web.local()
     assert isinstance(application, FastAPI)
     assert TestClient(application).post("/submit").status_code == 503
 
 
-def test_the_image_has_every_pinned_package() -> None:
-    found = list(packages(REPOSITORY / "requirements-deploy.txt"))
-    assert {line.partition("==")[0] for line in found} >= {"torch", "cog", "modal", "boto3", "fastapi"}
-    assert all("==" in line or ">=" in line for line in found)
-
-
-def test_settings_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"MULTITALK_TAG": "0", "MAX_RUNTIME": "600", "MAX_PATH": "x", "AWS_SECRET_ACCESS_KEY": "s"}
-    for name, value in given.items():
+def test_our_variables_are_forwarded_to_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"MULTITALK_TAG": "0", "MAX_RUNTIME": "600", "MAX_PATH": "x", "AWS_SECRET_ACCESS_KEY": "s"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = environment()
-    assert (found["MULTITALK_TAG"], found["MAX_RUNTIME"], found["MODEL_PATH"]) == ("0", "600", "/weights")
-    assert not {"MAX_PATH", "AWS_SECRET_ACCESS_KEY"} & found.keys()
+    forwarded = container_environment()
+    assert (forwarded["MULTITALK_TAG"], forwarded["MAX_RUNTIME"], forwarded["MODEL_PATH"]) == ("0", "600", "/weights")
+    assert not {"MAX_PATH", "AWS_SECRET_ACCESS_KEY"} & forwarded.keys()
 
 
-class Call:
-    """Modal's call, which ends as told."""
+class FakeCall:
+    """Stands for `modal.FunctionCall`; `outcome` is returned or raised."""
 
     object_id = "fc-1"
     outcome: Any
@@ -158,18 +152,18 @@ class Call:
         (InputError("first_audio is silent"), 500, "audio1 is silent"),
     ],
 )
-def test_what_modal_says_of_a_call(monkeypatch: pytest.MonkeyPatch, outcome: Any, status: int, words: str) -> None:
-    call = type("Told", (Call,), {"outcome": outcome, "cancelled": []})()
+def test_states_of_a_modal_call(monkeypatch: pytest.MonkeyPatch, outcome: Any, status: int, words: str) -> None:
+    call = type("Call", (FakeCall,), {"outcome": outcome, "cancelled": []})()
     spawned: list[Any] = []
 
     class Function:
         @staticmethod
-        def spawn(*arguments: Any) -> Call:
+        def spawn(*arguments: Any) -> FakeCall:
             spawned.append(arguments)
             return call
 
     monkeypatch.setattr(modal.FunctionCall, "from_id", lambda _: call)
-    client = TestClient(make_app(ModalBackend(Function()), KEYS), headers=TOKEN)
+    client = TestClient(make_app(ModalBackend(Function()), CREDENTIALS), headers=TOKEN_HEADER)
     answer = client.post("/submit", json={"image": "https://x/a.png", "audio1": "https://x/1.wav"})
     assert answer.json() == {"call_id": "fc-1"}
     assert spawned == [({"image": "https://x/a.png", "first_audio": "https://x/1.wav"}, None)]
@@ -181,15 +175,37 @@ def test_what_modal_says_of_a_call(monkeypatch: pytest.MonkeyPatch, outcome: Any
     assert call.cancelled == ([] if status == 404 else ["fc-1"])
 
 
-def test_the_names_that_an_operator_makes(run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_gpu_secrets_and_volume(run_python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODAL_GPU", "H100")
-    names = "on_gpu['gpu'], m.AWS.name, m.HUGGING_FACE.name, m.WEB.name, m.VOLUME.name"
-    told = run(
-        f"from deploy import modal_settings as m; from deploy.modal_functions.app import on_gpu; print(*({names}))"
+    names = (
+        "gpu_options['gpu'], s.AWS_SECRET.name, s.HUGGING_FACE_SECRET.name, s.WEB_SECRET.name, s.WEIGHTS_VOLUME.name"
     )
-    assert told.split() == ["H100", "aws-secret", "huggingface-secret", "multitalk-web", "multitalk-weights"]
+    output = run_python(
+        "from deploy.modal_functions import settings as s; from deploy.modal_functions.functions import gpu_options; "
+        f"print(*({names}))"
+    )
+    assert output.split() == ["H100", "aws-secret", "huggingface-secret", "multitalk-web", "multitalk-weights"]
 
 
-def test_importing_the_app_costs_no_model(run: Callable[[str], str]) -> None:
+def test_importing_the_app_does_not_import_torch(run_python: Callable[[str], str]) -> None:
     """`modal deploy` imports it on a machine that need not have torch."""
-    assert run("import sys, deploy.modal_functions.app; print('torch' in sys.modules)").strip() == "False"
+    assert run_python("import sys, deploy.modal_app; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_modal_finds_app_functions_and_entrypoint_in_the_file(run_python: Callable[[str], str]) -> None:
+    """What `modal run` and `modal deploy` resolve from `deploy/modal_app.py`."""
+    output = run_python(
+        "from modal.cli.import_refs import *\n"
+        "reference = parse_import_ref('deploy/modal_app.py')\n"
+        "module = import_file_or_module(reference)\n"
+        "commands = list_cli_commands(dict(inspect.getmembers(module)))\n"
+        "print(import_app_from_ref(reference).name, *(command.names[0] for command in commands))\n"
+        "print(next(command.names[0] for command in commands if isinstance(command.runnable, LocalEntrypoint)))"
+    )
+    app, *names = output.split()
+    assert app == "multitalk"
+    assert names.pop() == "main"
+    assert set(names) == {
+        *("main", "download", "web"),
+        *("generate_video", "generate_video_cuda", "generate_multi_person_video"),
+    }
