@@ -2,6 +2,5 @@
 
 from src.errors import InputError
 from src.serving.eta import TimeLimitError
-from src.serving.validation import ValidationError
 
-CLIENT_ERRORS = (InputError, ValidationError, TimeLimitError)
+CLIENT_ERRORS = (InputError, TimeLimitError)

@@ -16,7 +16,7 @@ import runpod
 from app.generator import Output
 from app.settings import read_settings
 from deploy.errors import CLIENT_ERRORS
-from deploy.fields import FieldReader, translate_names
+from deploy.fields import translate_names
 from deploy.runner import Runner
 from deploy.runpod_worker.health import health_report
 from deploy.runpod_worker.schemas import ParsedRequest, parse_request
@@ -24,6 +24,7 @@ from deploy.service import Service, error_message
 from src.errors import InputError
 from src.serving import logs
 from src.serving.cancellation import CancelledError, RequestContext
+from src.serving.validation import validate_object
 from src.storage.fetcher import make_fetcher
 from src.storage.outputs import S3Destination, resolve_destination, to_base64
 from src.storage.settings import number
@@ -72,7 +73,8 @@ class RunPodWorker:
 
     def health_check(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to `health_check: true`."""
-        if not FieldReader(fields, ("health_check",)).boolean("health_check", False):
+        schema = {"properties": {"health_check": {"type": "boolean"}}}
+        if not validate_object(fields, schema, noun="accepted field")["health_check"]:
             raise InputError("health_check is false; leave it out, or make it true")
         return health_report(self.service.runner, read_settings(self.environ))
 

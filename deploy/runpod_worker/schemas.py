@@ -7,26 +7,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.fields import FieldReader
 from src.errors import InputError
 from src.media.rates import FPS
+from src.serving.validation import validate_object
 
-MAX_FRAMES = 201
-MIN_FPS, MAX_FPS = 8, 60
-MAX_SEED = 2**31 - 1
-DEFAULT_SEED = 42
-MIN_SIDE, MAX_SIDE = 64, 1280
 PIXELS_480P = 480 * 832
 """A requested size with more pixels than this is generated at 720p."""
-FILE_FORMS = "a URL, a data URI, base64 or a key of the bucket"
-BASIC_FIELDS = (
-    *("reference_image", "audio_1", "audio_2", "prompt", "num_frames", "seed", "turbo", "sampling_steps"),
-    *("guidance_scale", "fps"),
-)
-DETAILED_FIELDS = (
-    *("action", "audio", "reference_image", "prompt", "seed", "duration", "width", "height", "fps"),
-    *("output_format", "s3_output_key"),
-)
+TEXT = {"type": "string"}
+SEED = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+FILE_FPS = {"type": "integer", "minimum": 8, "maximum": 60}
+SIDE = {"type": "integer", "minimum": 64, "maximum": 1280}
+BASIC_FIELDS: Mapping[str, Any] = {
+    "reference_image": TEXT,
+    "audio_1": TEXT,
+    "audio_2": TEXT,
+    "prompt": TEXT,
+    "num_frames": {"type": "integer", "minimum": 1, "maximum": 201, "default": 100},
+    "seed": SEED | {"default": 42},
+    "turbo": {"type": "boolean", "default": False},
+    "sampling_steps": {"type": "integer", "minimum": 2, "maximum": 100, "default": 20},
+    "guidance_scale": {"type": "number", "minimum": 1, "maximum": 20, "default": 7.5},
+    "fps": FILE_FPS | {"default": 8},
+}
+DETAILED_FIELDS: Mapping[str, Any] = {
+    "action": {"enum": ["generate"], "type": "string"},
+    "audio": TEXT,
+    "reference_image": TEXT,
+    "prompt": TEXT,
+    "seed": SEED,
+    "duration": {"type": "number", "minimum": 1 / FPS},
+    "width": SIDE,
+    "height": SIDE,
+    "fps": FILE_FPS | {"default": FPS},
+    "output_format": {"enum": ["s3", "base64"], "type": "string"},
+    "s3_output_key": TEXT,
+}
 BASIC_NAMES = {
     "image": "reference_image",
     "first_audio": "audio_1",
@@ -34,8 +49,6 @@ BASIC_NAMES = {
     "text_guidance": "guidance_scale",
 }
 DETAILED_NAMES = {"image": "reference_image", "first_audio": "audio"}
-ONLY_BASIC = frozenset(BASIC_FIELDS) - frozenset(DETAILED_FIELDS)
-ONLY_DETAILED = frozenset(DETAILED_FIELDS) - frozenset(BASIC_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +75,8 @@ def parse_request(fields: Mapping[str, Any], max_seconds: float) -> ParsedReques
     InputError, which names the field, its value and what is allowed.
     """
     present = {name for name, value in fields.items() if value is not None}
-    basic, detailed = sorted(present & ONLY_BASIC), sorted(present & ONLY_DETAILED)
+    basic = sorted(present & BASIC_FIELDS.keys() - DETAILED_FIELDS.keys())
+    detailed = sorted(present & DETAILED_FIELDS.keys() - BASIC_FIELDS.keys())
     if basic and detailed:
         raise InputError(
             f"{basic[0]} and {detailed[0]} contradict each other: they belong to two request formats; "
@@ -73,45 +87,32 @@ def parse_request(fields: Mapping[str, Any], max_seconds: float) -> ParsedReques
 
 def parse_basic(fields: Mapping[str, Any]) -> ParsedRequest:
     """`reference_image`, `audio_1`, … with the defaults of those deployments."""
-    reader = FieldReader(fields, BASIC_FIELDS)
-    files = {
-        "image": reader.required_string("reference_image", FILE_FORMS),
-        "first_audio": reader.required_string("audio_1", FILE_FORMS),
-    }
-    if second := reader.string("audio_2"):
-        files["second_audio"] = second
-    values = {
-        "prompt": reader.string("prompt"),
-        "num_frames": reader.integer("num_frames", 100, 1, MAX_FRAMES),
-        "seed": reader.integer("seed", DEFAULT_SEED, 0, MAX_SEED),
-        "turbo": reader.boolean("turbo", False),
-        "sampling_steps": reader.integer("sampling_steps", 20, 2, 100),
-        "text_guidance": reader.number("guidance_scale", 7.5, 1, 20),
-        "fps": reader.integer("fps", 8, MIN_FPS, MAX_FPS),
-    }
-    return ParsedRequest(files=files, values=values, names=BASIC_NAMES)
+    schema = {"properties": BASIC_FIELDS, "required": ["reference_image", "audio_1"]}
+    values = validate_object(fields, schema, noun="accepted field")
+    files = {"image": values["reference_image"], "first_audio": values["audio_1"]}
+    if values["audio_2"]:
+        files["second_audio"] = values["audio_2"]
+    inputs = {name: values[name] for name in ("prompt", "num_frames", "seed", "turbo", "sampling_steps", "fps")}
+    inputs["text_guidance"] = values["guidance_scale"]
+    return ParsedRequest(files=files, values=inputs, names=BASIC_NAMES)
 
 
 def parse_detailed(fields: Mapping[str, Any], max_seconds: float) -> ParsedRequest:
     """`action: generate`, `audio`, `duration` in seconds, a size in pixels, and where the video goes."""
-    reader = FieldReader(fields, DETAILED_FIELDS)
-    reader.string("action", allowed=("generate",))
-    size = read_size(reader)
-    duration = reader.number("duration", None, 1 / FPS, max_seconds)
-    output = reader.string("output_format", allowed=("s3", "base64"))
-    if output == "base64" and reader.has("s3_output_key"):
+    properties = {**DETAILED_FIELDS, "duration": DETAILED_FIELDS["duration"] | {"maximum": max_seconds}}
+    schema = {"properties": properties, "required": ["reference_image", "audio"]}
+    values = validate_object(fields, schema, noun="accepted field")
+    size = check_size(values["width"], values["height"])
+    output, key, duration = values["output_format"], values["s3_output_key"], values["duration"]
+    if output == "base64" and key is not None:
         raise InputError("output_format base64 and s3_output_key contradict each other; give one of them")
-    key = reader.string("s3_output_key")
     return ParsedRequest(
-        files={
-            "image": reader.required_string("reference_image", FILE_FORMS),
-            "first_audio": reader.required_string("audio", FILE_FORMS),
-        },
+        files={"image": values["reference_image"], "first_audio": values["audio"]},
         values={
-            "prompt": reader.string("prompt"),
-            "seed": reader.integer("seed", None, 0, MAX_SEED),
+            "prompt": values["prompt"],
+            "seed": values["seed"],
             "num_frames": None if duration is None else max(1, round(duration * FPS)),
-            "fps": reader.integer("fps", FPS, MIN_FPS, MAX_FPS),
+            "fps": values["fps"],
             "resolution": "720p" if size and size[0] * size[1] > PIXELS_480P else "480p",
         },
         names=DETAILED_NAMES,
@@ -122,9 +123,8 @@ def parse_detailed(fields: Mapping[str, Any], max_seconds: float) -> ParsedReque
     )
 
 
-def read_size(reader: FieldReader) -> tuple[int, int] | None:
+def check_size(width: int | None, height: int | None) -> tuple[int, int] | None:
     """Width and height in pixels, even, both or neither."""
-    width, height = (reader.integer(name, None, MIN_SIDE, MAX_SIDE) for name in ("width", "height"))
     if width is None and height is None:
         return None
     if width is None or height is None:

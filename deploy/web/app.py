@@ -13,10 +13,14 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from deploy.fields import FieldReader, translate_names
+from deploy.fields import translate_names
 from src.errors import InputError
+from src.serving.validation import validate_object
 
-FIELDS = ("image", "audio1", "audio2", "prompt")
+SUBMIT_SCHEMA = {
+    "properties": {name: {"type": "string"} for name in ("image", "audio1", "audio2", "prompt")},
+    "required": ["image", "audio1"],
+}
 FIELD_NAMES = {"image": "image", "first_audio": "audio1", "second_audio": "audio2"}
 """The API's fields by input name, for error messages."""
 MAX_BODY_BYTES = 1 << 20
@@ -137,14 +141,10 @@ async def read_json_body(request: Request) -> dict[str, Any]:
 
 def parse_submit(fields: Mapping[str, Any]) -> SubmitRequest:
     """Check the fields of a request. InputError, which names the field."""
-    reader = FieldReader(fields, FIELDS)
-    files = {
-        "image": require_url(reader.required_string("image", "a URL"), "image"),
-        "first_audio": require_url(reader.required_string("audio1", "a URL"), "audio1"),
-    }
-    if second := reader.string("audio2"):
-        files["second_audio"] = require_url(second, "audio2")
-    return SubmitRequest(files=files, prompt=reader.string("prompt"))
+    values = validate_object(fields, SUBMIT_SCHEMA, noun="accepted field")
+    present = {name: field for name, field in FIELD_NAMES.items() if field != "audio2" or values[field]}
+    files = {name: require_url(values[field], field) for name, field in present.items()}
+    return SubmitRequest(files=files, prompt=values["prompt"])
 
 
 def require_url(text: str, name: str) -> str:

@@ -197,7 +197,7 @@ def test_slow_host_delays_only_its_own_call(client: TestClient, files: str) -> N
         ({"image": "https://x/a.png"}, "audio1 is missing"),
         ({"image": "https://x/a.png", "audio1": "1.wav"}, "audio1 is '1.wav'; a URL is needed"),
         ({"image": "/etc/passwd", "audio1": "https://x/1.wav"}, "image is '/etc/passwd'"),
-        ({"image": "https://x/a.png", "audio1": "https://x/1.wav", "steps": 3}, "'steps' is an unknown field"),
+        ({"image": "https://x/a.png", "audio1": "https://x/1.wav", "steps": 3}, "'steps' is not an accepted field"),
         ({"image": "https://x/a.png", "audio1": "https://x/1.wav", "prompt": 3}, "prompt is 3"),
         ([], "not a JSON object"),
     ],
