@@ -19,8 +19,8 @@ from deploy.web.app import make_app
 from src.errors import InputError
 from tests.deploy.runpod_worker.test_handler import decode_video
 from tests.deploy.web.test_web import CREDENTIALS, TOKEN_HEADER
-from tests.predict.output_video import OutputVideo
 from tests.predict.media_files import plain, uri, voice
+from tests.predict.output_video import OutputVideo
 from tests.src.storage.store import LocalStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .* function is executing locally")

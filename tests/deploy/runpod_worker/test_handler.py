@@ -26,8 +26,8 @@ from src.serving.cog.server import free_port
 from tests.conftest import ROOT
 from tests.deploy.conftest import basic_request, child_environment
 from tests.deploy.waiting import wait_until
-from tests.predict.output_video import OutputVideo, decode_output
 from tests.predict.media_files import plain, recorded, tones, uri, voice
+from tests.predict.output_video import OutputVideo, decode_output
 from tests.src.storage.store import LocalStore
 
 LONG = {"num_frames": 33, "sampling_steps": 100}
