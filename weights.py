@@ -1,7 +1,7 @@
-"""The published weights: what they consist of, and how they come onto this machine.
+"""List, download, verify, convert and pack the published weights.
 
-`ensure(folder, names)` leaves each named bundle complete below `folder`, or says why it cannot. `python weights.py`
-does the same from the command line, and verifies, converts and packs. docs/weights.md tells the rest.
+`ensure(folder, names)` makes bundles complete below `folder`; `python weights.py` is the command line. See
+docs/weights.md.
 """
 
 import argparse
@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from src.weights import ensure as fetching
-from src.weights import pack as packing
+from src.weights.ensure import ensure as ensure_bundles
 from src.weights.errors import WeightsError
 from src.weights.manifest import BUNDLES, CONVERTED, MARKER, Bundle
+from src.weights.pack import pack as pack_tars
 from src.weights.progress import ProgressCallback
 from src.weights.retry import RetryPolicy
-from src.weights.sources import BASE_URL_VARIABLE, NAMES, Sources, read_names, read_sources
+from src.weights.sources import BASE_URL_VARIABLE, SOURCE_NAMES, Sources, parse_names, read_sources
 from src.weights.verify import Depth, FileStatus, inspect_bundle, inspect_converted
 
 __all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure", "locate", "locate_lora"]
@@ -34,48 +34,48 @@ def ensure(
     names: Iterable[str] = DEFAULT_NAMES,
     *,
     sources: Sources | None = None,
-    patience: RetryPolicy | None = None,
+    policy: RetryPolicy | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Leave every named bundle complete below `folder`; fetch what is not there.
+    """Make every named bundle complete below `folder`; fetch what is missing.
 
-    Where from is the environment's choice, unless `sources` says it. Raises WeightsError in one sentence, and
-    ValueError for a name that the manifest does not have.
+    `sources` defaults to those that the environment variables name. Raises WeightsError, whose message is one
+    sentence, and ValueError for an unknown name.
     """
-    fetching.ensure(
-        folder, select_bundles(names), sources=sources or read_sources(os.environ), patience=patience, progress=progress
+    ensure_bundles(
+        folder, select_bundles(names), sources=sources or read_sources(os.environ), policy=policy, progress=progress
     )
 
 
 def locate(folder: Path, name: str) -> Path | None:
-    """The file of a bundle that is one file, where it lies in `folder`, also in a place of older packages."""
-    (found,) = inspect_bundle(folder, BUNDLES[name])
-    return found.path if found.state == "ok" else None
+    """The path of a single-file bundle in `folder`, including legacy locations; None if it is missing or broken."""
+    (status,) = inspect_bundle(folder, BUNDLES[name])
+    return status.path if status.state == "ok" else None
 
 
 def locate_lora(folder: Path, name: str) -> Path | None:
-    """A LoRA that came with the model, `loras/<name>.safetensors`, or the one that the manifest calls so."""
-    own = folder / "loras" / f"{name}.safetensors"
-    if own.is_file():
-        return own
+    """The LoRA `loras/<name>.safetensors`, or else the bundle of that name; None if there is neither."""
+    path = folder / "loras" / f"{name}.safetensors"
+    if path.is_file():
+        return path
     return locate(folder, name) if name in BUNDLES else None
 
 
 def select_bundles(names: Iterable[str]) -> list[Bundle]:
-    """The bundles of these names; ValueError for others."""
+    """The bundles of these names, each once. Raises ValueError for an unknown name."""
     names = list(dict.fromkeys(names))
     if unknown := sorted(set(names) - BUNDLES.keys()):
-        raise ValueError(f"no such weights: {', '.join(unknown)}; there are {', '.join(BUNDLES)}")
+        raise ValueError(f"unknown weights: {', '.join(unknown)}; allowed are {', '.join(BUNDLES)}")
     return [BUNDLES[name] for name in names]
 
 
 def echo(text: str) -> None:
-    """A result of the command line."""
+    """Print a result of the command line."""
     sys.stdout.write(f"{text}\n")
 
 
 class ProgressBars:
-    """A progress bar for each bundle."""
+    """One tqdm progress bar for each bundle."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
@@ -93,21 +93,21 @@ class ProgressBars:
         bar.update(done - bar.n)
 
 
-def list_bundles(options: argparse.Namespace) -> int:
-    """What the manifest has."""
+def list_bundles(_: argparse.Namespace) -> int:
+    """Print every bundle with size, description and sources."""
     for bundle in BUNDLES.values():
         mark = "*" if bundle.default else " "
-        source = ", ".join(Sources().of(bundle))
-        echo(f"{mark} {bundle.name:<26}{bundle.gigabytes:>6.1f} GB  {bundle.holds} ({source})")
+        sources = ", ".join(Sources().available(bundle))
+        echo(f"{mark} {bundle.name:<26}{bundle.gigabytes:>6.1f} GB  {bundle.description} ({sources})")
     echo("* fetched by `download` without a name, and by the server")
     return 0
 
 
 def download(options: argparse.Namespace) -> int:
-    """Leave bundles complete in a folder."""
+    """Make bundles complete in a folder."""
     sources = read_sources(os.environ)
     if options.source:
-        sources = Sources(names=read_names(options.source), base_url=sources.base_url, revisions=sources.revisions)
+        sources = Sources(names=parse_names(options.source), base_url=sources.base_url, revisions=sources.revisions)
     names = options.names or DEFAULT_NAMES
     with ExitStack() as stack:
         ensure(options.dest, names, sources=sources, progress=ProgressBars(stack))
@@ -116,38 +116,38 @@ def download(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Look at every file of bundles in a folder; 1 if any of them is missing or broken."""
+    """Check every file of bundles in a folder. Returns 1 if any is missing or broken."""
     depth: Depth = "all" if options.deep else "format"
     if (options.folder / CONVERTED).is_file() and not options.names:
         return print_report({options.folder.resolve().name: inspect_converted(options.folder, depth)})
-    found = {
+    report = {
         bundle.name: inspect_bundle(options.folder, bundle, depth)
         for bundle in select_bundles(options.names or BUNDLES)
     }
     if not options.names:
-        found = {name: findings for name, findings in found.items() if any(f.state != "missing" for f in findings)}
-    if not found:
-        echo(f"{options.folder} holds none of {', '.join(BUNDLES)}")
-    return print_report(found)
+        report = {name: statuses for name, statuses in report.items() if any(s.state != "missing" for s in statuses)}
+    if not report:
+        echo(f"{options.folder} contains none of {', '.join(BUNDLES)}")
+    return print_report(report)
 
 
-def print_report(found: dict[str, list[FileStatus]]) -> int:
-    """Say what was found; 1 if there is nothing, or any of it is missing or broken."""
-    for name, findings in found.items():
-        echo(f"{name}: {summarize(findings)}")
-        for finding in findings:
-            echo(f"  {finding}")
-    return int(not found or any(finding.lacking for findings in found.values() for finding in findings))
+def print_report(report: dict[str, list[FileStatus]]) -> int:
+    """Print the status of every file. Returns 1 if the report is empty, or any file is missing or broken."""
+    for name, statuses in report.items():
+        echo(f"{name}: {summarize(statuses)}")
+        for status in statuses:
+            echo(f"  {status}")
+    return int(not report or any(status.is_incomplete for statuses in report.values() for status in statuses))
 
 
-def summarize(findings: list[FileStatus]) -> str:
-    """`complete`, or how many files are not as they should be."""
-    lacking = sum(finding.lacking for finding in findings)
-    return f"{lacking} of {len(findings)} files missing or broken" if lacking else "complete"
+def summarize(statuses: list[FileStatus]) -> str:
+    """`complete`, or the number of missing and broken files."""
+    num_incomplete = sum(status.is_incomplete for status in statuses)
+    return f"{num_incomplete} of {len(statuses)} files missing or broken" if num_incomplete else "complete"
 
 
 def convert(options: argparse.Namespace) -> int:
-    """One merged, sharded form of all that inference needs."""
+    """Merge all that inference needs into one folder of sharded safetensors files."""
     from wan.checkpoint import CheckpointError
     from wan.checkpoint.convert import convert
     from wan.configs import WAN_CONFIGS
@@ -162,38 +162,38 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def pack(options: argparse.Namespace) -> int:
-    """The tars of a folder of bundles, or of a converted one."""
-    for tar in packing.pack(options.source, options.target):
+    """Write the tars of a folder of bundles, or of a converted one."""
+    for tar in pack_tars(options.source, options.target):
         echo(str(tar))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The argument parser of the command line."""
     top = argparse.ArgumentParser(prog="python weights.py", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("list", help="what there is").set_defaults(run=list_bundles)
+    commands.add_parser("list", help="list the bundles").set_defaults(run=list_bundles)
 
-    command = commands.add_parser("download", help="fetch what is missing, and complete what is there in part")
-    command.add_argument("names", nargs="*", metavar="NAME", help="bundles; those with a star in the list if none")
+    command = commands.add_parser("download", help="download missing files")
+    command.add_argument("names", nargs="*", metavar="NAME", help="bundles; by default those with a star in the list")
     command.add_argument("--dest", type=Path, default=Path(os.environ.get("MODEL_PATH", "weights")), metavar="DIR")
-    command.add_argument("--source", help=f"{', '.join(NAMES)}, or both in order of preference, separated by a comma")
+    command.add_argument("--source", help=f"{' or '.join(SOURCE_NAMES)}, or both in order, separated by a comma")
     command.set_defaults(run=download)
 
-    command = commands.add_parser("verify", help="look at every file; status 1 if any is missing or broken")
+    command = commands.add_parser("verify", help="check every file; exit status 1 if any is missing or broken")
     command.add_argument("folder", type=Path, metavar="DIR")
-    command.add_argument("names", nargs="*", metavar="NAME", help="bundles; those that are there if none")
+    command.add_argument("names", nargs="*", metavar="NAME", help="bundles; by default those of which files exist")
     command.add_argument("--deep", action="store_true", help="read every byte: checksums and known hashes")
     command.set_defaults(run=verify)
 
-    command = commands.add_parser("convert", help="make one merged form that loads fast")
+    command = commands.add_parser("convert", help="merge the bundles into one folder that loads faster")
     command.add_argument("source", type=Path, metavar="SRC")
     command.add_argument("target", type=Path, metavar="DST")
     command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
     command.add_argument("--model", default=os.environ.get("MULTITALK_MODEL", "multitalk-14B"), metavar="NAME")
     command.set_defaults(run=convert)
 
-    command = commands.add_parser("pack", help="make tars that a server can offer")
+    command = commands.add_parser("pack", help="write tars for a web server")
     command.add_argument("source", type=Path, metavar="SRC")
     command.add_argument("target", type=Path, metavar="DST")
     command.set_defaults(run=pack)
@@ -201,19 +201,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns 0; 1 for a failure, told in one sentence; 2 for senseless values; 130 if interrupted."""
+    """Run a command. Returns the exit status: 0, 1 after a failure, 2 for invalid arguments, 130 if interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (WeightsError, OSError) as problem:
-        logger.error(f"error: {problem}")
+    except (WeightsError, OSError) as error:
+        logger.error(f"error: {error}")
         return 1
-    except ValueError as problem:
-        logger.error(f"error: {problem}")
+    except ValueError as error:
+        logger.error(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        logger.error("stopped; what has arrived is kept for the next start")
+        logger.error("interrupted; files already complete are kept for the next start")
         return 130
 
 

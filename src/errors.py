@@ -1,10 +1,17 @@
-"""Errors caused by a request's inputs, and how an error message quotes a value. Imports nothing."""
+"""Errors that several parts share, and how an error message quotes a value. Imports nothing."""
 
 MAX_REPR = 100
+"""Characters of a value that an error message quotes."""
+RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP status codes after which the same request may succeed."""
 
 
 class InputError(ValueError):
     """An input cannot be used. The message names the input, the offending value and what is allowed."""
+
+
+class TransientError(Exception):
+    """A network fault that a retry may resolve. Each client converts it to its own error after the last attempt."""
 
 
 def truncated_repr(value: object) -> str:

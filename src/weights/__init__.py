@@ -1,1 +1,1 @@
-"""How the published weights come onto this machine: manifest, sources, download, verification. Without torch."""
+"""Download and verification of the published weights: manifest, sources, download, checks. Does not import torch."""

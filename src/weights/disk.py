@@ -1,4 +1,4 @@
-"""Room on the volume, the size of what is there, and making sure that it stays."""
+"""Free space, folder sizes, and flushing to disk."""
 
 import os
 import shutil
@@ -6,11 +6,12 @@ from pathlib import Path
 
 from src.weights.errors import SpaceError
 
-SPARE = 1 << 28  # bytes that must stay free for the lock, markers and everybody else
+RESERVED_BYTES = 1 << 28
+"""Bytes that stay free for the lock file, markers and other programs."""
 
 
 def tree_bytes(folder: Path) -> int:
-    """The sum of the sizes of all files below a folder that may be changing, in bytes."""
+    """The total size in bytes of all files below a folder; files may be renamed or removed meanwhile."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -21,18 +22,18 @@ def tree_bytes(folder: Path) -> int:
     return total
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """SpaceError, with both numbers, unless `needed` bytes and a little more are free where `folder` is."""
+def require_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Raise SpaceError unless `num_bytes` and RESERVED_BYTES are free on the volume of `folder`."""
     free = shutil.disk_usage(folder).free
-    if needed > 0 and needed + SPARE > free:
+    if num_bytes > 0 and num_bytes + RESERVED_BYTES > free:
         raise SpaceError(
-            f"{what} needs {(needed + SPARE) / 1e9:.1f} GB more and {folder} has {free / 1e9:.1f} GB free: "
-            "make room, or set MODEL_PATH to a larger volume"
+            f"{what} needs {(num_bytes + RESERVED_BYTES) / 1e9:.1f} GB more and {folder} has {free / 1e9:.1f} GB free: "
+            "free some space, or set MODEL_PATH to a larger volume"
         )
 
 
 def flush_tree(tree: Path) -> None:
-    """Wait until every file below `tree` is on the disk, so that no crash can leave a complete name on half a file."""
+    """Flush every file and folder below `tree`, so that after a crash no renamed file is incomplete."""
     for parent, _, names in os.walk(tree):
         for name in names:
             flush(Path(parent, name))
@@ -40,7 +41,7 @@ def flush_tree(tree: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until one file, or the list of names in a folder, is on the disk."""
+    """Flush a file, or a folder's entries, to disk (fsync)."""
     if path.is_symlink():
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -51,7 +52,7 @@ def flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder or a file, or nothing."""
+    """Remove a folder or a file if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

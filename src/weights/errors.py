@@ -1,21 +1,21 @@
-"""What can go wrong between a server and a folder of weights."""
+"""Errors of downloads and of weights on disk."""
 
 
 class WeightsError(RuntimeError):
-    """Weights are not there and could not be fetched; the message is one sentence for the operator."""
+    """Weights are missing and could not be fetched. The message is one sentence for the operator."""
 
 
 class SourceError(WeightsError):
-    """One source could not give a bundle; another may."""
+    """One source could not provide a bundle; the next source is tried."""
 
 
-class CorruptError(SourceError):
-    """What a source gave is not what it should be: cut short, changed, hostile or of another hash."""
+class CorruptDownloadError(SourceError):
+    """A source delivered data that is truncated, malicious, or of another hash than expected."""
 
 
-class StoppedError(SourceError):
-    """The download was told to stop, because another one failed or the user interrupted."""
+class CancelledError(SourceError):
+    """The download was cancelled because another one failed or the user interrupted."""
 
 
 class SpaceError(WeightsError):
-    """The volume is too small; no other source helps."""
+    """The volume is too small. No other source is tried."""

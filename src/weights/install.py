@@ -1,4 +1,4 @@
-"""Moving what was fetched to where it belongs, and saying so."""
+"""Move fetched files to their final location, link files of legacy layouts, and write the marker."""
 
 import errno
 import logging
@@ -12,89 +12,84 @@ from src.weights.disk import flush, flush_tree
 from src.weights.manifest import Bundle
 from src.weights.verify import FileStatus, bundle_dir
 
-# What the system says of a rename onto something that is there: a folder with files, a link.
-OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+# `rename` onto a folder that has files, or onto a link.
+OCCUPIED_ERRNO = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 
 logger = logging.getLogger(__name__)
 
 
-def link_legacy_files(folder: Path, bundle: Bundle, findings: Iterable[FileStatus]) -> None:
-    """Give files that older packages kept elsewhere a name in the bundle's folder as well, without copying.
+def link_legacy_files(folder: Path, bundle: Bundle, statuses: Iterable[FileStatus]) -> None:
+    """Link files at legacy paths into the bundle's folder, without copying.
 
-    Where the volume allows no links they stay where they are.
+    On a volume without links they stay where they are; readers know the legacy paths too.
     """
-    place = bundle_dir(folder, bundle)
-    for found in findings:
-        names = (name for name in found.file.paths if Path(name).name == found.path.name)
-        target = place / next(names, found.file.path)
-        if found.state != "ok" or found.path.is_relative_to(place):
+    root = bundle_dir(folder, bundle)
+    for status in statuses:
+        if status.state != "ok" or status.path.is_relative_to(root):
             continue
+        names = (name for name in status.file.paths if Path(name).name == status.path.name)
+        target = root / next(names, status.file.path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             quarantine(target)
-            link(found.path, target)
+            link(status.path, target)
         except OSError as error:
-            logger.warning("%s stays where it is: %s", found.path, error.strerror)
+            logger.warning("%s was not linked into %s: %s", status.path, root, error.strerror)
 
 
 def link(path: Path, target: Path) -> None:
-    """A second name for a file: a hard link, or a symbolic one where those do not exist."""
-    source = path.resolve()  # a second name of a relative link would lead elsewhere
+    """Create a hard link, or a symbolic link where the volume has no hard links."""
+    source = path.resolve()  # a relative symbolic link would be wrong in another folder
     try:
         os.link(source, target)
     except OSError:
         target.symlink_to(os.path.relpath(source, target.parent.resolve()))
 
 
-def install(tree: Path, place: Path, fetched: Iterable[FileStatus]) -> None:
-    """Put a whole new bundle in place in one rename; complete one that is there in part file by file.
+def install(tree: Path, target_dir: Path, statuses: Iterable[FileStatus]) -> None:
+    """Rename `tree` to `target_dir`; if that exists, move the fetched files into it one by one.
 
-    It is the rename that finds out, for bundles that share a folder may come at the same time.
+    Whether it exists is known only from the rename: bundles that share a folder are fetched at the same time.
     """
     flush_tree(tree)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    target_dir.parent.mkdir(parents=True, exist_ok=True)
     try:
-        tree.rename(place)
+        tree.rename(target_dir)
     except OSError as error:
-        if error.errno not in OCCUPIED:
+        if error.errno not in OCCUPIED_ERRNO:
             raise
-        merge(tree, place, fetched)
-    flush(place.parent)
+        merge(tree, target_dir, statuses)
+    flush(target_dir.parent)
 
 
-def is_empty(place: Path) -> bool:
-    """Whether nothing is there that one rename could not replace."""
-    return not place.is_symlink() and not (place.is_dir() and any(place.iterdir()))
-
-
-def merge(tree: Path, place: Path, fetched: Iterable[FileStatus]) -> None:
-    """Move single files, each in one rename; a broken file of another name than the new one is set aside."""
-    for found in fetched:
-        if found.state != "ok":
+def merge(tree: Path, target_dir: Path, statuses: Iterable[FileStatus]) -> None:
+    """Move single files, each in one rename; quarantine a file that another alternative replaces."""
+    for status in statuses:
+        if status.state != "ok":
             continue
-        target = place / found.path.relative_to(tree)
+        target = target_dir / status.path.relative_to(tree)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in found.file.paths:
-            if place / path != target:
-                quarantine(place / path)
-        found.path.replace(target)
+        for path in status.file.paths:
+            if target_dir / path != target:
+                quarantine(target_dir / path)
+        status.path.replace(target)
         flush(target.parent)
 
 
 def quarantine(path: Path) -> None:
-    """Rename a file that must not be read any more; it is somebody else's, so it is kept."""
+    """Rename a broken file so that no reader uses it. It may be the user's own, so it is kept."""
     with suppress(FileNotFoundError):
         path.rename(path.with_name(f"{path.name}.broken"))
 
 
-def write_marker(place: Path, bundle: Bundle, source: str, findings: Iterable[FileStatus]) -> None:
-    """Say in the bundle's folder what was fetched from where, and what was checked. It is a record, not a proof."""
+def write_marker(root: Path, bundle: Bundle, source: str, statuses: Iterable[FileStatus]) -> None:
+    """Record in the bundle's folder what was fetched from where and what was checked. No code relies on this file."""
     lines = [f"{bundle.name} from {source}, complete {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"]
-    for found in findings:
-        if found.state == "ok":
-            name = os.path.relpath(found.path, place)
-            lines.append(f"{name}\t{found.bytes} bytes\t{found.checked}")
-    partial = place / f".{bundle.marker}.partial"
+    for status in statuses:
+        if status.state == "ok":
+            name = os.path.relpath(status.path, root)
+            lines.append(f"{name}\t{status.bytes} bytes\t{status.checked}")
+    partial = root / f".{bundle.marker}.partial"
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     flush(partial)
-    partial.replace(place / bundle.marker)
+    partial.replace(root / bundle.marker)

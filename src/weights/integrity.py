@@ -1,7 +1,7 @@
-"""Whether a file is whole, as far as its format says so.
+"""Detect truncated or corrupt files by their format.
 
-A checkpoint that was cut short shows it: safetensors declare their length at the head, zip files (what PyTorch saves)
-end in a directory of their contents, JSON does not parse.
+A safetensors header declares the file's length, a zip file (PyTorch's format) ends with its directory, and truncated
+JSON does not parse.
 """
 
 import hashlib
@@ -12,16 +12,19 @@ from pathlib import Path
 
 CHUNK_BYTES = 1 << 22
 MAX_HEADER_BYTES = 100_000_000
-LARGE_JSON = 1 << 20
+MAX_PARSED_JSON_BYTES = 1 << 20
 PICKLE_MAGIC = b"\x80\x02"
 
 
 class CorruptFileError(ValueError):
-    """A file is not whole; the message says how that shows."""
+    """A file is truncated or corrupt; the message is a predicate of the file."""
 
 
 def check_format(path: Path, *, deep: bool = False) -> str:
-    """What was checked of a file; CorruptFileError if it is damaged. `deep` reads all of it where that helps."""
+    """Check a file by its format and return what was checked. Raises CorruptFileError.
+
+    `deep` reads the whole file where the format has checksums or must be parsed.
+    """
     if not path.stat().st_size:
         raise CorruptFileError("is empty")
     match path.suffix:
@@ -36,7 +39,7 @@ def check_format(path: Path, *, deep: bool = False) -> str:
 
 
 def check_safetensors(path: Path) -> str:
-    """Compare the header of a safetensors file with the file's length."""
+    """Compare the length that a safetensors header declares with the file's."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -55,40 +58,40 @@ def check_safetensors(path: Path) -> str:
 
 
 def check_torch(path: Path, *, deep: bool) -> str:
-    """Read the zip directory of a PyTorch file, and with `deep` the checksum of every entry."""
+    """Read the zip directory of a PyTorch file; with `deep`, verify the checksum of every entry."""
     with path.open("rb") as file:
         if file.read(2) == PICKLE_MAGIC:
-            return "size"  # the format before 2020: a bare pickle, which does not say how long it is
+            return "size"  # PyTorch's format before 2020: a plain pickle, which has no declared length
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             bad = archive.testzip() if deep else None
     except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, OSError, EOFError) as error:
-        raise CorruptFileError(f"has no whole zip directory ({error})") from error
+        raise CorruptFileError(f"has no complete zip directory ({error})") from error
     if bad is not None:
-        raise CorruptFileError(f"has another checksum than declared in {bad}")
+        raise CorruptFileError(f"has a wrong checksum in {bad}")
     return f"checksums of {len(entries)} entries" if deep else f"directory of {len(entries)} entries"
 
 
 def check_json(path: Path, *, deep: bool) -> str:
-    """Parse a JSON file; of a large one (a tokenizer) look at the end only, unless `deep`."""
-    if path.stat().st_size > LARGE_JSON and not deep:
+    """Parse a JSON file; of a large one (a tokenizer) read only the end, unless `deep`."""
+    if path.stat().st_size > MAX_PARSED_JSON_BYTES and not deep:
         with path.open("rb") as file:
             file.seek(-64, 2)
             if not file.read().rstrip().endswith((b"}", b"]")):
-                raise CorruptFileError("is no JSON (it does not end like one)")
+                raise CorruptFileError("is not valid JSON (it does not end with a bracket)")
         return "end of JSON"
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"is no JSON ({error})") from error
+        raise CorruptFileError(f"is not valid JSON ({error})") from error
     return "JSON"
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
+    """The SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while block := file.read(CHUNK_BYTES):
-            digest.update(block)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()

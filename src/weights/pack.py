@@ -1,4 +1,4 @@
-"""Tars that a web server can offer, of weights that are on this machine."""
+"""Pack weights on disk into tars for a web server."""
 
 import logging
 import tarfile
@@ -13,47 +13,48 @@ logger = logging.getLogger(__name__)
 
 
 def pack(source: Path, target: Path) -> list[Path]:
-    """Write `target/NAME.tar` for every complete bundle in `source` that is published as a tar, or one of a converted
-    folder. Each unpacks into a folder of its name. WeightsError where there is nothing to pack. Returns the tars."""
+    """Write `target/NAME.tar` for every complete bundle in `source` that is published as a tar, or for a converted
+    folder. Each tar contains one folder of its name. Returns the tars; raises WeightsError if there is none."""
     target.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, folder, findings in contents(source):
+    tars = []
+    for name, folder, statuses in packable(source):
         tar, partial = target / f"{name}.tar", target / f".{name}.tar.partial"
         logger.info("writing %s", tar)
         with tarfile.open(partial, "w", dereference=True) as archive:
-            for found in findings:
-                archive.add(found.path, arcname=f"{name}/{relative(found, folder)}", filter=anonymous)
+            for status in statuses:
+                archive.add(status.path, arcname=f"{name}/{relative_path(status, folder)}", filter=strip_metadata)
         partial.replace(tar)
-        written.append(tar)
-    if not written:
-        raise WeightsError(f"{source} holds no complete bundle to pack, nor {CONVERTED}")
-    return written
+        tars.append(tar)
+    if not tars:
+        raise WeightsError(f"{source} contains no complete bundle to pack, and no {CONVERTED}")
+    return tars
 
 
-def contents(source: Path) -> Iterator[tuple[str, Path, list[FileStatus]]]:
-    """Name, folder and files of everything that can be packed."""
+def packable(source: Path) -> Iterator[tuple[str, Path, list[FileStatus]]]:
+    """Name, folder and files of everything in `source` that can be packed."""
     if (source / CONVERTED).is_file():
-        findings = inspect_converted(source)
-        if wrong := [found for found in findings if found.lacking]:
-            raise WeightsError(f"{source} is not whole: {'; '.join(map(str, wrong))}")
-        description = FileStatus(file=findings[0].file, path=source / CONVERTED, state="ok")
-        yield source.resolve().name, source, [*findings, description]
+        statuses = inspect_converted(source)
+        if incomplete := [status for status in statuses if status.is_incomplete]:
+            raise WeightsError(f"{source} is incomplete: {'; '.join(map(str, incomplete))}")
+        description = FileStatus(file=statuses[0].file, path=source / CONVERTED, state="ok")
+        yield source.resolve().name, source, [*statuses, description]
         return
     for bundle in BUNDLES.values():
-        findings = inspect_bundle(source, bundle)
-        if bundle.tar and not any(found.lacking for found in findings):
-            yield bundle.tar.removesuffix(".tar"), bundle_dir(source, bundle), [f for f in findings if f.state == "ok"]
+        statuses = inspect_bundle(source, bundle)
+        if bundle.tar and not any(status.is_incomplete for status in statuses):
+            present = [status for status in statuses if status.state == "ok"]
+            yield bundle.tar.removesuffix(".tar"), bundle_dir(source, bundle), present
 
 
-def relative(found: FileStatus, folder: Path) -> str:
-    """A file's name below its bundle's folder, also where it lies elsewhere."""
-    if found.path.is_relative_to(folder):
-        return found.path.relative_to(folder).as_posix()
-    return next((path for path in found.file.paths if Path(path).name == found.path.name), found.file.path)
+def relative_path(status: FileStatus, folder: Path) -> str:
+    """A file's path relative to its bundle's folder, also if it lies at a legacy path."""
+    if status.path.is_relative_to(folder):
+        return status.path.relative_to(folder).as_posix()
+    return next((path for path in status.file.paths if Path(path).name == status.path.name), status.file.path)
 
 
-def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without owner and time, so that the same files make the same tar."""
+def strip_metadata(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Remove owner and time, so that packing the same files gives the same tar."""
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     return member

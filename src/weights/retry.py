@@ -1,4 +1,4 @@
-"""How long a download may take, how long it may stand still, and how often it tries again."""
+"""Timeouts, retries and cancellation of downloads."""
 
 import logging
 import threading
@@ -14,51 +14,46 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from src.weights.errors import StoppedError
+from src.errors import TransientError
+from src.weights.errors import CancelledError
 
 logger = logging.getLogger(__name__)
 
 
-class TransientError(Exception):
-    """A network fault that may pass; never leaves a source."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Limits of one download; all times in seconds.
+    """Limits of one download. All times are in seconds.
 
-    `timeout_s` is for pget, which cannot resume and may loop for ever; the others end when nothing new
-    arrives: `attempts` in a row that bring no byte, `stall_s` without a byte. `stop` ends all of them.
+    `timeout_s` (in total) and `stall_s` (without a new byte on disk) end pget, which retries by itself.
+    `read_s`, `attempts` and `backoff_s` apply to requests to the hub. `cancelled` ends every download.
     """
 
     timeout_s: float = 3 * 3600.0
     stall_s: float = 300.0
-    connect_s: float = 15.0
     read_s: float = 30.0
     attempts: int = 8
     backoff_s: float = 1.0
-    longest_backoff_s: float = 60.0
-    stop: threading.Event = field(default_factory=threading.Event)
+    max_backoff_s: float = 60.0
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
     def retrying(self) -> Retrying:
-        """Call something until it does not raise TransientError; the last one is raised as it is."""
+        """Retry a call on TransientError with exponential backoff; the last TransientError is re-raised."""
         return Retrying(
             retry=retry_if_exception_type(TransientError),
-            wait=wait_random_exponential(multiplier=self.backoff_s, max=self.longest_backoff_s),
-            stop=stop_after_attempt(self.attempts) | stop_when_event_set(self.stop),
-            sleep=sleep_using_event(self.stop),
-            before_sleep=report,
+            wait=wait_random_exponential(multiplier=self.backoff_s, max=self.max_backoff_s),
+            stop=stop_after_attempt(self.attempts) | stop_when_event_set(self.cancelled),
+            sleep=sleep_using_event(self.cancelled),
+            before_sleep=log_retry,
             reraise=True,
         )
 
-    def check(self) -> None:
-        """StoppedError once the download is to stop."""
-        if self.stop.is_set():
-            raise StoppedError("stopped")
+    def raise_if_cancelled(self) -> None:
+        """Raise CancelledError if the download was cancelled."""
+        if self.cancelled.is_set():
+            raise CancelledError("cancelled")
 
 
-def report(state: RetryCallState) -> None:
-    """Tell the operator about a fault that is tried again."""
+def log_retry(state: RetryCallState) -> None:
+    """Log a transient fault and the delay before the next attempt."""
     if state.outcome is not None and state.next_action is not None:
-        fault, delay = state.outcome.exception(), state.next_action.sleep
-        logger.warning("%s; trying again in %.1f s", fault, delay)
+        logger.warning("%s; retrying in %.1f s", state.outcome.exception(), state.next_action.sleep)

@@ -1,23 +1,21 @@
-"""Files of a repository on the model hub, by its own library: only those that are missing, of one commit."""
+"""Download files of a Hugging Face Hub repository, each branch pinned to one commit, with huggingface_hub."""
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.weights.errors import CorruptError, SourceError
+from src.errors import RETRYABLE_STATUS, TransientError
+from src.weights.errors import CorruptDownloadError, SourceError, WeightsError
 from src.weights.integrity import sha256
-from src.weights.manifest import File, Hub
-from src.weights.retry import RetryPolicy, TransientError
+from src.weights.manifest import File, HubRepo
+from src.weights.retry import RetryPolicy
 
 PARALLEL_FILES = 4
-SHA256 = re.compile(r"[0-9a-f]{64}")
-RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """A file as the hub describes it; the hash is known of large files only."""
+    """A file as the hub lists it. The hash is known for large files only."""
 
     path: str
     commit: str
@@ -33,148 +31,147 @@ class HubFile:
     sha256: str | None
 
 
-def resolve_files(hub: Hub, files: Iterable[File], patience: RetryPolicy) -> list[HubFile]:
-    """What the hub has of the files, or of their alternatives; SourceError for a needed file that it has not."""
-    from huggingface_hub.constants import is_offline_mode
+def resolve_files(repo: HubRepo, files: Iterable[File], policy: RetryPolicy) -> list[HubFile]:
+    """Look up every file, or its first available alternative; missing optional files are left out.
 
-    if is_offline_mode():
-        raise SourceError("HF_HUB_OFFLINE keeps us from the hub")
-    commits: dict[str, str] = {}
-    found = []
+    Raises SourceError for a missing required file.
+    """
+    listings: dict[str, dict[str, HubFile]] = {}
+    resolved = []
     for file in files:
-        remotes = (describe(hub, file, path, commits, patience) for path in file.paths)
-        if remote := next((remote for remote in remotes if remote is not None), None):
-            found.append(remote)
+        candidates = []
+        for path in file.paths:
+            revision = (file.revision if path == file.path else None) or repo.revision
+            if revision not in listings:
+                listings[revision] = list_files(repo, revision, policy)
+            candidates.append(listings[revision].get(path))
+        if hub_file := next((candidate for candidate in candidates if candidate is not None), None):
+            resolved.append(hub_file)
         elif not file.optional:
-            raise SourceError(f"{hub.repository} at {hub.revision} has no {' or '.join(file.paths)}")
-    return found
+            raise SourceError(f"{repo.repository} at {repo.revision} has no {' or '.join(file.paths)}")
+    return resolved
 
 
-def describe(hub: Hub, file: File, path: str, commits: dict[str, str], patience: RetryPolicy) -> HubFile | None:
-    """One file's size, hash and commit; None if it is not there. A branch is resolved once, for all files."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+def list_files(repo: HubRepo, revision: str, policy: RetryPolicy) -> dict[str, HubFile]:
+    """The files of a repository at a revision, by path; none if a file's own revision does not exist any more."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
 
-    wish = (file.revision or hub.revision) if path == file.path else hub.revision
-    revision = commits.get(wish, wish)
-    url = hf_hub_url(hub.repository, path, revision=revision, endpoint=endpoint())
+    request = partial(HfApi(endpoint=endpoint()).model_info, repo.repository, revision=revision, files_metadata=True)
     try:
-        data = with_retry(lambda: get_hf_file_metadata(url, timeout=patience.read_s), hub, patience)
-    except EntryNotFoundError:
-        return None
+        info = with_retry(partial(request, timeout=policy.read_s), repo, policy)
     except RevisionNotFoundError as error:
-        if file.revision and path == file.path and file.alternatives:
-            return None
-        raise SourceError(f"{hub.repository} has no revision {wish}") from error
-    if data.commit_hash is None or data.size is None:
-        raise SourceError(f"{url} does not say what it is")
-    commits[wish] = data.commit_hash
-    digest = data.etag if data.etag and SHA256.fullmatch(data.etag) else None
-    return HubFile(path=path, commit=data.commit_hash, bytes=data.size, sha256=digest)
+        if revision != repo.revision:
+            return {}
+        raise SourceError(f"{repo.repository} has no revision {revision}") from error
+    return {
+        file.rfilename: HubFile(
+            path=file.rfilename,
+            commit=str(info.sha),
+            bytes=file.size or 0,
+            sha256=file.lfs.sha256 if file.lfs else None,
+        )
+        for file in info.siblings or ()
+    }
 
 
-def download(hub: Hub, remotes: list[HubFile], tree: Path, patience: RetryPolicy) -> None:
-    """Fetch files into `tree`, several at once; whole ones of an earlier attempt are kept, half ones are not."""
-    for stale in tree.rglob("*.incomplete"):
+def download(repo: HubRepo, files: list[HubFile], tree: Path, policy: RetryPolicy) -> None:
+    """Download files into `tree` and check size and hash; complete files of an earlier run are kept.
+
+    Raises CorruptDownloadError for a file of another size or hash than the hub lists.
+    """
+    for stale in tree.rglob("*.incomplete"):  # the client gives these a random name and cannot resume them
         stale.unlink()
-    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        tasks = [pool.submit(fetch, hub, remote, tree, patience) for remote in remotes]
-        try:
-            for task in as_completed(tasks):
-                task.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun need not
-            raise
+    for commit in {file.commit: None for file in files}:
+        paths = [file.path for file in files if file.commit == commit]
+        with_retry(partial(download_commit, repo, commit, paths, tree, policy), repo, policy)
+    for file in files:
+        path = tree / file.path
+        if path.stat().st_size != file.bytes or (file.sha256 and sha256(path) != file.sha256):
+            path.unlink()
+            raise CorruptDownloadError(f"sent {file.path} with another size or hash than listed")
     shutil.rmtree(tree / ".cache", ignore_errors=True)
 
 
-def fetch(hub: Hub, remote: HubFile, tree: Path, patience: RetryPolicy) -> None:
-    """Fetch one file and check it; CorruptError for another size or hash."""
-    from huggingface_hub import hf_hub_download
+def download_commit(repo: HubRepo, commit: str, paths: list[str], tree: Path, policy: RetryPolicy) -> None:
+    """Download files of one commit. Raises TransientError if the client returns without all of them."""
+    from huggingface_hub import snapshot_download
 
-    patience.check()
-    with_retry(
-        lambda: hf_hub_download(
-            hub.repository,
-            remote.path,
-            revision=remote.commit,
-            local_dir=tree,
-            endpoint=endpoint(),
-            tqdm_class=silent_tqdm(patience),
-        ),
-        hub,
-        patience,
+    policy.raise_if_cancelled()
+    snapshot_download(
+        repo.repository,
+        revision=commit,
+        allow_patterns=paths,
+        local_dir=tree,
+        endpoint=endpoint(),
+        max_workers=PARALLEL_FILES,
+        tqdm_class=cancellable_tqdm(policy),
     )
-    path = tree / remote.path
-    if path.stat().st_size != remote.bytes or (remote.sha256 and sha256(path) != remote.sha256):
-        path.unlink()
-        raise CorruptError(f"{remote.path} of {hub.repository} came with another size or hash than announced")
+    # Where the hub cannot be reached, the client is content with an existing folder.
+    if missing := [path for path in paths if not (tree / path).is_file()]:
+        raise TransientError(f"{repo.repository}: {', '.join(missing)} did not arrive")
 
 
-def with_retry(step: Callable[[], T], hub: Hub, patience: RetryPolicy) -> T:
-    """Do something with the hub; faults that may pass are retried. SourceError for others, in one sentence."""
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
+def with_retry(call: Callable[[], T], repo: HubRepo, policy: RetryPolicy) -> T:
+    """Call the hub client, and retry transient faults. Raises SourceError in one sentence."""
+    from huggingface_hub.errors import RevisionNotFoundError
 
     def attempt() -> T:
         try:
-            return step()
-        except LocalEntryNotFoundError as error:
-            raise TransientError(f"{hub.repository}: {reason(error)}") from error
-        except (EntryNotFoundError, RevisionNotFoundError):
+            return call()
+        except (RevisionNotFoundError, TransientError, WeightsError):
             raise
-        except OSError as error:
-            raise translate(error, hub) from error
         except Exception as error:
-            if isinstance(error, network_errors()):
-                raise TransientError(f"{hub.repository}: {reason(error)}") from error
-            raise
+            if (translated := translate(error, repo)) is None:
+                raise
+            raise translated from error
 
     try:
-        return patience.retrying()(attempt)
+        return policy.retrying()(attempt)
     except TransientError as error:
-        patience.check()
-        raise SourceError(f"{error}, {patience.attempts} times in a row") from error
+        policy.raise_if_cancelled()
+        raise SourceError(f"{error}, after {policy.attempts} attempts") from error
 
 
-def translate(error: OSError, hub: Hub) -> Exception:
-    """An answer of the hub, or a fault of the network or the disk, as one of our errors."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    made_by_library = status is None and error.errno is None  # such as "consistency check failed"
-    if status in RETRYABLE_STATUS or made_by_library or isinstance(error, (ConnectionError, TimeoutError)):
-        return TransientError(f"{hub.repository}: {reason(error)}")
-    if status in (401, 403):
-        return SourceError(f"{hub.repository} is closed to us (HTTP {status}): set HF_TOKEN, or check the name")
-    return SourceError(f"{hub.repository}: {reason(error)}") if status else error
-
-
-def network_errors() -> tuple[type[BaseException], ...]:
-    """What the hub library's HTTP client raises when the network fails."""
+def translate(error: Exception, repo: HubRepo) -> TransientError | SourceError | None:
+    """Convert an HTTP or network error of the client to one of ours; None for other errors, such as a full disk."""
     import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    return (httpx2.TransportError,)
+    if isinstance(error, OfflineModeIsEnabled):
+        return SourceError("HF_HUB_OFFLINE forbids access to the hub")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    is_network = isinstance(error, (httpx2.TransportError, ConnectionError, TimeoutError))
+    # hf_xet raises RuntimeError; the client, OSError without a number for an unreachable hub or a truncated file.
+    is_client = isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno is None)
+    if status in RETRYABLE_STATUS or is_network or (is_client and status is None):
+        return TransientError(f"{repo.repository}: {first_line(error)}")
+    if status in (401, 403):
+        return SourceError(f"access to {repo.repository} was denied (HTTP {status}): set HF_TOKEN, or check the name")
+    return SourceError(f"{repo.repository}: {first_line(error)}") if status else None
 
 
-def reason(error: BaseException) -> str:
-    """The first line of an error, or of what caused it."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's cause, or of the error itself."""
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 def endpoint() -> str | None:
-    """Another hub than the public one, by the library's own variable, read when it is needed."""
+    """The hub's URL from HF_ENDPOINT, which the client itself reads only once, at import."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def silent_tqdm(patience: RetryPolicy) -> type[Any]:
-    """A progress bar that shows nothing, and is where a download can be stopped."""
+def cancellable_tqdm(policy: RetryPolicy) -> type[Any]:
+    """A hidden progress bar; its updates are where a running download notices cancellation."""
     from tqdm.auto import tqdm
 
-    class SilentBar(tqdm):  # type: ignore[misc, unused-ignore]
+    class CancellableBar(tqdm):  # type: ignore[misc, unused-ignore]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:
-            patience.check()
+            policy.raise_if_cancelled()
             return super().update(n)
 
-    return SilentBar
+    return CancellableBar

@@ -1,6 +1,5 @@
-"""One bundle, from the first source that can give it, into a temporary folder, checked, and into place."""
+"""Fetch one bundle from the first source that can provide it: download into a temporary folder, check, install."""
 
-import json
 import logging
 import secrets
 from collections.abc import Callable
@@ -8,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.weights.disk import remove, require_space, tree_bytes
-from src.weights.errors import CorruptError, SourceError, StoppedError, WeightsError
+from src.weights.errors import CancelledError, CorruptDownloadError, SourceError, WeightsError
 from src.weights.fetch import hub, pget
-from src.weights.fetch.http_file import RemoteFile
-from src.weights.fetch.tar import unpack
-from src.weights.install import install, is_empty, write_marker
+from src.weights.install import install, write_marker
 from src.weights.manifest import Bundle, File
 from src.weights.progress import partial_dirs
 from src.weights.retry import RetryPolicy
-from src.weights.sources import BASE_URL_VARIABLE, Sources
+from src.weights.sources import BASE_URL_VARIABLE, HUB_SOURCE, TAR_SOURCE, Sources
 from src.weights.verify import FileStatus, bundle_dir, inspect_bundle, inspect_file
 
 logger = logging.getLogger(__name__)
@@ -24,191 +21,153 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchTask:
-    """A bundle that is missing, or incomplete, in `folder`.
+    """A bundle that is missing or incomplete in `folder`.
 
-    `lacking` are the files that it needs, `absent` the optional ones that are not there either.
+    `required` are missing or broken required files, `optional` missing optional ones. `pget` is the program's path.
     """
 
     bundle: Bundle
     folder: Path
-    lacking: tuple[FileStatus, ...]
-    absent: tuple[FileStatus, ...]
+    required: tuple[FileStatus, ...]
+    optional: tuple[FileStatus, ...]
     sources: Sources
-    patience: RetryPolicy
+    policy: RetryPolicy
+    pget: str | None
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing of the bundle is there yet."""
-        return len(self.lacking) == len(self.bundle.needed) and is_empty(bundle_dir(self.folder, self.bundle))
+    def files(self) -> tuple[File, ...]:
+        """The files to fetch."""
+        return tuple(status.file for status in (*self.required, *self.optional))
 
     @property
-    def wanted(self) -> tuple[File, ...]:
-        """The files that are worth fetching."""
-        return tuple(found.file for found in (*self.lacking, *self.absent))
+    def tar_disk_bytes(self) -> int:
+        """The approximate space for a tar: that of its files, and of the tar where pget must not unpack it."""
+        return self.bundle.bytes * (1 if self.sources.is_published_site else 2)
 
     @property
-    def bytes(self) -> int:
-        """About how much there is to fetch."""
-        if self.whole:
-            return self.bundle.bytes
-        return sum(self.bundle.about(found.file) for found in self.lacking)
-
-    def partial(self, way: str) -> Path:
-        """The temporary folder of one way of fetching, beside the bundle's place."""
-        return self.folder / f".{self.bundle.name}.{way}.partial"
+    def disk_bytes(self) -> int:
+        """The approximate space that the first usable source needs."""
+        names = [name for name in self.sources.available(self.bundle) if name != TAR_SOURCE or self.pget]
+        if names[:1] == [TAR_SOURCE]:
+            return self.tar_disk_bytes
+        return sum(self.bundle.estimate_bytes(status.file) for status in self.required)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchMethod:
-    """A way to fetch: what it is called, its temporary folder, and what fills that and returns where the files are."""
+    """One way to fetch a bundle: its name, its temporary folder, and a function that fills that folder.
+
+    `download` returns the folder that contains the bundle's files.
+    """
 
     source: str
     partial: Path
-    fill: Callable[[Path], Path]
+    download: Callable[[Path], Path]
 
 
 def fetch(task: FetchTask) -> None:
-    """Fetch what a bundle lacks, from the first source that can.
+    """Fetch the missing files of a bundle from the first source that can provide them.
 
-    Raises WeightsError, in one sentence, when none can; SpaceError at once.
+    Raises WeightsError when no source can, SpaceError immediately.
     """
     reasons: list[str] = []
-    for way in fetch_methods(task):
-        logger.info("downloading %s (about %.1f GB) from %s", task.bundle.name, task.bytes / 1e9, way.source)
+    for method in fetch_methods(task):
+        logger.info("downloading %s (about %.1f GB) from %s", task.bundle.name, task.disk_bytes / 1e9, method.source)
         try:
-            try_method(task, way)
-        except StoppedError:
+            try_method(task, method)
+        except CancelledError:
             raise
         except SourceError as error:
             logger.warning("%s: %s", task.bundle.name, error)
             reasons.append(str(error))
         else:
-            for left in partial_dirs(task.folder, task.bundle.name):
-                remove(left)
+            for partial in partial_dirs(task.folder, task.bundle.name):
+                remove(partial)
             return
-    names = ", ".join(found.path.name for found in task.lacking)
-    why = "; ".join(dict.fromkeys(reasons)) or "no source that is switched on has it"
+    names = ", ".join(status.path.name for status in task.required)
+    reason = "; ".join(dict.fromkeys(reasons)) or "no enabled source offers it"
     raise WeightsError(
-        f"{task.bundle.name} lacks {names} and could not be fetched: {why}. Put the files into "
-        f"{bundle_dir(task.folder, task.bundle)}, or name another server with {BASE_URL_VARIABLE}"
+        f"{task.bundle.name} lacks {names} and could not be fetched: {reason}. Put the files into "
+        f"{bundle_dir(task.folder, task.bundle)}, or set {BASE_URL_VARIABLE} to another server"
     )
 
 
 def fetch_methods(task: FetchTask) -> list[FetchMethod]:
-    """How a bundle can be fetched. pget can only fetch a whole tar: where half is there, reading ranges goes first."""
-    found: list[FetchMethod] = []
-    for source in task.sources.of(task.bundle):
-        if source == "huggingface":
-            found.append(
-                FetchMethod(
-                    source=task.sources.hub(task.bundle).repository, partial=task.partial("hub"), fill=hub_method(task)
-                )
-            )
-            continue
-        url = task.sources.tar_url(task.bundle)
-        tars = [FetchMethod(source=url, partial=task.partial("http"), fill=http_method(task, url))]
-        if program := pget.find_pget():
-            partial = task.partial(f"pget.{secrets.token_hex(4)}")
-            tars.insert(0, FetchMethod(source=url, partial=partial, fill=pget_method(task, program, url)))
-        found += tars if task.whole else reversed(tars)
-    return found
+    """The methods for a bundle, in the operator's order of sources."""
+    makers = {TAR_SOURCE: pget_method, HUB_SOURCE: hub_method}
+    return [makers[name](task) for name in task.sources.available(task.bundle)]
 
 
-def try_method(task: FetchTask, way: FetchMethod) -> None:
-    """Fill the temporary folder and settle what is in it; what was resumed and proves corrupt is begun anew, once."""
-    resumed = way.partial.exists()
+def try_method(task: FetchTask, method: FetchMethod) -> None:
+    """Download and install; if files that an earlier run left turn out corrupt, start once more without them."""
+    is_resumed = method.partial.exists()
     try:
-        finalize(task, way.fill(way.partial), way.source)
-    except CorruptError as error:
-        remove(way.partial)
-        if not resumed:
-            raise CorruptError(f"{way.source} {error}") from error
-        logger.warning("%s: what an earlier run left %s; beginning anew", task.bundle.name, error)
-        try_method(task, way)
+        finalize(task, method.download(method.partial), method.source)
+    except CorruptDownloadError as error:
+        remove(method.partial)
+        if not is_resumed:
+            raise CorruptDownloadError(f"{method.source} {error}") from error
+        logger.warning("%s: an earlier download %s; starting again", task.bundle.name, error)
+        try_method(task, method)
 
 
-def pget_method(task: FetchTask, program: str, url: str) -> Callable[[Path], Path]:
-    """pget, whose leavings are of no use."""
+def pget_method(task: FetchTask) -> FetchMethod:
+    """Download the whole tar. Nothing of a failed run can be used again."""
+    url = task.sources.tar_url(task.bundle)
 
-    def fill(partial: Path) -> Path:
-        require_space(task.folder, task.bundle.bytes, task.bundle.name)
+    def download(partial: Path) -> Path:
+        if task.pget is None:
+            raise SourceError(f"{url} needs pget, which is not on PATH (install it from {pget.RELEASES_URL})")
+        require_space(task.folder, task.tar_disk_bytes, task.bundle.name)
         try:
-            return bundle_root(pget.download(program, url, partial, task.patience), task.bundle)
+            tree = pget.download(task.pget, url, partial, task.policy, trusted=task.sources.is_published_site)
         except SourceError:
             remove(partial)
             raise
+        return tree / task.bundle.name if (tree / task.bundle.name).is_dir() else tree
 
-    return fill
-
-
-def http_method(task: FetchTask, url: str) -> Callable[[Path], Path]:
-    """The tar read over HTTP: only the files that are lacking, from the byte where an earlier run ended."""
-    paths = {path for file in task.wanted for path in file.paths}
-
-    def wanted(name: str) -> bool:
-        return task.whole or name.removeprefix(f"{task.bundle.name}/") in paths
-
-    def fill(partial: Path) -> Path:
-        with RemoteFile(url, task.patience) as remote:
-            same_source(partial, {"url": url, "bytes": remote.size, "version": remote.version})
-            expected = remote.size if task.whole else task.bytes
-            require_space(task.folder, expected - tree_bytes(partial / "tree"), task.bundle.name)
-            unpack(remote, partial / "tree", wanted)
-        return bundle_root(partial / "tree", task.bundle)
-
-    return fill
+    # A unique name: on systems other than Linux, pget of a killed run may still be writing.
+    partial = task.folder / f".{task.bundle.name}.pget.{secrets.token_hex(4)}.partial"
+    return FetchMethod(source=url, partial=partial, download=download)
 
 
-def hub_method(task: FetchTask) -> Callable[[Path], Path]:
-    """The hub's repository: only the files that are lacking."""
-    repository = task.sources.hub(task.bundle)
+def hub_method(task: FetchTask) -> FetchMethod:
+    """Download the missing files from the hub; complete files of an earlier run are kept."""
+    repo = task.sources.hub_repo(task.bundle)
 
-    def fill(partial: Path) -> Path:
-        remotes = hub.resolve_files(repository, task.wanted, task.patience)
-        same_source(partial, {"repository": repository.repository, "commits": sorted({r.commit for r in remotes})})
-        require_space(task.folder, sum(r.bytes for r in remotes) - tree_bytes(partial / "tree"), task.bundle.name)
-        hub.download(repository, remotes, partial / "tree", task.patience)
+    def download(partial: Path) -> Path:
+        files = hub.resolve_files(repo, task.files, task.policy)
+        require_space(task.folder, sum(file.bytes for file in files) - tree_bytes(partial), task.bundle.name)
+        hub.download(repo, files, partial / "tree", task.policy)
         return partial / "tree"
 
-    return fill
+    return FetchMethod(source=repo.repository, partial=hub_partial(task.folder, task.bundle), download=download)
 
 
-def same_source(partial: Path, source: dict[str, object]) -> None:
-    """Keep what an earlier run left only if it came from exactly this source."""
-    note = partial / "source.json"
-    try:
-        known = json.loads(note.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        known = None
-    if known != source:
-        remove(partial)
-        partial.mkdir(parents=True)
-        note.write_text(json.dumps(source), encoding="utf-8")
-
-
-def bundle_root(tree: Path, bundle: Bundle) -> Path:
-    """Where the files of an unpacked tar are: in a folder of the bundle's name, or at the top."""
-    return tree / bundle.name if (tree / bundle.name).is_dir() else tree
+def hub_partial(folder: Path, bundle: Bundle) -> Path:
+    """The temporary folder of downloads from the hub, which a later run can complete."""
+    return folder / f".{bundle.name}.hub.partial"
 
 
 def finalize(task: FetchTask, tree: Path, source: str) -> None:
-    """Check what was fetched, put it into place, check all of the bundle, and mark it complete.
+    """Check the fetched files, install them, check the whole bundle, and write the marker.
 
-    Raises CorruptError if anything that was lacking still is.
+    Raises CorruptDownloadError if a required file is still missing or broken.
     """
-    fetched = [inspect_file(tree, file, depth="hash") for file in task.wanted]
-    if wrong := [found for found in fetched if found.lacking]:
-        raise CorruptError("came without " + "; ".join(describe(found, tree) for found in wrong))
-    place = bundle_dir(task.folder, task.bundle)
-    install(tree, place, fetched)
-    findings = inspect_bundle(task.folder, task.bundle)
-    if wrong := [found for found in findings if found.lacking]:
-        raise WeightsError(f"{place} changed while it was completed: {'; '.join(map(str, wrong))}")
-    write_marker(place, task.bundle, source, findings)
-    logger.info("%s is complete in %s", task.bundle.name, place)
+    fetched = [inspect_file(tree, file, depth="hash") for file in task.files]
+    if incomplete := [status for status in fetched if status.is_incomplete]:
+        raise CorruptDownloadError("lacks " + "; ".join(describe(status, tree) for status in incomplete))
+    root = bundle_dir(task.folder, task.bundle)
+    install(tree, root, fetched)
+    statuses = inspect_bundle(task.folder, task.bundle)
+    if incomplete := [status for status in statuses if status.is_incomplete]:
+        raise WeightsError(f"{root} was changed during the download: {'; '.join(map(str, incomplete))}")
+    write_marker(root, task.bundle, source, statuses)
+    logger.info("%s is complete in %s", task.bundle.name, root)
 
 
-def describe(found: FileStatus, tree: Path) -> str:
-    """`config.json`, or `model.safetensors (has 3 bytes …)`."""
-    name = found.path.relative_to(tree).as_posix() if found.state == "broken" else " or ".join(found.file.paths)
-    return f"{name} ({found.remark})" if found.state == "broken" else name
+def describe(status: FileStatus, tree: Path) -> str:
+    """For example `config.json`, or `model.safetensors (has 3 bytes …)`."""
+    if status.state == "broken":
+        return f"{status.path.relative_to(tree).as_posix()} ({status.note})"
+    return " or ".join(status.file.paths)

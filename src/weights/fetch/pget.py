@@ -1,29 +1,34 @@
-"""Replicate's parallel downloader, which knows no checksum, no temporary name and no resuming: we watch over it."""
+"""Run Replicate's pget as a subprocess; it neither verifies, resumes nor writes atomically, so this module does."""
 
+import io
 import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tarfile
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 from src.weights.disk import tree_bytes
-from src.weights.errors import CorruptError, SourceError
-from src.weights.fetch.tar import check_tree
+from src.weights.errors import CorruptDownloadError, SourceError
 from src.weights.retry import RetryPolicy
 
+RELEASES_URL = "https://github.com/replicate/pget/releases"
 REPLICATE_PGET = re.compile(r"^pget version \S", re.IGNORECASE)
 POLL_S = 0.2
-# Becomes pget, which the system then ends when we are killed: an orphan would go on writing for hours.
-LAUNCH = """
+CHUNK_BYTES = 1 << 22
+# Sets PR_SET_PDEATHSIG, so that the kernel kills pget when this process is killed, then becomes pget.
+LAUNCHER = """
 import ctypes, os, signal, sys
 parent, *command = sys.argv[1:]
-with_prctl = hasattr(ctypes.CDLL(None), "prctl")
-if with_prctl:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+libc = ctypes.CDLL(None)
+if hasattr(libc, "prctl"):
+    libc.prctl(1, signal.SIGKILL)
     if os.getppid() != int(parent):
         sys.exit(1)
 os.execv(command[0], command)
@@ -31,77 +36,138 @@ os.execv(command[0], command)
 
 
 def find_pget() -> str | None:
-    """Replicate's downloader on PATH, or nothing; another program of that name is not taken for it."""
+    """The path of Replicate's pget, or None. Other programs have the same name, so its version is asked for."""
     if (program := shutil.which("pget")) is None:
         return None
     with suppress(subprocess.TimeoutExpired, OSError):
-        answer = subprocess.run([program, "version"], capture_output=True, text=True, timeout=10, check=False)
-        if REPLICATE_PGET.match(answer.stdout):
+        result = subprocess.run([program, "version"], capture_output=True, text=True, timeout=10, check=False)
+        if REPLICATE_PGET.match(result.stdout):
             return program
     return None
 
 
-def download(program: str, url: str, run: Path, patience: RetryPolicy) -> Path:
-    """Download and unpack a tar into the new folder `run/tree`. Returns that folder.
+def download(program: str, url: str, run_dir: Path, policy: RetryPolicy, *, trusted: bool) -> Path:
+    """Download and unpack a tar into the new folder `run_dir/tree`, and return that folder.
 
-    Raises SourceError for a failure, for `timeout_s` over all and for `stall_s` without a new byte on the disk, and
-    CorruptError for a tree that leads out.
+    pget itself unpacks a tar of a trusted server, while it downloads; other tars are unpacked here. Raises SourceError
+    if pget fails, exceeds `timeout_s`, or writes nothing for `stall_s`; CorruptDownloadError for a malicious tar.
     """
-    tree = run / "tree"
-    run.mkdir(parents=True)
-    with (run / "log").open("w+b") as output:
-        command = [program, "--pid-file", str(run / "pid"), "-xf", url, str(tree)]
+    tree, tar = run_dir / "tree", run_dir / "tar"
+    run_dir.mkdir(parents=True)
+    run(program, ["-xf", url, str(tree)] if trusted else ["-f", url, str(tar)], url, run_dir, policy)
+    if not trusted:
+        unpack(tar, tree, policy)
+        tar.unlink()
+    if unexpected := sorted(entry.name for entry in run_dir.iterdir() if entry.name not in {"tree", "log", "pid"}):
+        raise CorruptDownloadError(f"is rejected: it wrote {', '.join(unexpected)} outside its folder")
+    if not tree.is_dir():
+        raise CorruptDownloadError("is an empty tar")
+    check_tree(tree)
+    return tree
+
+
+def run(program: str, arguments: list[str], url: str, run_dir: Path, policy: RetryPolicy) -> None:
+    """Run pget to its end, with its own pid file; with the default one, it waits for every other pget."""
+    command = [program, "--pid-file", str(run_dir / "pid"), *arguments]
+    with (run_dir / "log").open("w+b") as output:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), *command],
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            watch(process, url, tree, patience)
+            watch(process, url, run_dir, policy)
         finally:
-            end(process)
-        if process.returncode != 0:
-            raise SourceError(f"pget ended with status {process.returncode} for {url}{last_line(run / 'log')}")
-    check(run, tree)
-    return tree
+            kill_group(process)
+    if process.returncode != 0:
+        raise SourceError(f"pget ended with status {process.returncode} for {url}{last_line(run_dir / 'log')}")
 
 
-def watch(process: subprocess.Popen[bytes], url: str, tree: Path, patience: RetryPolicy) -> None:
-    """Wait for the end; SourceError when it takes too long altogether, or stands still."""
-    started = moved = time.monotonic()
+def watch(process: subprocess.Popen[bytes], url: str, run_dir: Path, policy: RetryPolicy) -> None:
+    """Wait for the end of the process. Raises SourceError on timeout or stall, CancelledError on cancellation."""
+    log = run_dir / "log"
+    started = grown = time.monotonic()
     size = -1
     while process.poll() is None:
-        patience.check()
+        policy.raise_if_cancelled()
         now = time.monotonic()
-        if (grown := tree_bytes(tree)) != size:
-            size, moved = grown, now
-        if now - moved > patience.stall_s:
-            raise SourceError(f"pget wrote nothing for {patience.stall_s:g} s from {url}")
-        if now - started > patience.timeout_s:
-            raise SourceError(f"pget did not end within {patience.timeout_s:g} s for {url}")
+        if (new_size := tree_bytes(run_dir) - log.stat().st_size) > size:
+            size, grown = new_size, now
+        if now - grown > policy.stall_s:
+            raise SourceError(f"pget wrote nothing for {policy.stall_s:g} s from {url}")
+        if now - started > policy.timeout_s:
+            raise SourceError(f"pget did not end within {policy.timeout_s:g} s for {url}")
         with suppress(subprocess.TimeoutExpired):
             process.wait(POLL_S)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of the process and its children behind."""
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def check(run: Path, tree: Path) -> None:
-    """CorruptError if the tree leads out, or if something was written beside it."""
-    if beside := sorted(entry.name for entry in run.iterdir() if entry.name not in {"tree", "log", "pid"}):
-        raise CorruptError(f"is refused: it wrote {', '.join(beside)} outside")
-    if not tree.is_dir():
-        raise CorruptError("unpacked to nothing")
-    check_tree(tree)
-
-
 def last_line(log: Path) -> str:
-    """`: the last thing pget said`, if it said anything."""
+    """The last line that pget printed, after a colon, or nothing."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f": {lines[-1][:300]}" if lines else ""
+
+
+class TarReader(io.FileIO):
+    """A tar on disk. Reading stops on cancellation, and no header can request a read of arbitrary length."""
+
+    def __init__(self, path: Path, policy: RetryPolicy) -> None:
+        super().__init__(path)
+        self.policy = policy
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most CHUNK_BYTES. Raises CorruptDownloadError for other sizes."""
+        self.policy.raise_if_cancelled()
+        if size is None or not 0 <= size <= CHUNK_BYTES:
+            raise CorruptDownloadError("is rejected: a tar header with an invalid size")
+        return super().read(size) or b""
+
+
+def unpack(path: Path, tree: Path, policy: RetryPolicy) -> None:
+    """Unpack an uncompressed tar of files and folders. Raises CorruptDownloadError for anything else."""
+    try:
+        with (
+            TarReader(path, policy) as reader,
+            tarfile.open(fileobj=reader, mode="r:", copybufsize=CHUNK_BYTES) as archive,
+        ):
+            archive.extractall(tree, filter=check_member)
+    except (tarfile.TarError, ValueError, RecursionError) as error:  # tarfile does not convert the last two
+        raise CorruptDownloadError(f"is not a valid tar: {error}") from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise CorruptDownloadError(f"is not a valid tar: {error.strerror}") from error
+
+
+def check_member(member: tarfile.TarInfo, tree: str) -> tarfile.TarInfo:
+    """tarfile's data filter, which rejects names outside `tree`; links, devices and sparse files are rejected too."""
+    if not (member.isfile() or member.isdir()) or member.issparse() or member.size < 0:
+        raise CorruptDownloadError(f"is rejected: {member.name!r} is neither a file nor a folder")
+    return tarfile.data_filter(member, tree)
+
+
+def check_tree(tree: Path) -> None:
+    """Raise CorruptDownloadError for links to outside `tree` and for special files, whoever unpacked them."""
+    root = tree.resolve()
+    num_links: dict[int, int] = {}
+    num_names: Counter[int] = Counter()
+    for path in tree.rglob("*"):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            is_allowed = Path(os.path.realpath(path)).is_relative_to(root)
+        else:
+            is_allowed = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        if not is_allowed:
+            name = path.relative_to(tree).as_posix()
+            raise CorruptDownloadError(f"is rejected: {name!r} is a link to outside or a special file")
+        if stat.S_ISREG(status.st_mode):
+            num_names[status.st_ino] += 1
+            num_links[status.st_ino] = status.st_nlink
+    if num_names != num_links:  # a hard link to a file outside
+        raise CorruptDownloadError("is rejected: it contains a hard link to a file outside")

@@ -1,4 +1,4 @@
-"""Small weights of the right formats, and tars of them."""
+"""Small weights of valid formats, and tars of them."""
 
 import io
 import json
@@ -7,10 +7,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from src.weights.manifest import BUNDLES, Bundle, File, Hub
+from src.weights.manifest import BUNDLES, Bundle, File, HubRepo
 
 WAV2VEC = "chinese-wav2vec2-base"
-MEGABYTE = 1 << 20
 
 
 def safetensors(size: int = 4096, seed: int = 0) -> bytes:
@@ -29,7 +28,7 @@ def torch_file(size: int = 4096, seed: int = 0) -> bytes:
 
 
 def content(name: str, size: int = 4096) -> bytes:
-    """Sound content for a file name."""
+    """Valid content for a file name."""
     match Path(name).suffix:
         case ".safetensors":
             return safetensors(size)
@@ -42,7 +41,7 @@ def content(name: str, size: int = 4096) -> bytes:
 
 
 def tar(files: dict[str, bytes], folder: str = "") -> bytes:
-    """A plain tar of files, in a folder or not."""
+    """An uncompressed tar of files, optionally in a folder."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, data in files.items():
@@ -53,12 +52,12 @@ def tar(files: dict[str, bytes], folder: str = "") -> bytes:
 
 
 def files_of(name: str, size: int = 4096) -> dict[str, bytes]:
-    """Sound content for the needed files of a published bundle."""
-    return {file.path: content(file.path, size) for file in BUNDLES[name].needed}
+    """Valid content for the required files of a published bundle."""
+    return {file.path: content(file.path, size) for file in BUNDLES[name].required}
 
 
 def fill(folder: Path, name: str) -> None:
-    """Put a published bundle into a folder by hand."""
+    """Write a published bundle's files into a folder, without a marker."""
     for path, data in files_of(name).items():
         write(folder / name / path, data)
 
@@ -71,15 +70,15 @@ def write(path: Path, data: bytes) -> Path:
 
 def bundle(name: str = "tiny", **values: object) -> Bundle:
     """A bundle of three small files."""
-    settings: dict[str, object] = {
+    defaults: dict[str, object] = {
         "folder": name,
-        "holds": "a test",
+        "description": "a test",
         "bytes": 20_000,
         "tar": f"{name}.tar",
-        "hub": Hub(repository="somebody/tiny"),
+        "hub": HubRepo(repository=f"somebody/{name}"),
         "files": (File(path="config.json"), File(path="a.safetensors"), File(path="deep/b.safetensors")),
     }
-    return Bundle(name=name, **{**settings, **values})  # type: ignore[arg-type]
+    return Bundle(name=name, **{**defaults, **values})  # type: ignore[arg-type]
 
 
 def tiny_files(size: int = 4096) -> dict[str, bytes]:
@@ -92,7 +91,7 @@ def tiny_files(size: int = 4096) -> dict[str, bytes]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but for markers, by its path."""
+    """Every file below a folder except markers, by its path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -100,6 +99,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def visible(folder: Path) -> list[str]:
-    """What lies in a folder apart from the lock."""
+def list_dir(folder: Path) -> list[str]:
+    """The names in a folder except the lock file."""
     return sorted(entry.name for entry in folder.iterdir() if entry.name != ".download.lock")

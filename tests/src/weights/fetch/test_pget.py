@@ -1,122 +1,210 @@
-"""pget as it is: watched, ended, and not believed."""
+"""pget as a subprocess, and tars that are not trusted."""
 
+import io
 import os
-import time
+import random
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from src.weights.ensure import ensure
-from src.weights.errors import CorruptError, SourceError, StoppedError, WeightsError
-from src.weights.fetch import pget as module
+from src.weights.errors import CancelledError, CorruptDownloadError, SourceError, WeightsError
+from src.weights.fetch.pget import check_tree, download, find_pget, unpack
 from src.weights.retry import RetryPolicy
 from src.weights.sources import Sources
-from tests.src.weights.conftest import StandIn
-from tests.src.weights.samples import bundle, tar, tiny_files, tree, visible
+from tests.src.weights.conftest import POLICY, StandIn
+from tests.src.weights.samples import bundle, list_dir, tar, tiny_files, tree, write
 from tests.src.weights.server import Answer, Server
 
 FILES = tiny_files(100_000)
+LINK, HARD, FILE = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.REGTYPE
 
 
-@pytest.fixture(autouse=True)
-def served(server: Server) -> None:
+def members(*entries: tuple[str, bytes, str]) -> bytes:
+    """A tar of entries (name, type, link target) after a harmless file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, kind, target in (("first", FILE, ""), *entries):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            member.size = 4 if kind == FILE else 0
+            archive.addfile(member, io.BytesIO(b"evil"))
+    return file.getvalue()
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """A tar header of this type that declares this size, without the data."""
+    member = tarfile.TarInfo("name")
+    member.type = kind
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = b"\xff" + (256**11 + size).to_bytes(12, "big")[-11:] if size < 0 else b"%011o\0" % size
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:]))
+    return bytes(block)
+
+
+MALICIOUS = {
+    "parent in a name": members(("../evil", FILE, "")),
+    "parent within a name": members(("a/../../evil", FILE, "")),
+    "sibling with the folder's prefix": members(("../tree-evil", FILE, "")),
+    "absolute link": members(("link", LINK, "/etc/passwd")),
+    "link to the parent": members(("a/link", LINK, "../../evil")),
+    "hard link to the parent": members(("link", HARD, "../outside")),
+    "device": members(("null", tarfile.CHRTYPE, "")),
+    "pipe": members(("pipe", tarfile.FIFOTYPE, "")),
+    "file through a link": members(("d", LINK, ".."), ("d/evil", FILE, "")),
+    "links that climb together": members(("b", LINK, "."), ("a", LINK, "b/.."), ("a/evil", LINK, "first")),
+    "folder that is a file": members(("first/evil", FILE, "")),
+    "sparse file": members(("holes", tarfile.GNUTYPE_SPARSE, "")),
+    "long name of a gigabyte": header(tarfile.GNUTYPE_LONGNAME, 10**9) + bytes(1024),
+    "long name of negative size": header(tarfile.GNUTYPE_LONGNAME, -512) + bytes(1024),
+    "attributes of a gigabyte": header(tarfile.XHDTYPE, 10**9) + bytes(1024),
+    "file of negative size": header(FILE, -1024) + bytes(1024),
+    "nested headers": header(tarfile.GNUTYPE_LONGNAME, 512) * 5000 + bytes(1024),
+    "empty": b"",
+    "HTML": b"<html>not found</html>" * 100,
+    "compressed": b"\x1f\x8b\x08\x00" + bytes(600),
+    "truncated": tar(FILES)[:50_000],
+}
+
+
+@pytest.fixture
+def fetch(server: Server, tmp_path: Path, pget: StandIn) -> Callable[..., Path]:
     server.files["/tiny.tar"] = tar(FILES)
 
+    def fetch(policy: RetryPolicy = POLICY, trusted: bool = False) -> Path:
+        program = find_pget()
+        assert program is not None
+        return download(program, f"{server.url}/tiny.tar", tmp_path / "run", policy, trusted=trusted)
 
-def download(server: Server, folder: Path, patience: RetryPolicy) -> Path:
-    program = module.find_pget()
-    assert program is not None
-    return module.download(program, f"{server.url}/tiny.tar", folder / "run", patience)
-
-
-def test_its_arguments(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
-    assert tree(download(server, tmp_path, patience)) == FILES
-    assert pget.calls == [f"-xf {server.url}/tiny.tar {tmp_path}/run/tree"]
+    return fetch
 
 
-def test_a_pid_file_that_a_killed_run_left_holds_nobody_up(
-    server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy
+@pytest.mark.parametrize(("trusted", "arguments"), [(True, "-xf {} {}/tree"), (False, "-f {} {}/tar")])
+def test_only_trusted_tars_are_unpacked_by_pget(
+    server: Server, tmp_path: Path, pget: StandIn, fetch: Callable[..., Path], trusted: bool, arguments: str
 ) -> None:
-    (pget.folder / "pget.pid").touch()
-    assert tree(download(server, tmp_path, patience)) == FILES
+    assert tree(fetch(trusted=trusted)) == FILES
+    assert pget.calls == [arguments.format(f"{server.url}/tiny.tar", tmp_path / "run")]
+    assert sorted(os.listdir(tmp_path / "run")) == ["log", "tree"]
 
 
-@pytest.mark.parametrize("script", ["echo usage: pget URL", "exit 1", "sleep 0; echo 'pget 1.2'"])
+@pytest.mark.parametrize("script", ["echo usage: pget URL", "exit 1", "echo 'pget 1.2'"])
 def test_another_program_of_that_name_is_not_used(pget: StandIn, script: str) -> None:
-    pget.replace(script)
-    assert module.find_pget() is None
+    pget.program.write_text(f"#!/bin/sh\n{script}\n")
+    assert find_pget() is None
 
 
-def test_a_server_that_keeps_truncating(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
-    server.answer = lambda asked: Answer(cut=50_000)
-    with pytest.raises(SourceError, match="pget wrote nothing for 1 s"):
-        download(server, tmp_path, patience)
+def test_stall_is_detected(server: Server, fetch: Callable[..., Path]) -> None:
+    """pget retries a download that is always truncated without end; that is no progress."""
+    server.answer = lambda request: Answer(cut=50_000)
+    with pytest.raises(SourceError, match=r"pget wrote nothing for 0\.5 s"):
+        fetch(RetryPolicy(stall_s=0.5))
 
 
-def test_an_overall_timeout(server: Server, tmp_path: Path, pget: StandIn) -> None:
-    pget.write(pause_s=0.4)
-    with pytest.raises(SourceError, match=r"did not end within 0\.5 s"):
-        download(server, tmp_path, RetryPolicy(timeout_s=0.5))
-
-
-def test_a_server_without_ranges(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
-    server.answer = lambda asked: Answer(ranges=False)
-    with pytest.raises(SourceError, match=r"status 2 .*panic"):
-        download(server, tmp_path, patience)
-
-
-def test_a_compressed_tar(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
-    server.files["/tiny.tar"] = b"\x1f\x8b\x08\x00" + bytes(600)
-    with pytest.raises(SourceError, match="status 1"):
-        download(server, tmp_path, patience)
-
-
-def test_an_archive_without_files(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
-    server.files["/tiny.tar"] = tar({})
-    with pytest.raises(CorruptError, match="nothing"):
-        download(server, tmp_path, patience)
-
-
-def test_it_stops_when_told_to(server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy) -> None:
-    patience.stop.set()
-    with pytest.raises(StoppedError):
-        download(server, tmp_path, patience)
-
-
-def test_nothing_of_it_outlives_the_download(tmp_path: Path, pget: StandIn, server: Server) -> None:
+def test_timeout_kills_pget_and_its_children(tmp_path: Path, pget: StandIn, fetch: Callable[..., Path]) -> None:
     pid = tmp_path / "child"
-    pget.replace(f'[ "$1" = version ] && echo "pget Version 0.11.0" && exit; sleep 60 & echo $! > {pid}; wait')
-    with pytest.raises(SourceError, match="did not end"):
-        download(server, tmp_path, RetryPolicy(timeout_s=0.5))
-    time.sleep(0.1)
-    stat = Path(f"/proc/{pid.read_text().strip()}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    pget.replace(f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait")
+    with pytest.raises(SourceError, match=r"did not end within 2 s"):
+        fetch(RetryPolicy(timeout_s=2))
+    if pid.exists():  # on a busy machine the script may not have come that far
+        stat = Path(f"/proc/{pid.read_text().strip()}/stat")
+        while stat.exists() and stat.read_text().split()[2] != "Z":
+            pass
 
 
-@pytest.mark.parametrize("fault", [Answer(ranges=False), Answer(cut=50_000)])
-def test_where_pget_fails_http_goes_on(
-    server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy, fault: Answer
-) -> None:
-    sources = Sources(names=("multitalk",), base_url=server.url)
-    server.answer = lambda asked: fault
-    ensure(tmp_path / "w", [bundle()], sources=sources, patience=patience)
-    assert tree(tmp_path / "w" / "tiny") == FILES
-    assert len(pget.calls) == 1
+def test_cancellation(fetch: Callable[..., Path]) -> None:
+    policy = RetryPolicy()
+    policy.cancelled.set()
+    with pytest.raises(CancelledError):
+        fetch(policy)
+    path = write(Path(os.devnull), b"")
+    with pytest.raises(CancelledError):
+        unpack(path, path, policy)
 
 
-def test_what_a_killed_run_left_is_removed(
-    server: Server, tmp_path: Path, pget: StandIn, patience: RetryPolicy
-) -> None:
-    for name in (".tiny.partial", ".tiny.pget.0123.partial"):
-        (tmp_path / "w" / name / "tree").mkdir(parents=True)
-    (tmp_path / "w" / ".tiny.partial" / "config.json").touch()
-    ensure(tmp_path / "w", [bundle()], sources=Sources(names=("multitalk",), base_url=server.url), patience=patience)
-    assert visible(tmp_path / "w") == ["tiny"]
-
-
-def test_a_message_says_what_pget_said(tmp_path: Path, pget: StandIn, server: Server, patience: RetryPolicy) -> None:
-    pget.replace('[ "$1" = version ] && echo "pget Version 0.11.0" && exit; echo "ERR it rains" >&2; exit 7')
-    sources = Sources(names=("multitalk",), base_url="http://127.0.0.1:1")
-    with pytest.raises(WeightsError, match=r"status 7 for .*: ERR it rains; .*refused"):
-        ensure(tmp_path / "w", [bundle()], sources=sources, patience=patience)
+def test_error_message_contains_the_last_line_of_pget(tmp_path: Path, pget: StandIn) -> None:
+    pget.replace('echo "ERR no route" >&2; exit 7')
+    with pytest.raises(WeightsError, match=r"status 7 for http\S+: ERR no route"):
+        ensure(tmp_path / "w", [bundle()], sources=Sources(names=("multitalk",), base_url="http://127.0.0.1:1"))
     assert os.listdir(tmp_path / "w") == [".download.lock"]
+
+
+def test_server_without_ranges(server: Server, fetch: Callable[..., Path]) -> None:
+    server.answer = lambda request: Answer(ranges=False)
+    with pytest.raises(SourceError, match=r"status 1 .*panic"):
+        fetch()
+
+
+def test_empty_archive(server: Server, fetch: Callable[..., Path]) -> None:
+    server.files["/tiny.tar"] = tar({})
+    with pytest.raises(CorruptDownloadError, match="empty"):
+        fetch()
+
+
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_malicious_tar_is_rejected_and_writes_nothing_outside(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "x" / "outside", b"mine")
+    with pytest.raises(CorruptDownloadError, match=r"rejected|not a valid tar"):
+        unpack(write(tmp_path / "tar", MALICIOUS[name]), tmp_path / "x" / "tree", POLICY)
+    assert set(os.listdir(tmp_path / "x")) <= {"outside", "tree"}
+    assert sorted(os.listdir(tmp_path)) == ["tar", "x"]
+    assert (tmp_path / "x" / "outside").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("name", ["sibling with the folder's prefix", "absolute link", "hard link to the parent"])
+def test_malicious_tar_that_pget_unpacks(
+    server: Server, tmp_path: Path, pget: StandIn, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write(tmp_path / "w" / "outside", b"mine")
+    server.files["/tiny.tar"] = MALICIOUS[name]
+    monkeypatch.setattr("src.weights.sources.BASE_URL", server.url)
+    with pytest.raises(WeightsError):
+        ensure(tmp_path / "w", [bundle()], sources=Sources(names=("multitalk",), base_url=server.url), policy=POLICY)
+    assert list_dir(tmp_path / "w") == ["outside"]
+
+
+def test_absolute_name_is_unpacked_below_the_folder(tmp_path: Path) -> None:
+    unpack(write(tmp_path / "tar", members(("/evil-absolute", FILE, ""))), tmp_path / "tree", POLICY)
+    assert (tmp_path / "tree" / "evil-absolute").is_file()
+    assert not Path("/evil-absolute").exists()
+
+
+@pytest.mark.parametrize("target", ["../outside", "/etc", "hard link", "pipe"])
+def test_check_tree(tmp_path: Path, target: str) -> None:
+    write(tmp_path / "outside", b"mine")
+    root = write(tmp_path / "tree" / "deep" / "file", b"theirs").parents[1]
+    os.link(root / "deep" / "file", root / "same")
+    (root / "soft").symlink_to("deep")
+    check_tree(root)
+    if target == "hard link":
+        os.link(tmp_path / "outside", root / "link")
+    elif target == "pipe":
+        os.mkfifo(root / "pipe")
+    else:
+        (root / "link").symlink_to(target)
+    with pytest.raises(CorruptDownloadError, match="rejected"):
+        check_tree(root)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3000))
+def test_random_tars_write_nothing_outside(tmp_path: Path, seed: int) -> None:
+    """Files and links of few names in random order, some with changed bytes."""
+    rng = random.Random(seed)
+    parts = ["a", "b", "c", ".", "..", "first", "outside"]
+
+    def name() -> str:
+        return "/".join(rng.choices(parts, weights=(9, 9, 9, 3, 2, 3, 2), k=rng.randint(1, 3)))
+
+    kinds = [FILE, FILE, LINK, HARD, tarfile.DIRTYPE]
+    data = bytearray(members(*((name(), rng.choice(kinds), name()) for _ in range(rng.randint(1, 8)))))
+    for _ in range(rng.choice([0, 0, 0, 3])):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    write(tmp_path / "x" / "outside", b"mine")
+    with suppress(CorruptDownloadError):
+        unpack(write(tmp_path / "tar", bytes(data)), tmp_path / "x" / "tree", POLICY)
+    assert set(os.listdir(tmp_path / "x")) <= {"outside", "tree"}
+    assert (tmp_path / "x" / "outside").stat().st_nlink == 1
