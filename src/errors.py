@@ -1,7 +1,6 @@
-"""Errors that several parts share, and how an error message quotes a value. Imports nothing."""
+"""Errors shared by every part: invalid inputs of a request, transient network faults. Imports nothing."""
 
 MAX_REPR = 100
-"""Characters of a value that an error message quotes."""
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP status codes after which the same request may succeed."""
 

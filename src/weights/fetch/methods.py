@@ -40,27 +40,31 @@ class FetchTask:
         return tuple(status.file for status in (*self.required, *self.optional))
 
     @property
+    def required_bytes(self) -> int:
+        """The approximate size of the missing and broken files."""
+        return sum(self.bundle.estimate_bytes(status.file) for status in self.required)
+
+    @property
     def tar_disk_bytes(self) -> int:
-        """The approximate space for a tar: that of its files, and of the tar where pget must not unpack it."""
+        """The approximate space for a tar: that of its files, and of the tar itself unless pget unpacks it."""
         return self.bundle.bytes * (1 if self.sources.is_published_site else 2)
 
     @property
     def disk_bytes(self) -> int:
         """The approximate space that the first usable source needs."""
         names = [name for name in self.sources.available(self.bundle) if name != TAR_SOURCE or self.pget]
-        if names[:1] == [TAR_SOURCE]:
-            return self.tar_disk_bytes
-        return sum(self.bundle.estimate_bytes(status.file) for status in self.required)
+        return self.tar_disk_bytes if names[:1] == [TAR_SOURCE] else self.required_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchMethod:
-    """One way to fetch a bundle: its name, its temporary folder, and a function that fills that folder.
+    """One way to fetch a bundle: where from, about how many bytes, its temporary folder, a function that fills that.
 
     `download` returns the folder that contains the bundle's files.
     """
 
     source: str
+    bytes: int
     partial: Path
     download: Callable[[Path], Path]
 
@@ -72,7 +76,7 @@ def fetch(task: FetchTask) -> None:
     """
     reasons: list[str] = []
     for method in fetch_methods(task):
-        logger.info("downloading %s (about %.1f GB) from %s", task.bundle.name, task.disk_bytes / 1e9, method.source)
+        logger.info("downloading %s (about %.1f GB) from %s", task.bundle.name, method.bytes / 1e9, method.source)
         try:
             try_method(task, method)
         except CancelledError:
@@ -128,7 +132,7 @@ def pget_method(task: FetchTask) -> FetchMethod:
 
     # A unique name: on systems other than Linux, pget of a killed run may still be writing.
     partial = task.folder / f".{task.bundle.name}.pget.{secrets.token_hex(4)}.partial"
-    return FetchMethod(source=url, partial=partial, download=download)
+    return FetchMethod(source=url, bytes=task.bundle.bytes, partial=partial, download=download)
 
 
 def hub_method(task: FetchTask) -> FetchMethod:
@@ -141,7 +145,8 @@ def hub_method(task: FetchTask) -> FetchMethod:
         hub.download(repo, files, partial / "tree", task.policy)
         return partial / "tree"
 
-    return FetchMethod(source=repo.repository, partial=hub_partial(task.folder, task.bundle), download=download)
+    partial = hub_partial(task.folder, task.bundle)
+    return FetchMethod(source=repo.repository, bytes=task.required_bytes, partial=partial, download=download)
 
 
 def hub_partial(folder: Path, bundle: Bundle) -> Path:

@@ -136,7 +136,7 @@ def unpack(path: Path, tree: Path, policy: RetryPolicy) -> None:
     try:
         with (
             TarReader(path, policy) as reader,
-            tarfile.open(fileobj=reader, mode="r:", copybufsize=CHUNK_BYTES) as archive,
+            tarfile.TarFile(fileobj=reader, copybufsize=CHUNK_BYTES) as archive,
         ):
             archive.extractall(tree, filter=check_member)
     except (tarfile.TarError, ValueError, RecursionError) as error:  # tarfile does not convert the last two

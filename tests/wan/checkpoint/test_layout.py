@@ -279,7 +279,7 @@ def test_converted_folder_refuses_other_precisions_and_models(
 
 def broken_files(folder: Path) -> list[str]:
     """Files of a converted folder that are absent or do not match their hashes."""
-    return [found.file.path for found in inspect_converted(folder, "all") if found.lacking]
+    return [status.file.path for status in inspect_converted(folder, "all") if status.is_incomplete]
 
 
 def test_damaged_and_missing_files_are_detected(converted: tuple[Precision, Path], tmp_path: Path) -> None:
