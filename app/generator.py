@@ -154,7 +154,7 @@ class VideoGenerator:
             fps=job.fps,
             soundtrack=media.timeline.soundtrack,
             num_frames=media.num_frames,
-            comment=provenance(config.name, job.options.seed) if self.settings.tagged else None,
+            comment=provenance(config.name, job.options.seed) if self.settings.embed_provenance else None,
         )
         with writer as video, ThreadedWriter(video.write) as encoder:
             for frames_CFHW in self.pipeline.stream(request, job.options, progress.on_pipeline_progress):
@@ -187,11 +187,11 @@ class VideoGenerator:
 
 def ensure_weights(settings: Settings) -> None:
     """Download the bundles of the configured model that are missing; a converted folder is complete by itself."""
-    if is_converted(settings.folder):
+    if is_converted(settings.model_path):
         return
     files = settings.config.files
     names = (files.base, files.audio_bundle or files.audio, files.speech)
-    weights.ensure(settings.folder, [name for name in names if name in weights.BUNDLES])
+    weights.ensure(settings.model_path, [name for name in names if name in weights.BUNDLES])
 
 
 def load_pipeline(settings: Settings) -> MultiTalkPipeline:
@@ -199,19 +199,19 @@ def load_pipeline(settings: Settings) -> MultiTalkPipeline:
     try:
         return MultiTalkPipeline(
             config=settings.config,
-            checkpoint_dir=settings.folder,
+            checkpoint_dir=settings.model_path,
             device_id=0,
             precision=settings.precision,
             memory_limit=settings.memory_limit,
-            num_persistent_param_in_dit=settings.persistent,
+            num_persistent_param_in_dit=settings.num_persistent_params,
         )
     except CheckpointError as error:
-        raise RuntimeError(f"MODEL_PATH is {str(settings.folder)!r}: {error}") from error
+        raise RuntimeError(f"MODEL_PATH is {str(settings.model_path)!r}: {error}") from error
 
 
 def load_speech_encoder(settings: Settings, device: torch.device) -> Wav2Vec2Model:
     """wav2vec2 on the device."""
-    folder = find_speech_encoder(settings.config, settings.folder)
+    folder = find_speech_encoder(settings.config, settings.model_path)
     encoder = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
     encoder.to(device)  # type: ignore[arg-type]
     return encoder

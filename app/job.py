@@ -128,9 +128,9 @@ def find_loras(settings: Settings, inputs: Mapping[str, Any]) -> tuple[Lora, ...
         name = choose_preset(settings.config, inputs["turbo"], preset_name(inputs)).lora
     if name is None or strength == 0:
         return ()
-    path = weights.locate_lora(settings.folder, name)
+    path = weights.locate_lora(settings.model_path, name)
     if path is None:
-        download = f"python weights.py download {name} --dest {settings.folder}"
+        download = f"python weights.py download {name} --dest {settings.model_path}"
         how = download if name in weights.BUNDLES else "it comes with the built-in model only"
         raise InputError(
             f"lora is {name!r}, which this server does not have; allowed is what the operator has installed "

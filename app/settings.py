@@ -1,11 +1,11 @@
-"""What the operator chooses, from the environment: the model, where its weights are, and limits."""
+"""Settings from the environment: the model, the path of its weights, memory and limits."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
 from app.speakers import video_unsupported_reason
+from src.environment import Environ, read_choice, read_flag, read_number
 from src.request import MediaLimits
 from wan.checkpoint import Precision
 from wan.configs import WAN_CONFIGS, ModelConfig
@@ -14,74 +14,47 @@ from wan.modules.kernels import dispatch
 from wan.types import FPS
 
 DEFAULT_MODEL = "multitalk-14B"
-DEFAULT_FOLDER = Path("weights")
-BUILT_IN = Path(__file__).parents[1] / "models"
-"""Models that came with the code, each in a folder of its name."""
+DEFAULT_MODEL_PATH = Path("weights")
+BUILT_IN_MODELS = Path(__file__).parents[1] / "models"
+"""Models in the repository, each in a folder of its name."""
 DEFAULT_MAX_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The variables that the README lists; None where there is no limit. `memory_limit` is in bytes."""
+    """What docs/configuration.md lists. `memory_limit` (bytes of GPU memory), `num_persistent_params` and
+    `max_runtime` (seconds) are None where there is no limit."""
 
     config: ModelConfig
-    folder: Path
+    model_path: Path
     limits: MediaLimits
     precision: Precision
     memory_limit: int | None
-    persistent: int | None
+    num_persistent_params: int | None
     max_runtime: float | None
-    tagged: bool
+    embed_provenance: bool
 
 
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """ValueError for a value that a variable cannot have."""
-    name = one_of(environ, "MULTITALK_MODEL", DEFAULT_MODEL, tuple(WAN_CONFIGS))
-    precision = one_of(environ, "MULTITALK_DTYPE", "bf16", get_args(Precision))
-    max_seconds = read_number(environ, "MAX_SECONDS", least=1 / FPS)
-    gigabytes = read_number(environ, "MULTITALK_MEMORY_GB", least=0.001)
-    persistent = read_number(environ, "MULTITALK_PERSISTENT_PARAMS", least=0)
-    check_backends(environ)
-    config = WAN_CONFIGS[name]
+def read_settings(environ: Environ) -> Settings:
+    """ValueError, which names the variable, for a value that it cannot have."""
+    config = WAN_CONFIGS[read_choice(environ, "MULTITALK_MODEL", tuple(WAN_CONFIGS), DEFAULT_MODEL)]
+    precision = read_choice(environ, "MULTITALK_DTYPE", get_args(Precision), "bf16")
+    memory_gb = read_number(environ, "MULTITALK_MEMORY_GB", None, minimum=0.001)
+    persistent = read_number(environ, "MULTITALK_PERSISTENT_PARAMS", None, minimum=0)
+    forced_backend(environ)  # wan reads these two itself, on first use: report an error before the model is loaded
+    dispatch.is_disabled(environ)
+    default_path = BUILT_IN_MODELS / config.built_in if config.built_in else DEFAULT_MODEL_PATH
     return Settings(
         config=config,
-        folder=Path(environ.get("MODEL_PATH", BUILT_IN / config.built_in if config.built_in else DEFAULT_FOLDER)),
+        model_path=Path(environ.get("MODEL_PATH", default_path)),
         limits=MediaLimits(
-            max_seconds=DEFAULT_MAX_SECONDS if max_seconds is None else max_seconds,
-            local_files=environ.get("MULTITALK_LOCAL_FILES", "0") == "1",
+            max_seconds=read_number(environ, "MAX_SECONDS", DEFAULT_MAX_SECONDS, minimum=1 / FPS),
+            local_files=read_flag(environ, "MULTITALK_LOCAL_FILES", default=False),
             video_unsupported=video_unsupported_reason(config),
         ),
         precision=cast(Precision, precision),
-        memory_limit=None if gigabytes is None else int(gigabytes * 1e9),
-        persistent=None if persistent is None else int(persistent),
-        max_runtime=read_number(environ, "MAX_RUNTIME", least=1),
-        tagged=environ.get("MULTITALK_TAG", "1") != "0",
+        memory_limit=None if memory_gb is None else int(memory_gb * 1e9),
+        num_persistent_params=None if persistent is None else int(persistent),
+        max_runtime=read_number(environ, "MAX_RUNTIME", None, minimum=1),
+        embed_provenance=read_flag(environ, "MULTITALK_TAG", default=True),
     )
-
-
-def one_of(environ: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
-    """One of several words; ValueError that names them."""
-    value = environ.get(name, default)
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
-    return value
-
-
-def read_number(environ: Mapping[str, str], name: str, least: float) -> float | None:
-    """A finite number, or None where the variable is not set; ValueError that names it."""
-    text = environ.get(name)
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not least <= number < float("inf"):
-        raise ValueError(f"{name} is {text!r}; a number from {least:g} is needed")
-    return number
-
-
-def check_backends(environ: Mapping[str, str]) -> None:
-    """The model reads two variables itself, when it first computes: a mistake in them is to be told before."""
-    forced_backend(environ)
-    dispatch.is_disabled(environ)

@@ -1,9 +1,9 @@
-"""What the operator allows and has: limits for strangers' files, and a bucket. From the environment."""
+"""Settings of input downloads and of the S3 bucket, from the environment."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from src.environment import Environ, first_set, read_flag, read_number
 
 Network = IPv4Network | IPv6Network
 
@@ -11,23 +11,26 @@ MAX_INPUT_MB = 200.0
 MAX_DOWNLOAD_SECONDS = 120.0
 URL_SECONDS = 24 * 3600.0
 MAX_URL_SECONDS = 7 * 24 * 3600.0
-"""S3 signs for a week at most."""
+"""The longest validity of a presigned URL with Signature Version 4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadLimits:
-    """For files that a request names. `networks` may be reached although they are not public."""
+    """Limits on the files that requests name; `networks` may be connected to although they are not public."""
 
     max_bytes: int = int(MAX_INPUT_MB * 1e6)
     max_seconds: float = MAX_DOWNLOAD_SECONDS
-    http: bool = False
+    allow_http: bool = False
     local_files: bool = False
     networks: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Config:
-    """The bucket for results and for inputs that are keys; `readable` are others that requests may read, `*` all."""
+    """The bucket of outputs and of inputs given as keys; requests may read `readable` buckets too, all with `*`.
+
+    `url_seconds` is the validity of presigned URLs; keys of outputs begin with `output_prefix`.
+    """
 
     bucket: str
     readable: frozenset[str] = frozenset()
@@ -36,60 +39,47 @@ class S3Config:
     output_prefix: str = ""
 
     def may_read(self, bucket: str) -> bool:
-        """Whether a request may name this bucket."""
+        """Whether requests may name objects in this bucket."""
         return bucket == self.bucket or bool(self.readable & {bucket, "*"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
-    """Both; without a store there is no S3."""
+    """Download limits, and the bucket if there is one."""
 
     limits: DownloadLimits
-    store: S3Config | None
+    s3: S3Config | None
 
 
-def read_settings(environ: Mapping[str, str]) -> StorageSettings:
-    """The variables that docs/deploy.md lists; ValueError for a value they cannot have."""
+def read_settings(environ: Environ) -> StorageSettings:
+    """The variables that docs/deploy.md lists; ValueError for a value that one cannot have."""
     limits = DownloadLimits(
-        max_bytes=int(number(environ, "MAX_INPUT_MB", MAX_INPUT_MB) * 1e6),
-        max_seconds=number(environ, "MAX_DOWNLOAD_SECONDS", MAX_DOWNLOAD_SECONDS),
-        http=environ.get("MULTITALK_HTTP") == "1",
-        local_files=environ.get("MULTITALK_LOCAL_FILES") == "1",
+        max_bytes=int(read_number(environ, "MAX_INPUT_MB", MAX_INPUT_MB) * 1e6),
+        max_seconds=read_number(environ, "MAX_DOWNLOAD_SECONDS", MAX_DOWNLOAD_SECONDS),
+        allow_http=read_flag(environ, "MULTITALK_HTTP", default=False),
+        local_files=read_flag(environ, "MULTITALK_LOCAL_FILES", default=False),
         networks=read_networks(environ.get("MULTITALK_NETWORKS", "")),
     )
-    bucket = environ.get("AWS_BUCKET_NAME") or environ.get("S3_BUCKET")
-    if not bucket:
-        return StorageSettings(limits=limits, store=None)
-    store = S3Config(
+    return StorageSettings(limits=limits, s3=read_s3_config(environ))
+
+
+def read_s3_config(environ: Environ) -> S3Config | None:
+    """The configured bucket, None without one."""
+    bucket = first_set(environ, "AWS_BUCKET_NAME", "S3_BUCKET")
+    if bucket is None:
+        return None
+    endpoints = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URL", "BUCKET_ENDPOINT_URL")
+    return S3Config(
         bucket=bucket,
         readable=frozenset(environ.get("S3_READABLE_BUCKETS", "").replace(",", " ").split()),
-        endpoint=first(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URL", "BUCKET_ENDPOINT_URL"),
-        url_seconds=number(environ, "S3_URL_SECONDS", URL_SECONDS, most=MAX_URL_SECONDS),
+        endpoint=first_set(environ, *endpoints),
+        url_seconds=read_number(environ, "S3_URL_SECONDS", URL_SECONDS, maximum=MAX_URL_SECONDS),
         output_prefix=environ.get("S3_OUTPUT_PREFIX", ""),
     )
-    return StorageSettings(limits=limits, store=store)
-
-
-def first(environ: Mapping[str, str], *names: str) -> str | None:
-    """The first of these variables that is set to something."""
-    return next((environ[name] for name in names if environ.get(name)), None)
-
-
-def number(environ: Mapping[str, str], name: str, default: float, most: float = math.inf) -> float:
-    """A finite positive number from a variable; ValueError that names it."""
-    text = environ.get(name, "")
-    try:
-        value = float(text or default)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf or value > most:
-        limit = "" if most == math.inf else f" and at most {most:g}"
-        raise ValueError(f"{name} is {text!r}; a number above 0{limit} is needed")
-    return value
 
 
 def read_networks(text: str) -> tuple[Network, ...]:
-    """Networks in the form 10.0.0.0/8, separated by commas or blanks."""
+    """Networks in CIDR notation, separated by commas or blanks."""
     try:
         return tuple(ip_network(part) for part in text.replace(",", " ").split())
     except ValueError as error:

@@ -14,7 +14,7 @@ from src.serving.cancellation import RequestContext, request_context
 def restored() -> Iterator[None]:
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
-    levels = {name: logging.getLogger(name).level for name in logs.OURS}
+    levels = {name: logging.getLogger(name).level for name in logs.OWN_LOGGERS}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
