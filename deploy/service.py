@@ -86,7 +86,7 @@ class Service:
     def fetch_one(self, value: str, work_dir: Path, name: str) -> Path:
         """Download or decode one file."""
         raise_if_cancelled()
-        return self.fetcher.fetch(value, work_dir, name=name, check=raise_if_cancelled)
+        return self.fetcher.fetch(value, work_dir, name=name)
 
 
 def check_counts(files: Mapping[str, FileReference]) -> None:

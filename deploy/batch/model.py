@@ -13,7 +13,7 @@ from deploy.service import Service
 from src.serving import logs
 from src.serving.cancellation import RequestContext
 from src.storage.fetcher import make_fetcher
-from src.storage.output_store import open_output_store
+from src.storage.outputs import open_output_store
 from src.storage.settings import read_settings
 
 
@@ -35,7 +35,7 @@ class ModelWorker(BatchWorker):
         values = {name: value for name, value in task.inputs.items() if name not in names}
 
         def deliver(output: Output) -> dict[str, Any]:
-            return {"output": self.store.put(output.path, f"{task.id}.mp4"), "metrics": output.metrics}
+            return {"output": self.store.write_file(output.path, f"{task.id}.mp4"), "metrics": output.metrics}
 
         fields = self.service.process(files, values, RequestContext(request_id=task.id), deliver)
         return {**fields, "seconds": round(time.monotonic() - start, 3)}

@@ -7,7 +7,7 @@ import ray
 
 from deploy.batch.files import BatchTask, Record
 from deploy.errors import CLIENT_ERRORS
-from src.storage.output_store import OutputStore
+from src.storage.outputs import OutputStore
 
 
 class BatchWorker:
@@ -29,7 +29,7 @@ class BatchWorker:
         Raises whatever a retry may fix.
         """
         name = f"{task.id}.json"
-        if (text := self.store.text(name)) is not None:
+        if (text := self.store.read_text(name)) is not None:
             record: Record = json.loads(text)
             if record["digest"] == task.digest:
                 return record
@@ -37,7 +37,7 @@ class BatchWorker:
             record = {"id": task.id, "digest": task.digest, "status": "succeeded", **self.generate(task)}
         except CLIENT_ERRORS as error:
             return {"id": task.id, "digest": task.digest, "status": "failed", "error": str(error)}
-        self.store.put_text(json.dumps(record), name)
+        self.store.write_text(json.dumps(record), name)
         return record
 
     @ray.method(retry_exceptions=True)

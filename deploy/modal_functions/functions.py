@@ -108,10 +108,10 @@ def generate_to_bucket(files: Mapping[str, str], values: Mapping[str, object], n
     destination = resolve_destination(service().fetcher.bucket, None, folder=OUTPUT_FOLDER, name="s3_output")
     context = RequestContext(request_id=uuid4().hex)
     try:
-        service().process(files, values, context, lambda output: destination.deliver(output.path))
+        service().process(files, values, context, lambda output: destination.upload(output.path))
     except CLIENT_ERRORS as error:
         raise InputError(translate_names(str(error), names)) from error
-    return destination.address
+    return destination.uri
 
 
 @app.function(**gpu_options)
@@ -132,7 +132,7 @@ def download(names: str = "") -> list[str]:
     settings = read_settings(os.environ)
     bundles = settings.config.files
     selected = names.split(",") if names else [bundles.base, bundles.audio, bundles.speech]
-    weights.ensure(settings.folder, [name for name in selected if names or name in weights.BUNDLES])
+    weights.ensure(settings.model_path, [name for name in selected if names or name in weights.BUNDLES])
     if not modal.is_local():
         WEIGHTS_VOLUME.commit()
     return selected

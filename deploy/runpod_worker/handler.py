@@ -27,7 +27,7 @@ from src.serving.cancellation import CancelledError, RequestContext
 from src.serving.validation import validate_object
 from src.storage.fetcher import make_fetcher
 from src.storage.outputs import S3Destination, resolve_destination, to_base64
-from src.storage.settings import number
+from src.environment import read_number
 from src.storage.settings import read_settings as read_storage_settings
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class RunPodWorker:
         destination = self.resolve_destination(request)
 
         def deliver(output: Output) -> dict[str, Any]:
-            video = destination.deliver(output.path) if destination else self.encode(output.path)
+            video = destination.upload(output.path) if destination else self.encode(output.path)
             if request.include_info:
                 return {"video": video, "video_info": video_info(output, request, destination)}
             return {"video_url" if destination else "video_base64": video}
@@ -104,7 +104,7 @@ class RunPodWorker:
 
     def encode(self, path: Path) -> str:
         """The video in base64. InputError when it is longer than RunPod accepts."""
-        max_chars = number(self.environ, "RUNPOD_RESULT_MB", MAX_RESULT_MB) * 1e6
+        max_chars = read_number(self.environ, "RUNPOD_RESULT_MB", MAX_RESULT_MB) * 1e6
         text = to_base64(path)
         if len(text) > max_chars:
             raise InputError(
@@ -140,7 +140,7 @@ def video_info(output: Output, request: ParsedRequest, destination: S3Destinatio
         "models_used": [metrics["model"]],
         "audio_features_shape": metrics["speech_shape"],
     }
-    return info | ({"s3_uri": destination.address, "s3_key": destination.key} if destination else {})
+    return info | ({"s3_uri": destination.uri, "s3_key": destination.key} if destination else {})
 
 
 def make_worker(environ: Mapping[str, str]) -> RunPodWorker:
@@ -158,5 +158,5 @@ def main() -> None:
         worker.service.runner.load()
     except Exception:
         logger.exception("the model cannot be loaded; every job will fail with this error")
-    concurrency = int(number(os.environ, "RUNPOD_CONCURRENCY", 1))
+    concurrency = int(read_number(os.environ, "RUNPOD_CONCURRENCY", 1))
     runpod.serverless.start({"handler": worker.handle, "concurrency_modifier": lambda _: concurrency})

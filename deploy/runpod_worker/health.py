@@ -30,8 +30,8 @@ def health_report(runner: Runner, settings: Settings) -> dict[str, Any]:
             "engine": ENGINE,
             "model": settings.config.name,
         },
-        "model_path": str(settings.folder),
-        "unused_folders": [name for name in LEGACY_FOLDERS if (settings.folder / name).exists()],
+        "model_path": str(settings.model_path),
+        "unused_folders": [name for name in LEGACY_FOLDERS if (settings.model_path / name).exists()],
         "gpu": gpu_report(),
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
     }
@@ -45,7 +45,7 @@ def health_report(runner: Runner, settings: Settings) -> dict[str, Any]:
 def missing_weights(settings: Settings) -> str | None:
     """Which files of the checkpoint are missing, as one sentence."""
     try:
-        layout = find_layout(settings.config, settings.folder, settings.precision)
+        layout = find_layout(settings.config, settings.model_path, settings.precision)
     except CheckpointError as error:
         return str(error)
     networks = (layout.transformer, layout.text_encoder, layout.image_encoder, layout.vae)

@@ -33,7 +33,8 @@ from deploy.web.app import (
 from src.serving import logs
 from src.serving.cancellation import CancelledError, RequestContext
 from src.storage.fetcher import make_fetcher
-from src.storage.settings import number, read_settings
+from src.environment import read_number
+from src.storage.settings import read_settings
 
 RESULT_SECONDS = 3600.0
 CLEANUP_INTERVAL_S = 60.0
@@ -171,7 +172,7 @@ def main() -> None:
     os.environ.setdefault("MULTITALK_LOG", "json")
     logs.configure(os.environ)
     service = Service(runner=Runner(), fetcher=make_fetcher(read_settings(os.environ)))
-    retention_s = number(os.environ, "WEB_RESULT_SECONDS", RESULT_SECONDS)
+    retention_s = read_number(os.environ, "WEB_RESULT_SECONDS", RESULT_SECONDS)
     service.runner.load()
     with (
         ignore_signals(),

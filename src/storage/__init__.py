@@ -1,1 +1,1 @@
-"""Files that strangers name, brought here with care; results, brought where they are wanted."""
+"""Input files fetched from URLs, data URIs and S3; output files stored in S3 or a folder."""

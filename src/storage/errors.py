@@ -1,13 +1,9 @@
-"""What can go wrong between a request's files and this machine."""
+"""Errors of transfers."""
 
 
 class StorageError(RuntimeError):
-    """A store of the operator's is out of reach or refuses: not the caller's fault. One sentence."""
+    """The operator's S3 store is unreachable or refused a request; the caller is not at fault."""
 
 
-class DownloadTooLongError(Exception):
-    """The time for a download is over; never leaves the download."""
-
-
-class TransientError(Exception):
-    """A network fault that may pass; never leaves the download."""
+class DownloadTimeoutError(Exception):
+    """A download passed its deadline; converted to an InputError before it leaves `src.storage`."""

@@ -1,7 +1,7 @@
-"""A file that a request names, in any of its forms, as a file in a folder of ours.
+"""Fetch a file that a request names, in any of its forms, into a folder of this server.
 
-Forms: `https://…`, `data:…`, bare base64, `s3://bucket/key`, a key of the configured bucket, and, where the operator
-allows it, a path on this machine. What a request says never becomes the name of a file.
+Forms: `https://…`, `data:…`, raw base64, `s3://bucket/key`, a key of the configured bucket, and, if the operator
+allows it, a path on this machine. File names are never taken from the request.
 """
 
 import base64
@@ -13,112 +13,102 @@ from urllib.parse import unquote_to_bytes
 
 from src.errors import InputError, truncated_repr
 from src.media.file_type import HEAD_BYTES, SIGNATURES
-from src.storage.http.download import Check, Downloader, always_wanted, check_size
-from src.storage.s3 import S3Bucket
+from src.storage.http.download import Downloader, check_size
+from src.storage.s3 import SCHEME as S3_SCHEME
+from src.storage.s3 import S3Bucket, is_valid_key
 from src.storage.settings import DownloadLimits, StorageSettings
 
 FORMS = "an https URL, a data URI or base64 is needed"
-WITH_BUCKET = "an https URL, a data URI, base64, an s3:// address or a key of the bucket is needed"
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+FORMS_WITH_BUCKET = "an https URL, a data URI, base64, an s3:// address or a key of the bucket is needed"
+URL_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-ADDRESS = "s3://"
-LEAST_BASE64 = 64
-"""No picture or sound is shorter than this in base64; a key that looks like base64 usually is."""
-MAX_KEY_BYTES = 1024
-BITS = 6
+MIN_BASE64_CHARS = 64
+"""Shorter texts are taken for keys: no image or audio file is that short."""
+BITS_PER_CHAR = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFetcher:
-    """Fetches what requests name."""
+    """Fetches input files within `limits`."""
 
     limits: DownloadLimits
     bucket: S3Bucket | None
     downloader: Downloader
 
-    def fetch(self, value: str, folder: Path, *, name: str, check: Check = always_wanted) -> Path:
-        """The file, as `folder`/`name`; a path that the operator allows stays where it is. A download asks `check`.
+    def fetch(self, value: str, folder: Path, *, name: str) -> Path:
+        """The file as `folder`/`name`; a local path that the operator allows is returned unchanged.
 
-        Raises InputError, which names the input, for what is not there, not allowed, too large or in no known form;
-        StorageError when the operator's store fails.
+        Raises InputError, which names the input, for a file that does not exist, is not allowed or too large, or in no
+        known form; StorageError if the operator's store fails; CancelledError.
         """
         path = folder / name
-        scheme = SCHEME.match(value)
-        kind = scheme[1].lower() if scheme else ""
-        if kind in {"https", "http"}:
-            self.downloader.fetch(value, path, name=name, check=check)
-        elif kind == "data":
-            path.write_bytes(decode_uri(value, self.limits, name))
-        elif value.lower().startswith(ADDRESS):
-            self.from_address(value, path, name)
+        match = URL_SCHEME.match(value)
+        scheme = match[1].lower() if match else ""
+        if scheme in {"https", "http"}:
+            self.downloader.download(value, path, name=name)
+        elif scheme == "data":
+            path.write_bytes(decode_data_uri(value, self.limits, name))
+        elif value.lower().startswith(S3_SCHEME):
+            self.download_uri(value, path, name)
         elif (data := decode_raw_base64(value, self.limits, name)) is not None:
             path.write_bytes(data)
         elif self.limits.local_files and value.startswith(("/", "./", "../")):
             return Path(value)
-        elif not kind and self.bucket is not None and is_key(value):
-            self.bucket.get(self.bucket.store.bucket, value, path, limits=self.limits, name=name)
+        elif not scheme and self.bucket is not None and is_valid_key(value):
+            self.bucket.download(self.bucket.name, value, path, limits=self.limits, name=name)
         else:
-            raise InputError(f"{name} is {truncated_repr(value)}; {self.forms}")
+            forms = FORMS if self.bucket is None else FORMS_WITH_BUCKET
+            raise InputError(f"{name} is {truncated_repr(value)}; {forms}")
         return path
 
-    @property
-    def forms(self) -> str:
-        """What is allowed, for messages."""
-        return FORMS if self.bucket is None else WITH_BUCKET
-
-    def from_address(self, value: str, path: Path, name: str) -> None:
-        """An `s3://bucket/key`."""
-        bucket, _, key = value[len(ADDRESS) :].partition("/")
+    def download_uri(self, value: str, path: Path, name: str) -> None:
+        """Download `s3://bucket/key`."""
+        bucket, _, key = value[len(S3_SCHEME) :].partition("/")
         if self.bucket is None:
             raise InputError(f"{name} is {truncated_repr(value)}, but this server has no bucket (S3_BUCKET); {FORMS}")
-        if not bucket or not is_key(key):
+        if not bucket or not is_valid_key(key):
             raise InputError(f"{name} is {truncated_repr(value)}; s3://bucket/key is needed")
-        self.bucket.get(bucket, key, path, limits=self.limits, name=name)
+        self.bucket.download(bucket, key, path, limits=self.limits, name=name)
 
 
 def make_fetcher(settings: StorageSettings) -> InputFetcher:
-    """From the operator's settings."""
-    bucket = None if settings.store is None else S3Bucket(settings.store)
+    """A fetcher for the operator's settings."""
+    bucket = None if settings.s3 is None else S3Bucket(settings.s3)
     return InputFetcher(limits=settings.limits, bucket=bucket, downloader=Downloader(limits=settings.limits))
 
 
-def is_key(text: str) -> bool:
-    """Whether this can be a key: printable, and nothing that climbs out of a folder."""
-    return 0 < len(text) <= MAX_KEY_BYTES and text.isprintable() and not {"", ".", ".."} & set(text.split("/"))
-
-
-def decode_uri(value: str, limits: DownloadLimits, name: str) -> bytes:
-    """The bytes of a data URI."""
-    head, comma, body = value.partition(",")
+def decode_data_uri(value: str, limits: DownloadLimits, name: str) -> bytes:
+    """The data of a data URI, in base64 or percent-encoded."""
+    header, comma, body = value.partition(",")
     if not comma:
         raise InputError(f"{name} is {truncated_repr(value)}; a data URI has a comma before its data")
-    if not head.lower().endswith(";base64"):
+    if header.lower().endswith(";base64"):
+        data = decode_base64(body, limits, name)
+    else:
         check_size(len(body) // 3, limits, name)
         data = unquote_to_bytes(body)
-    else:
-        data = decode(body, limits, name)
     check_size(len(data), limits, name)
     return data
 
 
 def decode_raw_base64(value: str, limits: DownloadLimits, name: str) -> bytes | None:
-    """The bytes of bare base64 that hold a file of a known kind; None for any other text."""
+    """The data of base64 without a data URI, if it begins like a file of a known type; None for any other text."""
     beginning = "".join(value[: 2 * HEAD_BYTES].split())
-    if len(value) < LEAST_BASE64 or not BASE64.fullmatch(beginning):
+    if len(value) < MIN_BASE64_CHARS or not BASE64.fullmatch(beginning):
         return None
     try:
         head = base64.b64decode(beginning[: len(beginning) // 4 * 4])
     except binascii.Error:
         return None
-    if not any(head[offset:].startswith(mark) for offset, mark, _ in SIGNATURES):
+    if not any(head[offset:].startswith(magic) for offset, magic, _ in SIGNATURES):
         return None
-    return decode(value, limits, name)
+    return decode_base64(value, limits, name)
 
 
-def decode(text: str, limits: DownloadLimits, name: str) -> bytes:
-    """Base64 with or without line breaks."""
-    check_size(len(text) * BITS // 8 - 4, limits, name)
+def decode_base64(text: str, limits: DownloadLimits, name: str) -> bytes:
+    """The data of base64 with or without line breaks; InputError for invalid or too much of it."""
+    check_size(len(text) * BITS_PER_CHAR // 8 - 4, limits, name)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"{name} is no base64 ({error}); complete base64 is needed") from error
+        raise InputError(f"{name} is not valid base64 ({error}); complete base64 is needed") from error

@@ -1,4 +1,4 @@
-"""A bucket of an S3 store, by boto3: large files in parts, faults tried again, nothing visible before it is whole."""
+"""An S3 bucket by boto3: multipart transfers, retries, and objects and files that appear only when complete."""
 
 import logging
 import os
@@ -9,121 +9,135 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from boto3.exceptions import Boto3Error, S3UploadFailedError
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from src.environment import first_set
 from src.errors import InputError, truncated_repr
-from src.storage.errors import DownloadTooLongError, StorageError
+from src.storage.errors import DownloadTimeoutError, StorageError
 from src.storage.http.connection import time_left
-from src.storage.http.download import check_size, too_late
+from src.storage.http.download import check_size, timeout_error
 from src.storage.settings import DownloadLimits, S3Config
 
 logger = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
-ATTEMPTS = 5
-CONNECT_S, READ_S = 10, 60
+MAX_ATTEMPTS = 5
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 FORBIDDEN = {"403", "AccessDenied", "Forbidden"}
+MAX_KEY_BYTES = 1024
+SCHEME = "s3://"
 
 
 class S3Bucket:
-    """Files in and out. Credentials and region come from the usual variables and places, which boto3 knows."""
+    """The configured bucket. boto3 finds credentials and region in its usual variables and files."""
 
-    def __init__(self, store: S3Config) -> None:
-        self.store = store
+    def __init__(self, config: S3Config) -> None:
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        """The bucket's name."""
+        return self.config.bucket
 
     @cached_property
     def client(self) -> Any:
-        """Made when it is first needed: finding credentials may take a while."""
-        style = {"addressing_style": "path"} if self.store.endpoint else {}
+        """Created on first use, since finding credentials may take seconds."""
         config = Config(
-            retries={"mode": "standard", "max_attempts": ATTEMPTS},
-            connect_timeout=CONNECT_S,
-            read_timeout=READ_S,
+            retries={"mode": "standard", "max_attempts": MAX_ATTEMPTS},
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
             signature_version="s3v4",
-            s3=style,
+            s3={"addressing_style": "path"} if self.config.endpoint else {},
         )
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        return boto3.client("s3", endpoint_url=self.store.endpoint, region_name=region, config=config)
+        region = first_set(os.environ, "AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1"
+        return boto3.client("s3", endpoint_url=self.config.endpoint, region_name=region, config=config)
 
-    def get(self, bucket: str, key: str, path: Path, *, limits: DownloadLimits, name: str) -> None:
-        """Write an object to `path`, which exists afterwards only if it is whole.
+    def download(self, bucket: str, key: str, path: Path, *, limits: DownloadLimits, name: str) -> None:
+        """Write an object of any readable bucket to `path`, which exists afterwards only if it is complete.
 
-        InputError for one that is not there, not ours to read, too large, or not here in time.
+        InputError, which names the input `name`, for an object that does not exist, may not be read or exceeds the
+        limits; StorageError for a fault of the store.
         """
-        if not self.store.may_read(bucket):
+        if not self.config.may_read(bucket):
             raise InputError(
-                f"{name} is in the bucket {truncated_repr(bucket)}; allowed is {self.store.bucket!r} "
+                f"{name} is in the bucket {truncated_repr(bucket)}; allowed is {self.name!r} "
                 "(the operator adds others to S3_READABLE_BUCKETS)"
             )
-        draft = path.with_name(f"{path.name}.part")
+        tmp_path = path.with_name(f"{path.name}.part")
         deadline = time.monotonic() + limits.max_seconds
-        more = {"Config": TRANSFER, "Callback": lambda _: time_left(deadline)}
+        options = {"Config": TRANSFER, "Callback": lambda _: time_left(deadline)}
         try:
-            head = self.call(lambda: self.client.head_object(Bucket=bucket, Key=key), bucket, key, name)
+            head = request_object(lambda: self.client.head_object(Bucket=bucket, Key=key), bucket, key, name)
             check_size(head["ContentLength"], limits, name)
-            self.call(lambda: self.client.download_file(bucket, key, str(draft), **more), bucket, key, name)
-            draft.replace(path)
-        except DownloadTooLongError as error:
-            raise too_late(truncated_repr(key), limits, name) from error
+            request_object(lambda: self.client.download_file(bucket, key, str(tmp_path), **options), bucket, key, name)
+            tmp_path.replace(path)
+        except DownloadTimeoutError as error:
+            raise timeout_error(truncated_repr(key), limits, name) from error
         finally:
-            draft.unlink(missing_ok=True)
+            tmp_path.unlink(missing_ok=True)
 
-    def call(self, request: Callable[[], Any], bucket: str, key: str, name: str) -> Any:
-        """The answer of a request for an object; what the caller got wrong becomes an InputError."""
-        try:
-            return request()
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in NOT_FOUND:
-                raise InputError(
-                    f"{name}: there is no {truncated_repr(key)} in the bucket {bucket!r}; a key of it is needed"
-                ) from error
-            if code in FORBIDDEN:
-                raise InputError(
-                    f"{name}: {truncated_repr(key)} in the bucket {bucket!r} may not be read with this server's "
-                    f"credentials; "
-                    "one that it may read is needed"
-                ) from error
-            raise failure("give", key, error) from error
-        except (BotoCoreError, Boto3Error, OSError) as error:
-            raise failure("give", key, error) from error
-
-    def put(self, path: Path, key: str) -> str:
-        """Store a video under a key; its `s3://` address. A failed upload leaves nothing, not even parts."""
+    def upload(self, path: Path, key: str) -> str:
+        """Store a file under a key; its `s3://` URI. A failed upload leaves neither an object nor parts."""
         extra = {"ContentType": "application/json" if key.endswith(".json") else "video/mp4"}
         try:
-            self.client.upload_file(str(path), self.store.bucket, key, ExtraArgs=extra, Config=TRANSFER)
-        except (ClientError, BotoCoreError, S3UploadFailedError, OSError) as error:
-            raise failure("take", key, error) from error
-        return f"s3://{self.store.bucket}/{key}"
+            self.client.upload_file(str(path), self.name, key, ExtraArgs=extra, Config=TRANSFER)
+        except (ClientError, BotoCoreError, Boto3Error, OSError) as error:
+            raise storage_error("store", key, error) from error
+        return self.uri(key)
 
     def read(self, key: str) -> bytes | None:
-        """A small object of ours, or None."""
+        """The content of a small object of this bucket, None if it does not exist."""
         try:
-            body: bytes = self.client.get_object(Bucket=self.store.bucket, Key=key)["Body"].read()
-        except ClientError as error:
-            if error.response["Error"]["Code"] in NOT_FOUND:
+            body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        except (ClientError, BotoCoreError, OSError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] in NOT_FOUND:
                 return None
-            raise failure("give", key, error) from error
-        except (BotoCoreError, OSError) as error:
-            raise failure("give", key, error) from error
+            raise storage_error("return", key, error) from error
         return body
 
-    def link(self, key: str) -> str:
-        """A URL for one object, which works for as long as the operator chose."""
-        parameters = {"Bucket": self.store.bucket, "Key": key}
-        url: str = self.client.generate_presigned_url(
-            "get_object", Params=parameters, ExpiresIn=int(self.store.url_seconds)
-        )
+    def presigned_url(self, key: str) -> str:
+        """A URL to read one object, valid for the configured time."""
+        parameters = {"Bucket": self.name, "Key": key}
+        expires_s = int(self.config.url_seconds)
+        url: str = self.client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_s)
         return url
 
+    def uri(self, key: str) -> str:
+        """`s3://bucket/key`."""
+        return f"{SCHEME}{self.name}/{key}"
 
-def failure(what: str, key: str, error: Exception) -> StorageError:
-    """For the caller; what exactly happened, perhaps with addresses of ours, is for the log."""
-    logger.error("S3 did not %s %s: %s", what, truncated_repr(key), error)
-    return StorageError(f"S3 did not {what} {truncated_repr(key)} ({type(error).__name__})")
+
+def is_valid_key(text: str) -> bool:
+    """Whether requests may use this key: printable, without empty, `.` or `..` segments."""
+    return 0 < len(text) <= MAX_KEY_BYTES and text.isprintable() and not {"", ".", ".."} & set(text.split("/"))
+
+
+def request_object(request: Callable[[], Any], bucket: str, key: str, name: str) -> Any:
+    """The response to a request for an object; InputError if it does not exist or may not be read."""
+    try:
+        return request()
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in NOT_FOUND:
+            raise InputError(
+                f"{name}: there is no {truncated_repr(key)} in the bucket {bucket!r}; an existing key is needed"
+            ) from error
+        if code in FORBIDDEN:
+            raise InputError(
+                f"{name}: {truncated_repr(key)} in the bucket {bucket!r} may not be read with this server's "
+                "credentials; an object that it may read is needed"
+            ) from error
+        raise storage_error("return", key, error) from error
+    except (BotoCoreError, Boto3Error, OSError) as error:
+        raise storage_error("return", key, error) from error
+
+
+def storage_error(action: str, key: str, error: Exception) -> StorageError:
+    """The error for the caller; its cause, which may hold internal addresses, is only logged."""
+    logger.error("S3 did not %s %s: %s", action, truncated_repr(key), error)
+    return StorageError(f"S3 did not {action} {truncated_repr(key)} ({type(error).__name__})")

@@ -20,7 +20,7 @@ from src.storage.settings import read_settings
 from tests.conftest import ROOT
 from tests.predict.conftest import MODEL
 from tests.predict.media_files import plain, uri, voice
-from tests.src.storage.store import LocalStore, local_store
+from tests.src.storage.local_s3 import LocalS3, local_s3
 
 SMALL = {"num_frames": 3, "sampling_steps": 2}
 """Inputs that make a request cheap."""
@@ -79,15 +79,15 @@ def service(runner: Runner) -> Service:
 
 
 @pytest.fixture(scope="package")
-def shared_store() -> Iterator[LocalStore]:
-    with local_store() as store:
+def shared_store() -> Iterator[LocalS3]:
+    with local_s3() as store:
         for name, data in {"multi1.png": plain(), "1.wav": voice(), "2.wav": voice()}.items():
             store.client().put_object(Bucket="talks", Key=name, Body=data)
         yield store
 
 
 @pytest.fixture
-def store(shared_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
+def store(shared_store: LocalS3, monkeypatch: pytest.MonkeyPatch) -> LocalS3:
     """A bucket with an image and two voices, and the environment variables that select it."""
     for name, value in shared_store.environ().items():
         monkeypatch.setenv(name, value)
@@ -95,7 +95,7 @@ def store(shared_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalSto
 
 
 @pytest.fixture
-def bucket_service(runner: Runner, store: LocalStore) -> Service:
+def bucket_service(runner: Runner, store: LocalS3) -> Service:
     """With the bucket."""
     return Service(runner=runner, fetcher=make_fetcher(read_settings(store.environ())))
 

@@ -1,4 +1,4 @@
-"""A connection to an address that has been judged, and its end at a deadline."""
+"""HTTP connection pinned to a validated IP address, closed at a deadline."""
 
 import os
 import socket
@@ -14,16 +14,17 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from src.storage.errors import DownloadTooLongError, TransientError
+from src.errors import TransientError
+from src.storage.errors import DownloadTimeoutError
 from src.storage.http.ip_policy import Address
 
-PORTS = {"https": 443, "http": 80}
+DEFAULT_PORTS = {"https": 443, "http": 80}
 READ_TIMEOUT_S = 15.0
-"""How long a server may say nothing at all."""
+"""The longest time without any byte from the server."""
 
 
-def tls_context() -> ssl.SSLContext:
-    """The system's certificates and certifi's: slim images have none of their own."""
+def make_tls_context() -> ssl.SSLContext:
+    """Trusts the system's certificates and certifi's: slim images have no system certificates."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context
@@ -31,16 +32,16 @@ def tls_context() -> ssl.SSLContext:
 
 def port_of(parts: SplitResult) -> int:
     """The port of a URL."""
-    return parts.port or PORTS[parts.scheme]
+    return parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 @contextmanager
 def open_connection(
     parts: SplitResult, addresses: Sequence[Address], context: ssl.SSLContext, deadline: float
 ) -> Iterator[HTTPConnection]:
-    """A connection to the first of the addresses that answers; TransientError when none does.
+    """A connection to the first of the addresses that accepts one; TransientError if none does.
 
-    The name in the URL serves for TLS only; it is not resolved again.
+    The URL's host name is used for TLS only and not resolved again.
     """
     fault: Exception | None = None
     for address in addresses:
@@ -54,11 +55,11 @@ def open_connection(
             with enforce_deadline(connection, deadline):
                 yield connection
             return
-    raise TransientError(f"no connection to {parts.hostname} ({brief(fault)})") from fault
+    raise TransientError(f"no connection to {parts.hostname} ({error_kind(fault)})") from fault
 
 
 def make_connection(parts: SplitResult, address: Address, context: ssl.SSLContext, timeout: float) -> HTTPConnection:
-    """A connection that is not open yet."""
+    """A connection object that is not connected yet."""
     if parts.scheme == "http":
         return HTTPConnection(str(address), port_of(parts), timeout=timeout)
     return HTTPSConnection(
@@ -73,10 +74,10 @@ def make_connection(parts: SplitResult, address: Address, context: ssl.SSLContex
 
 @contextmanager
 def enforce_deadline(connection: HTTPConnection, deadline: float) -> Iterator[None]:
-    """Cut the connection at the deadline, whatever trickles in: a drop now and then must not keep us."""
+    """Shut the connection's socket down at the deadline; a read timeout alone never fires while bytes trickle in."""
     assert connection.sock is not None
-    twin = socket.socket(fileno=os.dup(connection.sock.fileno()))
-    timer = threading.Timer(time_left(deadline), shutdown_socket, [twin])
+    dup_socket = socket.socket(fileno=os.dup(connection.sock.fileno()))
+    timer = threading.Timer(time_left(deadline), shutdown_socket, [dup_socket])
     timer.daemon = True
     timer.start()
     try:
@@ -84,23 +85,23 @@ def enforce_deadline(connection: HTTPConnection, deadline: float) -> Iterator[No
     finally:
         timer.cancel()
         timer.join()
-        twin.close()
+        dup_socket.close()
 
 
-def shutdown_socket(twin: socket.socket) -> None:
-    """End both directions; the reader then meets the end of the file."""
+def shutdown_socket(dup_socket: socket.socket) -> None:
+    """Shut down both directions, so that a blocked reader gets the end of the stream."""
     with suppress(OSError):
-        twin.shutdown(socket.SHUT_RDWR)
+        dup_socket.shutdown(socket.SHUT_RDWR)
 
 
 def time_left(deadline: float) -> float:
-    """Seconds until the deadline; DownloadTooLongError when it has passed."""
+    """Seconds until the deadline (`time.monotonic`); DownloadTimeoutError if it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise DownloadTooLongError
+        raise DownloadTimeoutError
     return seconds
 
 
-def brief(error: BaseException | None) -> str:
-    """What kind of fault it was. The text of a network error may hold an address, so it is not repeated."""
+def error_kind(error: BaseException | None) -> str:
+    """The type of a network error. Its text is not repeated: it may hold an internal address."""
     return type(error).__name__.removesuffix("Error") if error else "no address"

@@ -9,7 +9,7 @@ from deploy.batch.files import BatchTask
 from deploy.batch.worker import BatchWorker
 from src.errors import InputError
 from src.serving.eta import TimeLimitError
-from src.storage.output_store import open_output_store
+from src.storage.outputs import open_output_store
 
 
 class FileWorker(BatchWorker):
@@ -45,4 +45,4 @@ class FileWorker(BatchWorker):
                 raise InputError("image is bad")
         path = self.folder / f"{task.id}.tmp"
         path.write_bytes(task.id.encode())
-        return {"output": self.store.put(path, f"{task.id}.mp4")}
+        return {"output": self.store.write_file(path, f"{task.id}.mp4")}

@@ -22,7 +22,7 @@ from tests.deploy.batch.file_worker import FileWorker
 from tests.deploy.conftest import SMALL, child_environment
 from tests.deploy.waiting import wait_until
 from tests.predict.media_files import plain, uri, voice
-from tests.src.storage.store import LocalStore
+from tests.src.storage.local_s3 import LocalS3
 
 OPTIONS = BatchOptions(num_workers=2, max_attempts=2)
 
@@ -245,7 +245,7 @@ def test_invalid_requests_are_refused(tmp_path: Path, text: str, words: str) -> 
 
 
 def test_worker_generates_a_video_and_reuses_a_stored_one(
-    runner: Runner, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, store: LocalS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deploy.batch.model.Runner", lambda: runner)
     worker = ModelWorker("s3://talks/batch")
@@ -260,7 +260,7 @@ def test_worker_generates_a_video_and_reuses_a_stored_one(
     assert worker.process(task) == record
 
 
-def test_results_go_to_the_configured_bucket_only(store: LocalStore) -> None:
+def test_results_go_to_the_configured_bucket_only(store: LocalS3) -> None:
     with pytest.raises(InputError, match="'theirs'; 'talks' is needed"):
         ModelWorker("s3://theirs/batch")
 

@@ -21,7 +21,7 @@ from tests.deploy.runpod_worker.test_handler import decode_video
 from tests.deploy.web.test_web import CREDENTIALS, TOKEN_HEADER
 from tests.predict.media_files import plain, uri, voice
 from tests.predict.output_video import OutputVideo
-from tests.src.storage.store import LocalStore
+from tests.src.storage.local_s3 import LocalS3
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .* function is executing locally")
 
@@ -32,19 +32,19 @@ def local(bucket_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "service", lambda: bucket_service)
 
 
-def download_video(store: LocalStore, result: dict[str, str]) -> OutputVideo:
+def download_video(store: LocalS3, result: dict[str, str]) -> OutputVideo:
     bucket, key = result["s3_output"].removeprefix("s3://").split("/", 1)
     assert bucket == "talks"
     assert key.startswith("outputs/")
     return decode_video(store.client().get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
-def test_one_person_with_default_keys(local: None, store: LocalStore) -> None:
+def test_one_person_with_default_keys(local: None, store: LocalS3) -> None:
     result = functions.generate_video_cuda.local(sample_steps=2)
     assert download_video(store, result).frames == 10
 
 
-def test_two_persons(local: None, store: LocalStore) -> None:
+def test_two_persons(local: None, store: LocalS3) -> None:
     parallel = functions.generate_multi_person_video.local("hello", sample_steps=2, audio_type="para")
     assert download_video(store, parallel).frames == 10
     sequential = functions.generate_multi_person_video.local("hello", "multi1.png", ["1.wav", "2.wav"], 2)
@@ -52,12 +52,12 @@ def test_two_persons(local: None, store: LocalStore) -> None:
 
 
 @pytest.mark.parametrize("keys", [["1.wav", "2.wav", "3.wav"], [], "1.wav"])
-def test_number_of_voices_is_checked(local: None, store: LocalStore, keys: Any) -> None:
+def test_number_of_voices_is_checked(local: None, store: LocalS3, keys: Any) -> None:
     with pytest.raises(InputError, match="a list of 1 or 2 keys is needed"):
         functions.generate_multi_person_video.local(audio_keys=keys)
 
 
-def test_errors_name_the_arguments(local: None, store: LocalStore) -> None:
+def test_errors_name_the_arguments(local: None, store: LocalS3) -> None:
     with pytest.raises(InputError, match=r"image_key: there is no 'nobody\.png' in the bucket"):
         functions.generate_video_cuda.local(image_key="nobody.png")
     with pytest.raises(ValueError, match="audio_type is 'loud'; allowed are add, para"):

@@ -28,7 +28,7 @@ from tests.deploy.conftest import basic_request, child_environment
 from tests.deploy.waiting import wait_until
 from tests.predict.media_files import plain, recorded, tones, uri, voice
 from tests.predict.output_video import OutputVideo, decode_output
-from tests.src.storage.store import LocalStore
+from tests.src.storage.local_s3 import LocalS3
 
 LONG = {"num_frames": 33, "sampling_steps": 100}
 
@@ -83,7 +83,7 @@ def test_basic_format_over_runpods_server(call: Callable[..., dict[str, Any]]) -
     assert video.sound_seconds == pytest.approx(0.2, abs=0.03)
 
 
-def test_detailed_format_over_runpods_server(call: Callable[..., dict[str, Any]], shared_store: LocalStore) -> None:
+def test_detailed_format_over_runpods_server(call: Callable[..., dict[str, Any]], shared_store: LocalS3) -> None:
     fields = {
         "action": "generate",
         "audio": "1.wav",
@@ -169,7 +169,7 @@ def test_without_a_bucket_the_answer_is_base64_and_progress_is_reported(service:
 
 
 @pytest.mark.soak
-def test_the_command(environ: dict[str, str], shared_store: LocalStore, tmp_path: Path) -> None:
+def test_the_command(environ: dict[str, str], shared_store: LocalS3, tmp_path: Path) -> None:
     """The log is JSON with the job's id and contains nothing of the request."""
     port = free_port()
     log = tmp_path / "log"

@@ -27,7 +27,7 @@ from tests.deploy.conftest import child_environment
 from tests.deploy.runpod_worker.test_handler import decode_video, is_listening
 from tests.deploy.waiting import LIMIT_S, wait_until
 from tests.predict.media_files import plain, voice
-from tests.src.storage.web import Web, serving
+from tests.src.storage.faulty_server import FaultyHandler, serve
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 
@@ -44,7 +44,7 @@ RESPOND = threading.Event()
 def files() -> Iterator[str]:
     """The URL of a web server with an image and two voices."""
 
-    class Files(Web):
+    class Files(FaultyHandler):
         def image(self, _: str) -> None:
             self.answer(plain())
 
@@ -64,8 +64,7 @@ def files() -> Iterator[str]:
         def long(self, _: str) -> None:
             self.answer(voice("FLAC", 20.0))
 
-    Files.asked, Files.hosts = Counter(), []
-    with serving(Files) as port:
+    with serve(Files) as port:
         yield f"http://127.0.0.1:{port}"
 
 

@@ -6,33 +6,33 @@ import pytest
 
 from src.storage.s3 import S3Bucket
 from src.storage.settings import StorageSettings, read_settings
-from tests.src.storage.store import BUCKET, KEYS, LocalStore, local_store
+from tests.src.storage.local_s3 import BUCKET, CREDENTIALS, LocalS3, local_s3
 
-OTHER, CLOSED = "others", "closed"
+READABLE, FORBIDDEN = "others", "closed"
 
 
 @pytest.fixture(scope="package")
-def shared_store() -> Iterator[LocalStore]:
-    with local_store(BUCKET, OTHER, CLOSED) as store:
-        yield store
+def shared_s3() -> Iterator[LocalS3]:
+    with local_s3(BUCKET, READABLE, FORBIDDEN) as server:
+        yield server
 
 
 @pytest.fixture
-def store(shared_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStore]:
-    """Without faults, and with the credentials where boto3 looks for them."""
-    for name, value in KEYS.items():
+def s3(shared_s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
+    """Without faults, and with credentials in the environment."""
+    for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    shared_store.faults.seen.clear()
-    yield shared_store
-    shared_store.faults.refuse = lambda *_: False
+    shared_s3.faults.requests.clear()
+    yield shared_s3
+    shared_s3.faults.refuse = lambda *_: False
 
 
 @pytest.fixture
-def settings(store: LocalStore) -> StorageSettings:
-    return read_settings(store.environ() | {"S3_READABLE_BUCKETS": OTHER})
+def settings(s3: LocalS3) -> StorageSettings:
+    return read_settings(s3.environ() | {"S3_READABLE_BUCKETS": READABLE})
 
 
 @pytest.fixture
 def bucket(settings: StorageSettings) -> S3Bucket:
-    assert settings.store is not None
-    return S3Bucket(settings.store)
+    assert settings.s3 is not None
+    return S3Bucket(settings.s3)

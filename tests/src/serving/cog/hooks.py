@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tests.src.storage.web import serving
+from tests.src.storage.faulty_server import serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,6 @@ def hooks() -> Iterator[Hooks]:
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    with serving(Receiver) as port:
+    with serve(Receiver) as port:
         received = Hooks(url=f"http://127.0.0.1:{port}")
         yield received

@@ -4,7 +4,6 @@ import json
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from src.serving.cog.server import Server
 from tests.src.serving.cog.conftest import PREDICTOR
 from tests.src.serving.cog.hooks import Hooks, hooks
-from tests.src.storage.web import FILE, Web, serving
+from tests.src.storage.faulty_server import FILE, FaultyHandler, fresh_handler, serve
 
 SMALL = "data:audio/wav;base64,YWJj"
 HEALTH = """    def healthcheck(self) -> bool:
@@ -52,9 +51,9 @@ def received(receiver: Hooks) -> Hooks:
 
 
 @pytest.fixture
-def web() -> Iterator[tuple[str, type[Web]]]:
-    handler = type("Web", (Web,), {"asked": Counter(), "hosts": []})
-    with serving(handler) as port:
+def web() -> Iterator[tuple[str, type[FaultyHandler]]]:
+    handler = fresh_handler()
+    with serve(handler) as port:
         yield f"http://127.0.0.1:{port}", handler
 
 
@@ -136,26 +135,26 @@ def test_health_states(folder: Path, server: Server) -> None:
         time.sleep(0.02)
 
 
-def test_cogs_server_fetches_urls_itself_and_guards_nothing(server: Server, web: tuple[str, type[Web]]) -> None:
+def test_cogs_server_fetches_urls_unguarded(server: Server, web: tuple[str, type[FaultyHandler]]) -> None:
     """Why docs/deploy.md asks for an egress rule: loopback is fetched, redirects are followed, http is good enough."""
     url, handler = web
-    status, answer = ask(server, {"picture": f"{url}/to?/file"})
+    status, answer = ask(server, {"picture": f"{url}/redirect?/file"})
     assert (status, answer["status"]) == (200, "succeeded")
     assert answer["metrics"]["size"] == len(FILE)
-    assert handler.asked == {"/to": 1, "/file": 1}
+    assert handler.requests == {"/redirect": 1, "/file": 1}
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("missing", "404 Client Error"), ("busy-once", "503 Server Error"), ("cut", "IncompleteRead")],
+    [("missing", "404 Client Error"), ("busy-once", "503 Server Error"), ("truncated", "IncompleteRead")],
 )
 def test_a_url_that_cannot_be_fetched_fails_at_once(
-    server: Server, web: tuple[str, type[Web]], path: str, words: str
+    server: Server, web: tuple[str, type[FaultyHandler]], path: str, words: str
 ) -> None:
     _, answer = ask(server, {"picture": f"{web[0]}/{path}"})
     assert answer["status"] == "failed"
     assert words in answer["error"]
-    assert web[1].asked[f"/{path}"] == 1
+    assert web[1].requests[f"/{path}"] == 1
 
 
 def test_sigterm_waits_for_an_answer_that_somebody_waits_for(folder: Path) -> None:
