@@ -21,13 +21,13 @@ from deploy.runner import Runner
 from deploy.runpod_worker.health import health_report
 from deploy.runpod_worker.schemas import ParsedRequest, parse_request
 from deploy.service import Service, error_message
+from src.environment import read_number
 from src.errors import InputError
 from src.serving import logs
 from src.serving.cancellation import CancelledError, RequestContext
 from src.serving.validation import validate_object
 from src.storage.fetcher import make_fetcher
 from src.storage.outputs import S3Destination, resolve_destination, to_base64
-from src.environment import read_number
 from src.storage.settings import read_settings as read_storage_settings
 
 logger = logging.getLogger(__name__)

@@ -30,10 +30,10 @@ from deploy.web.app import (
     make_app,
     read_credentials,
 )
+from src.environment import read_number
 from src.serving import logs
 from src.serving.cancellation import CancelledError, RequestContext
 from src.storage.fetcher import make_fetcher
-from src.environment import read_number
 from src.storage.settings import read_settings
 
 RESULT_SECONDS = 3600.0
