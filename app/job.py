@@ -15,7 +15,7 @@ from src.request import MediaInputs, RawInputs, load_inputs
 from wan.checkpoint.lora import Lora
 from wan.chunks import fit_chunk
 from wan.conditioning.layout import ImageLayout
-from wan.modules.text import clean
+from wan.modules.text import clean_prompt
 from wan.sampling.options import SamplingOptions, choose_preset, resolve_options
 
 MAX_PROMPT_CHARS = 5000
@@ -143,7 +143,7 @@ def check_prompt(name: str, text: str) -> None:
     """InputError for more than MAX_PROMPT_CHARS characters, and for text that is blank after cleaning."""
     if len(text) > MAX_PROMPT_CHARS:
         raise InputError(f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARS:,} are allowed")
-    if not clean(text):
+    if not clean_prompt(text):
         raise InputError(
             f"{name} is {truncated_repr(text)}; it needs 1 to {MAX_PROMPT_CHARS:,} characters that are not all blank"
         )

@@ -27,7 +27,7 @@ from training.scenes import SMALL, describe, draw_scene, render
 from training.training_loop import DEVICE, TrainingRun, descend, schedule
 from training.voices import Voice, disturb, draw_voice
 from wan.modules.image import ImageEncoder, build_image_encoder
-from wan.modules.text import build_text_encoder, clean
+from wan.modules.text import build_text_encoder, clean_prompt
 
 _VOICES = 400
 _SIDES = 4
@@ -89,7 +89,7 @@ def text_loss(trainee: Trainee, batch: int = 16) -> Loss:
             prompt = describe(rng, persons, *asked.tolist())
             if rng.random() < 0.1:
                 prompt, asked, persons = CONFIG.negative_prompt, np.zeros(2, bool), 1
-            ids = torch.tensor([tokenizer(clean(prompt))["input_ids"]], device=DEVICE)
+            ids = torch.tensor([tokenizer(clean_prompt(prompt))["input_ids"]], device=DEVICE)
             states = trainee.encoder(input_ids=ids).last_hidden_state[0]
             logits = trainee.head(states)
             wanted = torch.tensor([*asked, persons == 2], device=DEVICE).float()

@@ -22,7 +22,7 @@ def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize, rest: t
     """
     known = known_CFHW.shape[1]
     missing = whole_latents(known) - known
-    latent = vae.encode(F.pad(known_CFHW, (0, 0, 0, 0, 0, missing)), rest, frames=size.frames)
+    latent = vae.encode(F.pad(known_CFHW, (0, 0, 0, 0, 0, missing)), rest, num_frames=size.frames)
     return torch.cat((known_mask(known, size).to(latent.device), latent))
 
 

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one function, and for every class of shapes the fastest backend that computes it.
+"""Scaled dot-product attention with the fastest correct backend for each class of shapes.
 
 Shapes: B batch, L queries, S keys, A attention heads, E head width.
 """
@@ -21,29 +21,29 @@ logger = logging.getLogger(__name__)
 
 Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-SETTING = "MULTITALK_ATTENTION"
-"""Environment variable: the name of the backend to use everywhere, instead of the fastest."""
+ENV_VAR = "MULTITALK_ATTENTION"
+"""Environment variable: name of one backend to use for all shapes instead of the fastest."""
 DEFAULT = "torch"
-"""PyTorch's own choice among its kernels: what processors use."""
+"""PyTorch's own choice among its kernels; the default on CPUs."""
 SDPA = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-"""PyTorch's kernels; the last one serves every device and shape, but stores all the probabilities."""
+"""PyTorch's kernels; `math` supports every device and shape but materializes the attention matrix."""
 FLASH_MODULES = {
     "flash-attention-3": "flash_attn_interface",
     "flash-attention-4": "flash_attn.cute",
     "flash-attention-2": "flash_attn",
 }
-"""Packages of FlashAttention (Dao 2023), where each keeps `flash_attn_func`."""
+"""Modules that export `flash_attn_func`, by version of FlashAttention (Dao 2023)."""
 APPROXIMATE = {"sage": "sageattention"}
-"""Packages that round to eight bits, used only where the setting names them."""
+"""Packages with eight-bit quantized attention, used only if the environment variable names them."""
 NAMES = (DEFAULT, *SDPA, *FLASH_MODULES, *APPROXIMATE)
 
-_AGREEMENT = {torch.bfloat16: 2e-2, torch.float16: 2e-2}
-_APPROXIMATE_AGREEMENT = 1e-1
+_TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 2e-2}
+_APPROXIMATE_TOLERANCE = 1e-1
 _COMPARED_ROWS = 64
 _HEADS = 8
 _PROBES = {
@@ -52,21 +52,21 @@ _PROBES = {
     "some_keys": (1, 8192, 512),
     "few_keys": (21, 1600, 64),
 }
-"""Batch, queries and keys on which backends are compared, by kind. In the published network: among all tokens, to the
-first latent frame, to text or image, and to the speech of each latent frame."""
-_SMALL_PROBE = 256
-"""Most queries and keys of a probe on a processor."""
+"""Batch size, queries and keys of the probe of each kind. In the published network these are self-attention, attention
+to the first latent frame, to text or image, and to the speech of each latent frame."""
+_MAX_CPU_PROBE = 256
+"""Maximum queries and keys of a probe on a CPU."""
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of one attention, each B x S x A x E."""
+    """Keys and values of one attention layer, each B x S x A x E."""
 
     k: Tensor
     v: Tensor
 
 
 class ShapeClass(NamedTuple):
-    """Attentions that one backend is chosen for. `kind` is one of `_PROBES`, `width` that of a head."""
+    """Key of the backend choice. `kind` is a key of `_PROBES`, `width` the head width E."""
 
     device: torch.device
     dtype: torch.dtype
@@ -86,10 +86,10 @@ def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
 def attention(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(E)) v, without a mask (Vaswani et al. 2017, eq. 1).
 
-    Returns B x L x A x E in the dtype of `q_BLAE`. Raises RuntimeError, with the names of those that can be used, where
-    the backend that the setting names cannot.
+    Returns B x L x A x E in the dtype of `q_BLAE`. Raises RuntimeError that lists the usable backends if the one named
+    by MULTITALK_ATTENTION is not usable.
     """
-    if q_BLAE.is_meta:  # counts memory, for which every fused kernel allocates no more than its result
+    if q_BLAE.is_meta:  # memory estimation: fused kernels allocate only their result
         return torch.empty_like(q_BLAE)
     key = shape_class(q_BLAE, k_BSAE), forced_backend(os.environ)
     if key not in _chosen:
@@ -98,60 +98,60 @@ def attention(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
 
 
 def shape_class(q_BLAE: Tensor, k_BSAE: Tensor) -> ShapeClass:
-    """By the number of keys, which is what kernels differ in."""
+    """Class of the inputs, by the number of keys, which decides the relative speed of kernels."""
     queries, keys = q_BLAE.shape[1], k_BSAE.shape[1]
     kind = "few_keys" if keys <= 128 else "some_keys" if keys <= 640 else "many_keys"
     return ShapeClass(q_BLAE.device, q_BLAE.dtype, "self" if keys == queries else kind, q_BLAE.shape[-1])
 
 
 def forced_backend(environ: Mapping[str, str]) -> str | None:
-    """The backend that the operator forces, if any; ValueError for a name that is none."""
-    name = environ.get(SETTING) or None
+    """The backend named by the environment, None if there is none. Raises ValueError for an unknown name."""
+    name = environ.get(ENV_VAR) or None
     if name not in (None, *NAMES):
-        raise ValueError(f"{SETTING} is {name!r}; allowed are {', '.join(NAMES)}")
+        raise ValueError(f"{ENV_VAR} is {name!r}; allowed are {', '.join(NAMES)}")
     return name
 
 
 def chosen_backends() -> dict[ShapeClass, str]:
-    """The backend in use for every class of shapes that was met so far."""
+    """Name of the backend of each class of shapes seen so far."""
     return dict(_names)
 
 
 def _choose(shape: ShapeClass, forced: str | None) -> None:
     name = forced or (None if shape.device.type == "cuda" else DEFAULT)
     if name is None:
-        found = installed((*FLASH_MODULES, *SDPA))
-        name = choose_backend(found, probe(shape))
-        logger.info("attention: %s for %s", name, _described(shape))
+        backends = installed((*FLASH_MODULES, *SDPA))
+        name = choose_backend(backends, probe(shape))
+        logger.info("attention: %s for %s", name, _describe(shape))
     elif name != DEFAULT:
-        found = installed(NAMES)
-        check_backend(name, found, probe(shape))
-        logger.info("attention: %s for %s, as %s says", name, _described(shape), SETTING)
+        backends = installed(NAMES)
+        check_backend(name, backends, probe(shape))
+        logger.info("attention: %s for %s, set by %s", name, _describe(shape), ENV_VAR)
     else:
-        found = {DEFAULT: sdpa}
-    _chosen[shape, forced] = found[name]
+        backends = {DEFAULT: sdpa}
+    _chosen[shape, forced] = backends[name]
     _names[shape] = name
 
 
-def _described(shape: ShapeClass) -> str:
+def _describe(shape: ShapeClass) -> str:
     return f"{shape.kind}, heads of {shape.width}, {shape.dtype}, {shape.device}"
 
 
 def sdpa(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
-    """PyTorch's own attention."""
+    """`F.scaled_dot_product_attention`."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLAE, k_BSAE, v_BSAE))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def reference(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
-    """The formula in float32."""
+    """The formula in float32, materializing the attention matrix."""
     scores_BALS = torch.einsum("blae,bsae->bals", q_BLAE.float(), k_BSAE.float()) / math.sqrt(q_BLAE.shape[-1])
     return torch.einsum("bals,bsae->blae", scores_BALS.softmax(-1), v_BSAE.float())
 
 
 @functools.cache
 def backend(name: str) -> Backend | None:
-    """A backend by its name, or None when its package is not installed."""
+    """A backend by name, None if its package is not installed or fails to import."""
     if name == DEFAULT:
         return sdpa
     if name in SDPA:
@@ -161,8 +161,8 @@ def backend(name: str) -> Backend | None:
             sage = importlib.import_module(APPROXIMATE[name]).sageattn
             return lambda q, k, v: sage(q, k, v, tensor_layout="NHD", is_causal=False)
         return _flash_attention(importlib.import_module(FLASH_MODULES[name]).flash_attn_func)
-    except Exception as error:  # noqa: BLE001 - a broken option is an absent one, whatever it raises on import
-        logger.info("attention: %s is not usable here: %s", name, error)
+    except Exception as error:  # noqa: BLE001 - an optional package may raise anything on import
+        logger.info("attention: %s is not usable: %s", name, error)
         return None
 
 
@@ -183,18 +183,18 @@ def _flash_attention(function: Callable[..., Tensor | tuple[Tensor, ...]]) -> Ba
 
 
 def installed(names: Iterable[str]) -> dict[str, Backend]:
-    """Those backends whose packages are here."""
-    return {name: found for name in names if (found := backend(name)) is not None}
+    """The backends whose packages are installed."""
+    return {name: candidate for name in names if (candidate := backend(name)) is not None}
 
 
 def probe(shape: ShapeClass) -> list[Tensor]:
-    """Random queries, keys and values of a class of shapes."""
+    """Random queries, keys and values for a class of shapes."""
     generator = torch.Generator(shape.device).manual_seed(0)
     batch, queries, keys = _PROBES[shape.kind]
-    most = max(queries, keys) if shape.device.type == "cuda" else _SMALL_PROBE
+    limit = max(queries, keys) if shape.device.type == "cuda" else _MAX_CPU_PROBE
     return [
         torch.randn(
-            (batch, min(tokens, most), _HEADS, shape.width),
+            (batch, min(tokens, limit), _HEADS, shape.width),
             device=shape.device,
             dtype=shape.dtype,
             generator=generator,
@@ -204,9 +204,9 @@ def probe(shape: ShapeClass) -> list[Tensor]:
 
 
 def choose_backend(candidates: Mapping[str, Backend], qkv: list[Tensor]) -> str:
-    """Name of the candidate that is fastest on the probe, of those that agree with the reference.
+    """Name of the fastest candidate that agrees with the reference; `math` only if no other does.
 
-    `math`, the last one, is used where no other is.
+    Raises RuntimeError if none agrees.
     """
     seconds: dict[str, float] = {}
     for name, candidate in candidates.items():
@@ -217,34 +217,34 @@ def choose_backend(candidates: Mapping[str, Backend], qkv: list[Tensor]) -> str:
         else:
             logger.info("attention: %s is not used: %s", name, fault)
     if not seconds:
-        raise RuntimeError(f"attention: no backend computes it here, of {', '.join(candidates)}")
+        raise RuntimeError(f"attention: none of the backends works here: {', '.join(candidates)}")
     return min(seconds, key=lambda name: seconds[name])
 
 
 def check_backend(name: str, candidates: Mapping[str, Backend], qkv: list[Tensor]) -> None:
-    """RuntimeError unless the candidate of that name is there and agrees with the reference."""
+    """Raise RuntimeError unless the candidate of that name is installed and agrees with the reference."""
     fault = find_fault(name, candidates[name], qkv) if name in candidates else "its package is not installed"
     if fault is not None:
         others = [other for other, candidate in candidates.items() if find_fault(other, candidate, qkv) is None]
-        raise RuntimeError(f"{SETTING} is {name}, which cannot be used here: {fault}; usable are {', '.join(others)}")
+        raise RuntimeError(f"{ENV_VAR} is {name}, which cannot be used here: {fault}; usable are {', '.join(others)}")
 
 
 def find_fault(name: str, candidate: Backend, qkv: list[Tensor]) -> str | None:
-    """Why a candidate must not be used: it raises, gives values that are no numbers, or differs from the reference.
+    """Why a candidate must not be used: it raises, returns NaN or Inf, or differs from the reference. None if it may.
 
-    Compared are some of the queries; that all results are finite is checked of all. The limit of the relative error is
-    2e-2 in 16 bits, 1e-3 in others, and 1e-1 for backends that approximate.
+    The relative L2 error is computed on up to 64 queries; its limit is 2e-2 in 16 bits, 1e-3 in float32, and 1e-1 for
+    approximate backends.
     """
     q, k, v = qkv
-    limit = _APPROXIMATE_AGREEMENT if name in APPROXIMATE else _AGREEMENT.get(q.dtype, 1e-3)
+    limit = _APPROXIMATE_TOLERANCE if name in APPROXIMATE else _TOLERANCE.get(q.dtype, 1e-3)
     try:
         out = candidate(q, k, v)
-    except Exception as failure:  # noqa: BLE001 - an option must never stop us, and raises what it likes
+    except Exception as failure:  # noqa: BLE001 - a backend may raise anything for unsupported inputs
         return str(failure).partition("\n")[0] or type(failure).__name__
     if (out.shape, out.dtype) != (q.shape, q.dtype):
         return "its result has another shape or dtype"
     if not out.isfinite().all():
-        return "it gives values that are no numbers"
+        return "its result has NaN or Inf"
     rows = torch.linspace(0, q.shape[1] - 1, min(_COMPARED_ROWS, q.shape[1]), device=q.device).long()
     expected = reference(q[:, rows], k, v)
     error = ((out[:, rows].float() - expected).norm() / expected.norm()).item()
@@ -252,7 +252,7 @@ def find_fault(name: str, candidate: Backend, qkv: list[Tensor]) -> str | None:
 
 
 def _time(candidate: Backend, qkv: list[Tensor], rounds: int = 3, repeats: int = 5) -> float:
-    """Seconds of some calls, the best of a few rounds; the candidate has been called before."""
+    """Seconds of `repeats` calls, minimum over rounds, after a warm-up call by the caller."""
 
     def synchronize() -> None:
         if qkv[0].is_cuda:

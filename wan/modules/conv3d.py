@@ -1,7 +1,9 @@
-"""Convolutions over time.
+"""3-D convolution that uses oneDNN on a CPU.
 
-PyTorch gives those of a single clip to oneDNN only where channels, frames and rows are many, and else to a fallback
-that copies each window into a row of a matrix (`use_mkldnn` in its Convolution.cpp). A small VAE is below the bound.
+For batch size 1 PyTorch uses oneDNN only above a size threshold (`use_mkldnn` in its Convolution.cpp) that a small VAE
+does not reach; its fallback copies each window into a row of a matrix (im2col), which is slower.
+
+Shapes: B batch, C channels, F frames, H x W.
 """
 
 import torch
@@ -10,14 +12,14 @@ from torch import Tensor, nn
 
 
 def convolve(convolution: nn.Conv3d, x_BCFHW: Tensor, padding: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
-    """The convolution with zeros around frames, rows and columns; by oneDNN in float32 on a processor that has it."""
+    """The convolution with zero padding of frames, rows and columns; oneDNN for float32 on the CPU where available."""
     weight, bias, stride = convolution.weight, convolution.bias, convolution.stride
-    if _suits(x_BCFHW):
+    if _use_onednn(x_BCFHW):
         dilation, groups = convolution.dilation, convolution.groups
         return torch.mkldnn_convolution(x_BCFHW, weight, bias, padding, stride, dilation, groups)
     return F.conv3d(x_BCFHW, weight, bias, stride, padding)
 
 
-def _suits(x_BCFHW: Tensor) -> bool:
-    on_processor = x_BCFHW.device.type == "cpu" and x_BCFHW.dtype == torch.float32
-    return on_processor and torch.backends.mkldnn.is_available()
+def _use_onednn(x_BCFHW: Tensor) -> bool:
+    is_cpu_float32 = x_BCFHW.device.type == "cpu" and x_BCFHW.dtype == torch.float32
+    return is_cpu_float32 and torch.backends.mkldnn.is_available()

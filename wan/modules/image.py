@@ -1,4 +1,4 @@
-"""The picture as context: CLIP's vision tower, run by transformers' `CLIPVisionModel`.
+"""CLIP image encoder: the vision tower as transformers' `CLIPVisionModel`.
 
 Shapes: H x W pixels, S tokens (patches and the class token), C width.
 """
@@ -15,7 +15,7 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def build_image_encoder(config: ImageEncoderConfig, drop_last: bool = True) -> CLIPVisionModel:
-    """The library's module without the last block, whose input is what the video model was trained on."""
+    """transformers' module without the last block: the video model was trained on the input of that block."""
     return CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=config.dim,
@@ -31,20 +31,20 @@ def build_image_encoder(config: ImageEncoderConfig, drop_last: bool = True) -> C
 
 
 class ImageEncoder:
-    """A frame to CLIP hidden states before the last block, all tokens, no final norm."""
+    """A frame to the CLIP hidden states of all tokens before the last block, without the final norm."""
 
     def __init__(self, model: CLIPVisionModel) -> None:
         self.model = model
-        self.side = int(model.config.image_size)  # type: ignore[arg-type]
+        self.image_size = int(model.config.image_size)  # type: ignore[arg-type]
 
     def __call__(self, frame_CHW: Tensor) -> Tensor:
-        """A frame 3 x H x W in [-1, 1] to 1 x S x C."""
+        """A frame, 3 x H x W in [-1, 1], to 1 x S x C."""
         pixels = self.preprocess(frame_CHW).to(self.model.dtype)
         return self.model(pixel_values=pixels).last_hidden_state
 
     def preprocess(self, frame_CHW: Tensor) -> Tensor:
-        """Bicubic to the tower's size, [0, 1], CLIP's mean and deviation: float32 1 x 3 x size x size."""
-        side = self.side
-        small = F.interpolate(frame_CHW[None].float(), (side, side), mode="bicubic", align_corners=False)
-        mean, std = (torch.tensor(values, device=small.device)[:, None, None] for values in (_MEAN, _STD))
-        return (small * 0.5 + 0.5 - mean) / std
+        """Resize (bicubic) to the model's size and normalize with CLIP's mean and std: float32 1 x 3 x size x size."""
+        size = self.image_size
+        resized = F.interpolate(frame_CHW[None].float(), (size, size), mode="bicubic", align_corners=False)
+        mean, std = (torch.tensor(values, device=resized.device)[:, None, None] for values in (_MEAN, _STD))
+        return (resized * 0.5 + 0.5 - mean) / std

@@ -1,4 +1,4 @@
-"""The prompt: cleaned, tokenised, and encoded by transformers' UMT5 encoder.
+"""Text encoder: clean, tokenize and encode a prompt with transformers' UMT5 encoder.
 
 Shapes: S tokens, C = text_dim.
 """
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_text_encoder(config: TextEncoderConfig) -> UMT5EncoderModel:
-    """The library's module at our sizes, without weights when called under the meta device."""
+    """transformers' module for a config; without weights inside `torch.device("meta")`."""
     return UMT5EncoderModel(
         UMT5Config(
             vocab_size=config.vocab_size,
@@ -36,14 +36,14 @@ def build_text_encoder(config: TextEncoderConfig) -> UMT5EncoderModel:
     )
 
 
-def clean(prompt: str) -> str:
-    """Mend mojibake, undo HTML escapes (twice, as texts from the web need), collapse white space."""
+def clean_prompt(prompt: str) -> str:
+    """Fix mojibake, unescape HTML twice (for doubly escaped text), collapse whitespace."""
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", text).strip()
 
 
 class TextEncoder:
-    """A prompt to the states of its tokens; a longer prompt is cut at `text_len` tokens, which is logged."""
+    """A prompt to the hidden states of its tokens. Truncates to `text_len` tokens and logs a warning."""
 
     def __init__(self, model: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, text_len: int) -> None:
         self.model = model
@@ -51,13 +51,13 @@ class TextEncoder:
         self.text_len = text_len
 
     def __call__(self, prompt: str) -> Tensor:
-        """States of the prompt's own tokens (no padding), 1 x S x C, S <= text_len, the last one for EOS."""
-        ids = self.tokenizer(clean(prompt))["input_ids"]
+        """Hidden states without padding, 1 x S x C, S <= text_len; the last token is EOS."""
+        ids = self.tokenizer(clean_prompt(prompt))["input_ids"]
         if len(ids) > self.text_len:
-            logger.warning("a prompt has %d tokens; the first %d are used", len(ids), self.text_len)
+            logger.warning("the prompt has %d tokens; the first %d are used", len(ids), self.text_len)
             ids = [*ids[: self.text_len - 1], ids[-1]]
         return self.encode_ids(torch.tensor([ids], device=self.model.device))
 
     def encode_ids(self, ids_1S: Tensor) -> Tensor:
-        """States of token ids, 1 x S x C."""
+        """Hidden states of token ids, 1 x S x C."""
         return self.model(input_ids=ids_1S).last_hidden_state

@@ -9,7 +9,7 @@ import torch
 from wan.checkpoint.components import load_text_encoder
 from wan.checkpoint.layout import find_layout
 from wan.configs import ModelConfig
-from wan.modules.text import TextEncoder, clean
+from wan.modules.text import TextEncoder, clean_prompt
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def encoder(puppet: ModelConfig, puppet_folder: Path) -> TextEncoder:
     ],
 )
 def test_cleaning(raw: str, cleaned: str) -> None:
-    assert clean(raw) == cleaned
+    assert clean_prompt(raw) == cleaned
 
 
 def test_states_of_the_real_tokens_and_eos(encoder: TextEncoder) -> None:

@@ -87,7 +87,7 @@ def test_zero_frames_need_not_be_there(
         expected = vae.encode(video)
         assert ran.count(model.encoder.conv_in) == 21
         ran.clear()
-        assert torch.equal(vae.encode(video[:, :known], frames=81), expected)
+        assert torch.equal(vae.encode(video[:, :known], num_frames=81), expected)
     runs = [ran.count(stage[0]) for stage in encoder_stages(model.encoder)]
     assert runs == sorted(runs)
     assert runs[0] == known // 4 + 1 + (4 if blocks == 2 else 3)
@@ -121,10 +121,10 @@ def test_where_features_rest_does_not_change_a_bit(model: AutoencoderKLWan, monk
     class Elsewhere(FeatureCache):
         def __setitem__(self, layer: object, kept: Tensor) -> None:
             away.append(layer)
-            self.kept[layer] = kept.double()
+            self.tensors[layer] = kept.double()
 
         def __getitem__(self, layer: object) -> Tensor | None:
-            kept = self.kept.get(layer)
+            kept = self.tensors.get(layer)
             return None if kept is None else kept.float()
 
     monkeypatch.setattr("wan.modules.vae.FeatureCache", Elsewhere)
@@ -183,5 +183,5 @@ def test_features_are_handed_out_where_they_are_needed() -> None:
     assert features["layer"] is None
     features["layer"] = torch.ones(2)
     kept: Any = features["layer"]
-    assert features.kept["layer"].device == CPU
+    assert features.tensors["layer"].device == CPU
     assert kept.is_meta

@@ -48,10 +48,10 @@ def test_vae_estimate_matches_measured_peak(
         """Keeps features where `PeakCounter` does not count them."""
 
         def __setitem__(self, layer: Any, kept: Any) -> None:
-            self.kept[layer] = kept.movedim(1, -1).contiguous().numpy().copy()
+            self.tensors[layer] = kept.movedim(1, -1).contiguous().numpy().copy()
 
         def __getitem__(self, layer: Any) -> Any:
-            kept = self.kept.get(layer)
+            kept = self.tensors.get(layer)
             return None if kept is None else torch.from_numpy(kept).clone().movedim(-1, 1)
 
     monkeypatch.setattr("wan.modules.vae.FeatureCache", NumPyCache)
