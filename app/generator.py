@@ -88,7 +88,7 @@ class VideoGenerator:
         config = self.settings.config
         sample_rate = 48_000
         tone = Audio(samples_CN=np.sin(np.arange(sample_rate, dtype=np.float32))[None], sample_rate=sample_rate)
-        waveforms = mix((tone,) * config.persons, "para").waveforms
+        waveforms = mix((tone,) * config.max_persons, "para").waveforms
         with torch.inference_mode():
             request = Request(
                 picture=Image.new("RGB", (512, 256), "grey"),

@@ -33,12 +33,12 @@ class JobProgress:
 
     def on_pipeline_progress(self, progress: Progress) -> None:
         """The pipeline's callback. Raises CancelledError, and TimeLimitError when the time limit will be exceeded."""
-        step = f", step {progress.step} of {progress.steps}" if progress.steps > 1 else ""
-        self.finish(progress.stage, f"chunk {progress.chunk} of {progress.chunks}{step}")
+        step = f", step {progress.step} of {progress.num_steps}" if progress.num_steps > 1 else ""
+        self.finish(progress.stage, f"chunk {progress.chunk} of {progress.num_chunks}{step}")
         if progress.stage == "decode":
             self.finish("encode")  # a chunk's frames are handed to the encoder while it is decoded
         if progress.stage in ("denoise", "decode"):
-            self.estimator.update(progress.chunk, progress.chunks, progress.share)
+            self.estimator.update(progress.chunk, progress.num_chunks, progress.fraction)
 
     @property
     def seconds(self) -> float:

@@ -22,7 +22,7 @@ from wan.types import Aspect
 def video_unsupported_reason(config: ModelConfig) -> str:
     """What is said to somebody who sends a video to a model that cannot be shown one; empty for one that can."""
     try:
-        check_supported(config, persons=1, video=True)
+        check_supported(config, num_persons=1, video=True)
     except ValueError as error:
         return str(error)
     return ""

@@ -118,7 +118,7 @@ def _speech(encoders: Encoders, clip: Clip) -> Tensor:
         tracks.append(encoders.speech.layer_states(features[None].to(DEVICE))[0])
     half = CONFIG.transformer.audio_window // 2
     stop = clip.start + FRAMES
-    chunk = Chunk(index=0, start=clip.start, stop=stop, overlap=0, fresh=FRAMES)
+    chunk = Chunk(index=0, start=clip.start, stop=stop, overlap=0, num_new=FRAMES)
     windows = speech_windows(tuple(tracks), chunk, CONFIG.transformer.audio_window)
     return torch.cat((windows[:, 0, :half], windows[:, :, half], windows[:, -1, half + 1 :]), dim=1)
 

@@ -17,7 +17,7 @@ from wan.conditioning.latent import known_mask
 from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
 from wan.modules.transformer import Context, MultiTalkTransformer
-from wan.types import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoSize, latent_frames, whole_latents
+from wan.types import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoSize, latent_frames, round_up_frames
 
 _DAMAGE = 0.3
 """Deviation, at most, of the errors in the frames that a chunk continues from."""
@@ -125,6 +125,6 @@ def _in_front(handed_BCTHW: Tensor, latent_BCTHW: Tensor) -> Tensor:
 
 def _first_frames(frames_B: Tensor, latent_BCTHW: Tensor) -> Tensor:
     """True where the latent belongs to the first `frames_B` video frames of a clip (0 for none)."""
-    counts = [0 if f == 0 else latent_frames(whole_latents(int(f))) for f in frames_B]
+    counts = [0 if f == 0 else latent_frames(round_up_frames(int(f))) for f in frames_B]
     places = torch.arange(latent_BCTHW.shape[2])[None, :] < torch.tensor(counts)[:, None]
     return places.to(latent_BCTHW.device)[:, None, :, None, None].expand_as(latent_BCTHW)

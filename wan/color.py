@@ -1,4 +1,4 @@
-"""Colour drift over chunks, corrected against the first frame in CIE Lab (Reinhard et al. 2001).
+"""Color transfer in CIE Lab (Reinhard et al. 2001), which corrects color drift over chunks.
 
 Shapes: C = 3 channels, F frames, H x W.
 """
@@ -13,31 +13,31 @@ _RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (
 _WHITE = (0.95047, 1.0, 1.08883)
 _XYZ_TO_RGB = torch.linalg.inv(torch.tensor(_RGB_TO_XYZ, dtype=torch.float64)).tolist()
 _LAB_EPSILON = 0.008856
-_FLAT = 0.02
-"""Deviation of a channel, in Lab units, below which it is the same everywhere to the eye (rounding makes 0.005)."""
+_MIN_STD = 0.02
+"""Standard deviation, in Lab units, below which a channel counts as constant; rounding to 8 bits makes 0.005."""
 
 
-class Colors(NamedTuple):
-    """Mean and deviation of each Lab channel, broadcastable to C x F x H x W."""
+class LabStats(NamedTuple):
+    """Mean and standard deviation of each Lab channel, broadcastable to C x F x H x W."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
 
-def colors_of(video_CFHW: Tensor) -> Colors:
-    """Of each frame in [-1, 1]."""
-    return _colors(rgb_to_lab(((video_CFHW + 1) / 2).clamp(0, 1)))
+def lab_stats(video_CFHW: Tensor) -> LabStats:
+    """Statistics of each frame of an sRGB video in [-1, 1]."""
+    return _lab_stats(rgb_to_lab(((video_CFHW + 1) / 2).clamp(0, 1)))
 
 
-def match_color(video_CFHW: Tensor, target: Colors, strength: float) -> Tensor:
-    """Give each frame the target's mean and deviation per Lab channel, blended in by `strength` in 0..1.
+def match_color(video_CFHW: Tensor, target: LabStats, strength: float) -> Tensor:
+    """Match each frame's mean and standard deviation per Lab channel to the target's, blended by `strength` in 0..1.
 
-    Input and output in [-1, 1]; the target's are of one frame. A flat channel takes the target's mean.
+    Input and output in [-1, 1]; `target` is of one frame. A constant channel only gets the target's mean.
     """
     source = ((video_CFHW + 1) / 2).clamp(0, 1)
     lab = rgb_to_lab(source)
-    mean, deviation = _colors(lab)
-    scale = torch.where(deviation > _FLAT, target.deviation / deviation.clamp(min=_FLAT), 0.0)
+    mean, std = _lab_stats(lab)
+    scale = torch.where(std > _MIN_STD, target.std / std.clamp(min=_MIN_STD), 0.0)
     matched = lab_to_rgb((lab - mean) * scale + target.mean).clamp(0, 1)
     return torch.lerp(source, matched, strength) * 2 - 1
 
@@ -52,7 +52,7 @@ def rgb_to_lab(rgb_CFHW: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab_CFHW: Tensor) -> Tensor:
-    """CIE Lab to sRGB, not clipped above 1; negative light is black."""
+    """CIE Lab to sRGB, not clipped above 1; negative linear values become 0."""
     lightness, a, b = lab_CFHW
     y = (lightness + 16) / 116
     f = torch.stack((y + a / 500, y, (y - b / 200).clamp(min=0)))
@@ -61,9 +61,9 @@ def lab_to_rgb(lab_CFHW: Tensor) -> Tensor:
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0) ** (1 / 2.4) - 0.055, linear * 12.92)
 
 
-def _colors(lab_CFHW: Tensor) -> Colors:
-    deviation, mean = torch.std_mean(lab_CFHW, dim=(-2, -1), correction=0, keepdim=True)
-    return Colors(mean, deviation)
+def _lab_stats(lab_CFHW: Tensor) -> LabStats:
+    std, mean = torch.std_mean(lab_CFHW, dim=(-2, -1), correction=0, keepdim=True)
+    return LabStats(mean, std)
 
 
 def _mix(matrix: Tensor, image_CFHW: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from wan.color import colors_of, match_color
+from wan.color import lab_stats, match_color
 from wan.modules.vae import VideoVAE
 
 
@@ -20,6 +20,6 @@ def decode_video(
     Each slice is color-corrected towards the reference by `color_strength` in 0..1. The VAE's feature cache is kept on
     `offload_device` between slices.
     """
-    target = colors_of(reference_CHW[:, None]) if color_strength > 0 else None
+    target = lab_stats(reference_CHW[:, None]) if color_strength > 0 else None
     for frames_CFHW in vae.decode(latent_CTHW, offload_device):
         yield frames_CFHW if target is None else match_color(frames_CFHW, target, color_strength)

@@ -32,7 +32,7 @@ from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
 from wan.offload.estimate import HOST
 from wan.offload.manager import OffloadManager, initial_device
 from wan.offload.plan import OffloadPlan
-from wan.progress import Progress, Report, reporter
+from wan.progress import Progress, Reporter, make_reporter
 from wan.sampling.denoise import Denoiser, denoise, draw_noise
 from wan.sampling.guidance import PASSES
 from wan.sampling.options import Cache, SamplingOptions, resolve_options
@@ -212,7 +212,7 @@ class MultiTalkPipeline:
         cache = LastValueCache()
         clip_frame = reference_frame = motion_frames = None
         for chunk, next_chunk in zip_longest(clip.chunks, clip.chunks[1:]):
-            report = reporter(progress, self.device, chunk.index + 1, len(clip.chunks))
+            report = make_reporter(progress, self.device, chunk.index + 1, len(clip.chunks))
             if chunk.index == 0:
                 report("prepare")
             if clip_frame is None or request.source is not None:
@@ -280,7 +280,7 @@ class MultiTalkPipeline:
         return plan_chunk(self.config, options, [embedding.timestep_proj for embedding in embeddings])
 
     def denoise_chunk(
-        self, clip: ClipState, chunk: Chunk, inputs: ChunkInputs, generator: torch.Generator, report: Report
+        self, clip: ClipState, chunk: Chunk, inputs: ChunkInputs, generator: torch.Generator, report: Reporter
     ) -> Tensor:
         """The latent of a chunk, float32 16 x T x H/8 x W/8."""
         with self.offload.on_device(self.models.vae) as vae:
@@ -314,14 +314,14 @@ class MultiTalkPipeline:
         latent_CTHW: Tensor,
         reference_CHW: Tensor,
         num_motion: int,
-        report: Report,
+        report: Reporter,
     ) -> Generator[Tensor, None, Tensor | None]:
         """Yield the new frames of a chunk; return its last `num_motion` frames where the offload plan keeps them.
 
         When the device runs out of memory, decode again under a smaller plan and skip the slices already yielded.
         "decode" is reported before the last slice is yielded.
         """
-        start, end, num_slices = 0, chunk.overlap + chunk.fresh, 0
+        start, end, num_slices = 0, chunk.overlap + chunk.num_new, 0
         strength, motion_frames = clip.options.color_correction_strength, list[Tensor]()
         while True:
             offload_device = self.offload.offload_device

@@ -1,4 +1,4 @@
-"""What a caller is told while a video is made."""
+"""Progress of a generation, reported to one callback of the caller."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,36 +11,40 @@ from wan.sampling.plan import Step, fraction_done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What has just been done; counts are from 1.
+    """The stage that has just ended; `chunk` and `step` count from 1.
 
-    Stages: "prepare" once, then for every chunk "condition", "denoise" (once a step) and "decode". `share` is how much
-    of the chunk's denoising is done, 0..1, by how often the network is run.
+    Stages: "prepare" once, then for each chunk "condition", "denoise" (once per step) and "decode". `fraction` is the
+    share of the chunk's block evaluations that are done, 0..1.
     """
 
     stage: str
     chunk: int
-    chunks: int
+    num_chunks: int
     step: int = 1
-    steps: int = 1
-    share: float = 1.0
+    num_steps: int = 1
+    fraction: float = 1.0
 
 
-class Report(Protocol):
-    """Says that a stage, or a step of it, is done."""
+class Reporter(Protocol):
+    """Reports the end of a stage, or of one of its steps."""
 
     def __call__(self, stage: str, plan: Sequence[Step] = (), step: int = 1) -> None: ...
 
 
-def reporter(progress: Callable[[Progress], None] | None, device: torch.device, chunk: int, chunks: int) -> Report:
-    """What tells the caller that a stage, or a step of it, is done; waits for the device, so that it is true."""
+def make_reporter(
+    on_progress: Callable[[Progress], None] | None, device: torch.device, chunk: int, num_chunks: int
+) -> Reporter:
+    """Reporter of one chunk that synchronizes the device before it calls `on_progress`; a no-op without callback."""
 
     def report(stage: str, plan: Sequence[Step] = (), step: int = 1) -> None:
-        if progress is None:
+        if on_progress is None:
             return
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        share = fraction_done(plan, step) if plan else 1.0
-        steps = max(len(plan), 1)
-        progress(Progress(stage=stage, chunk=chunk, chunks=chunks, step=step, steps=steps, share=share))
+        fraction = fraction_done(plan, step) if plan else 1.0
+        num_steps = max(len(plan), 1)
+        on_progress(
+            Progress(stage=stage, chunk=chunk, num_chunks=num_chunks, step=step, num_steps=num_steps, fraction=fraction)
+        )
 
     return report

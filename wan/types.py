@@ -1,20 +1,20 @@
-"""Sizes: from pixels to latents to tokens, computed in one place."""
+"""Sizes in pixels, latents and tokens."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 FPS = 25
-"""Video frames per second of every model here."""
+"""Video frames per second of all models."""
 TEMPORAL_STRIDE = 4
-"""Video frames per latent frame, the first latent frame (one video frame) excepted."""
+"""Video frames per latent frame, except the first latent frame, which is one video frame."""
 SPATIAL_STRIDE = 8
-"""Pixels per latent sample, in each direction."""
+"""Pixels per latent pixel in height and width."""
 PATCH = 2
-"""Latent samples per token, in each direction; in time a token is one latent frame."""
+"""Latent pixels per token in height and width; in time a token is one latent frame."""
 PIXELS_PER_TOKEN = SPATIAL_STRIDE * PATCH
 
 Aspect = Literal["bucket", "source"]
-"""Whether a video has the size of the nearest bucket or the shape of its picture."""
+"""Output aspect ratio: that of the nearest bucket, or that of the source image."""
 
 
 def latent_frames(frames: int) -> int:
@@ -23,14 +23,14 @@ def latent_frames(frames: int) -> int:
     return (frames - 1) // TEMPORAL_STRIDE + 1
 
 
-def whole_latents(frames: int) -> int:
-    """The smallest 4n + 1 that is at least `frames`."""
+def round_up_frames(frames: int) -> int:
+    """The smallest 4n + 1 >= `frames`."""
     return -(-(frames - 1) // TEMPORAL_STRIDE) * TEMPORAL_STRIDE + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSize:
-    """Frames, height and width of a clip in pixels, and everything that follows from them."""
+    """Number of frames, height and width in pixels, and the latent and token sizes that follow."""
 
     frames: int
     height: int

@@ -54,7 +54,7 @@ class EagerDenoiser(Denoiser):
     def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
         assert self.plan[step].computed, "the eager baseline has no step cache"
         model: Any = self.model
-        time, masks_3HW = self.times[step].temb[0], self._masks()
+        time, masks_3HW = self.time_embeddings[step].temb[0], self._masks()
 
         def velocity(context: Any) -> Tensor:
             args = (time, context.text, context.image, context.speech, masks_3HW)

@@ -17,7 +17,7 @@ from wan.modules.rope import RotaryEmbedding, apply_rope, video_rope
 from wan.modules.speaker_labels import SpeakerMasks, speaker_labels, token_masks
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.sampling.denoise import Denoiser
-from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, GuidanceTerm, passes_of
+from wan.sampling.guidance import PASSES, ClassifierFreeGuidance, GuidanceTerm, required_passes
 from wan.sampling.plan import plan_steps
 from wan.types import VideoSize
 
@@ -128,16 +128,16 @@ class PartlyOptimizedTransformer(EagerTransformer):
 def eager_guidance(text_scale: float, audio_scale: float) -> tuple[GuidanceTerm, ...]:
     """Guidance terms of the reference implementation: a text scale of 1 drops a pass, a speech scale of 1 does not."""
     if text_scale == 1:
-        return ((audio_scale, "cond", "no_audio"),)
-    return ((text_scale, "cond", "no_text"), (audio_scale, "no_text", "neither"))
+        return (GuidanceTerm(audio_scale, "cond", "no_audio"),)
+    return (GuidanceTerm(text_scale, "cond", "no_text"), GuidanceTerm(audio_scale, "no_text", "neither"))
 
 
 def make_guider(text_scale: float, audio_scale: float, eager: bool) -> ClassifierFreeGuidance:
     """Classifier-free guidance; with `eager` it includes passes whose weight is zero."""
     guider = ClassifierFreeGuidance(text_scale, audio_scale)
     if eager:
-        guider.differences = eager_guidance(text_scale, audio_scale)
-        guider.passes = passes_of(guider.differences)
+        guider.terms = eager_guidance(text_scale, audio_scale)
+        guider.passes = required_passes(guider.terms)
     return guider
 
 
@@ -193,7 +193,7 @@ def optimized_step(model: MultiTalkTransformer, inputs: StepInputs, guider: Clas
         [model.embed_time(torch.tensor([inputs.time], device=device))],
         video_rope(inputs.size.grid, model.config.head_dim, device),
         inputs.size.grid,
-        plan_steps(guider.passes, computed=(True,), reuses_guidance=False),
+        plan_steps(guider.passes, computed=(True,), reuse_guidance=False),
     )
     return lambda: guider(denoiser(inputs.latent_CTHW, 0))
 

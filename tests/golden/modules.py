@@ -19,7 +19,7 @@ from wan.checkpoint.component import Component, load_component
 from wan.checkpoint.components import restore_position_ids
 from wan.checkpoint.lora import Lora, LoraManager
 from wan.checkpoint.quanto import parse_map
-from wan.color import colors_of, match_color
+from wan.color import lab_stats, match_color
 from wan.configs.schema import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VideoVAEConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.quantized import quantized_layers
@@ -219,6 +219,6 @@ def apg(golden: GoldenFile) -> Outputs:
 
 def color(golden: GoldenFile) -> Outputs:
     """`out_07` is strength 0.7."""
-    source, target = golden.tensors["src"][0], colors_of(golden.tensors["ref"][0, :, :1])
+    source, target = golden.tensors["src"][0], lab_stats(golden.tensors["ref"][0, :, :1])
     names = [name for name in golden.tensors if name.startswith("out_")]
     return {name: match_color(source, target, int(name.removeprefix("out_")) / 10)[None] for name in names}

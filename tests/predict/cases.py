@@ -105,7 +105,7 @@ PICTURE_FILES = (
     picture("SVG", SVG, "begins with the text '<svg xmlns=", PICTURES),
     picture("PDF", PDF, "looks like a PDF document", PICTURES),
     picture("ZIP", ZIP, "looks like a ZIP archive", PICTURES),
-    picture("a video", voice("video"), "is a video", "multitalk-puppet", "can be shown to infinitetalk-14B-single"),
+    picture("a video", voice("video"), "is a video", "multitalk-puppet", "supported by infinitetalk-14B-single"),
     picture("a WAV", voice(), "looks like WAV sound", PICTURES),
     picture("an MP3", voice("MP3"), "looks like MP3 sound", PICTURES),
     picture("half a PNG", half(plain("PNG")), "looks like a PNG picture", *CUT_OFF, PICTURES),

@@ -112,7 +112,7 @@ def test_a_clip_knows_its_first_frames(known: Known) -> None:
 
 def test_windows_are_the_pipelines() -> None:
     tracks = tuple(torch.randn(60, 4, 8) for _ in range(2))
-    chunk = Chunk(index=0, start=20, stop=29, overlap=0, fresh=9)
+    chunk = Chunk(index=0, start=20, stop=29, overlap=0, num_new=9)
     stored = torch.stack([track[18:31] for track in tracks])
     torch.testing.assert_close(windows_of(stored[None])[0], speech_windows(tracks, chunk, 5))
 

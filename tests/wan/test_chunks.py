@@ -13,10 +13,10 @@ def test_fresh_frames_cover_each_frame_once(length: int, frame_num: int, motion_
         assert chunk.index == number
         assert chunk.stop - chunk.start == frame_num
         assert chunk.overlap == (motion_frame if number else 0)
-        assert chunk.overlap + chunk.fresh <= frame_num
-        assert chunk.fresh > 0
+        assert chunk.overlap + chunk.num_new <= frame_num
+        assert chunk.num_new > 0
         first = chunk.start + chunk.overlap
-        covered += range(first, first + chunk.fresh)
+        covered += range(first, first + chunk.num_new)
     assert covered == list(range(length))
 
 

@@ -112,7 +112,7 @@ def test_plain_form_sets_length_and_overlap(pipeline: MultiTalkPipeline) -> None
     progress: list[Progress] = []
     video = pipeline.generate(plain, progress=progress.append, frame_num=9, sampling_steps=1)
     assert video.shape[1] == 10
-    assert progress[-1].chunks == 2
+    assert progress[-1].num_chunks == 2
 
 
 def test_a_seed_decides_the_video(pipeline: MultiTalkPipeline) -> None:
@@ -159,7 +159,11 @@ def test_a_stopped_request_leaves_nothing(pipeline: MultiTalkPipeline) -> None:
 
 def test_progress_tells_stage_chunk_and_step(pipeline: MultiTalkPipeline) -> None:
     told: list[tuple[str, int, int, int, int]] = []
-    pipeline.generate(data(12), **SMALL, progress=lambda p: told.append((p.stage, p.chunk, p.chunks, p.step, p.steps)))
+
+    def on_progress(p: Progress) -> None:
+        told.append((p.stage, p.chunk, p.num_chunks, p.step, p.num_steps))
+
+    pipeline.generate(data(12), **SMALL, progress=on_progress)
     chunk = [("condition", 1, 1), ("denoise", 1, 2), ("denoise", 2, 2), ("decode", 1, 1)]
     expected = [("prepare", 1, 2, 1, 1)]
     expected += [(stage, k, 2, step, steps) for k in (1, 2) for stage, step, steps in chunk]

@@ -19,7 +19,7 @@ import wan.offload.manager
 from tests.wan.test_multitalk import data
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
-from wan.color import colors_of, match_color
+from wan.color import lab_stats, match_color
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules import transformer as transformer_module
 from wan.modules.rope import video_rope
@@ -306,7 +306,7 @@ def test_what_a_clip_keeps_holds_nothing_else(persons: int) -> None:
 def test_colors_are_corrected_where_the_video_is() -> None:
     video, frame = torch.rand(3, 4, 64, 64, device=META), torch.rand(3, 1, 64, 64, device=META)
     with PeakCounter(CPU) as elsewhere:
-        corrected = match_color(video, colors_of(frame), 0.5)
+        corrected = match_color(video, lab_stats(frame), 0.5)
     assert corrected.device == META
     assert elsewhere.peak < 1000  # the constants of the colour space
 
@@ -319,6 +319,6 @@ def test_colors_of_the_reference_are_measured_once_a_chunk(
     strength: float,
     expected: int,
 ) -> None:
-    count(monkeypatch, calls, wan.decode, "colors_of")
+    count(monkeypatch, calls, wan.decode, "lab_stats")
     pipeline.generate(data(12), **TWICE, color_correction_strength=strength)
-    assert calls["colors_of"] == expected
+    assert calls["lab_stats"] == expected

@@ -83,7 +83,7 @@ def test_the_sound_of_a_scene_is_that_of_its_time(pipeline: MultiTalkPipeline, m
 @pytest.mark.parametrize("cuts", [(), (1,), (3, 4, 50), (9, 25), (60,), (80,)])
 def test_chunks_with_cuts_cover_every_frame_once(cuts: tuple[int, ...]) -> None:
     chunks = plan_chunks(60, 9, 5, cuts)
-    spans = [(chunk.start + chunk.overlap, chunk.fresh) for chunk in chunks]
+    spans = [(chunk.start + chunk.overlap, chunk.num_new) for chunk in chunks]
     assert [i for first, fresh in spans for i in range(first, first + fresh)] == list(range(60))
     assert [chunk.start for chunk in chunks if chunk.overlap == 0] == [0, *(cut for cut in cuts if cut < 60)]
 
@@ -118,7 +118,7 @@ def test_a_picture_is_a_video_of_one_frame(pipeline: MultiTalkPipeline) -> None:
 
 def test_multitalk_shows_no_video(pipeline: MultiTalkPipeline) -> None:
     multitalk = MultiTalkPipeline.from_models(WAN_CONFIGS["multitalk-puppet"], pipeline.models)
-    with pytest.raises(ValueError, match=r"multitalk-puppet continues from a picture only.*infinitetalk-14B-multi"):
+    with pytest.raises(ValueError, match=r"multitalk-puppet accepts a still image only.*infinitetalk-14B-multi"):
         make(multitalk, shown(Film()))
     with pytest.raises(ValueError, match=r"'infinitetalk-480'; multitalk-puppet has 'multitalk-480', 'multitalk-720'$"):
         multitalk.generate(data(9), size_buckget="infinitetalk-480")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wan.modules.vae import VideoVAE
-from wan.types import TEMPORAL_STRIDE, VideoSize, whole_latents
+from wan.types import TEMPORAL_STRIDE, VideoSize, round_up_frames
 
 MASK_CHANNELS = TEMPORAL_STRIDE
 """One channel for each video frame of a latent frame."""
@@ -21,7 +21,7 @@ def condition_latent(vae: VideoVAE, known_CFHW: Tensor, size: VideoSize, rest: t
     `rest` is where the VAE's features wait between slices.
     """
     known = known_CFHW.shape[1]
-    missing = whole_latents(known) - known
+    missing = round_up_frames(known) - known
     latent = vae.encode(F.pad(known_CFHW, (0, 0, 0, 0, 0, missing)), rest, num_frames=size.frames)
     return torch.cat((known_mask(known, size).to(latent.device), latent))
 

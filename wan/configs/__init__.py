@@ -1,4 +1,4 @@
-"""The models this package knows, by name."""
+"""Model configs by name."""
 
 from wan.configs.models import (
     INFINITETALK_MULTI_14B,

@@ -1,4 +1,4 @@
-"""Picture sizes the published models were trained on: ratio height / width to (height, width)."""
+"""Video sizes that the models were trained on: height / width ratio to (height, width) in pixels."""
 
 from wan.configs.schema import BucketTable
 

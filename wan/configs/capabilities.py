@@ -1,4 +1,4 @@
-"""Where a model can run, and what it can be asked for."""
+"""Devices a model runs on, and requests it supports."""
 
 import torch
 
@@ -7,29 +7,29 @@ from wan.configs.schema import ModelConfig
 
 
 def choose_device(config: ModelConfig, device_id: int) -> torch.device:
-    """The GPU, or the CPU for a model that may run there; RuntimeError for one that may not."""
+    """The GPU, or without one the CPU. Raises RuntimeError for a model that needs a GPU."""
     if torch.cuda.is_available():
         return torch.device(f"cuda:{device_id}")
     if config.needs_gpu:
         small = [name for name, other in WAN_CONFIGS.items() if not other.needs_gpu]
         raise RuntimeError(
             f"{config.name} needs an NVIDIA GPU and this machine has none that PyTorch can use; "
-            f"set MULTITALK_MODEL={' or '.join(small)} for a small model that runs on a processor"
+            f"set MULTITALK_MODEL={' or '.join(small)} for a small model that runs on a CPU"
         )
     return torch.device("cpu")
 
 
-def check_supported(config: ModelConfig, persons: int, video: bool) -> None:
-    """Raise ValueError that names the models of this package which can do what this one cannot."""
+def check_supported(config: ModelConfig, num_persons: int, video: bool) -> None:
+    """Raise ValueError, which lists the models that can, if the model does not support the request."""
     if video and config.mode != "infinitetalk":
         others = [name for name, other in WAN_CONFIGS.items() if other.mode == "infinitetalk"]
         raise ValueError(
-            f"image is a video, and {config.name} continues from a picture only; a video can be shown to "
+            f"image is a video, and {config.name} accepts a still image only; a video is supported by "
             f"{', '.join(others)} (the operator sets MULTITALK_MODEL)"
         )
-    if persons > config.persons:
-        others = [name for name, other in WAN_CONFIGS.items() if other.persons >= persons]
+    if num_persons > config.max_persons:
+        others = [name for name, other in WAN_CONFIGS.items() if other.max_persons >= num_persons]
         raise ValueError(
-            f"{persons} persons are to be told apart (each has a voice or a place of their own), and {config.name} was "
-            f"trained for {config.persons}; {', '.join(others)} can do it (the operator sets MULTITALK_MODEL)"
+            f"{num_persons} persons have a voice or a region, and {config.name} supports {config.max_persons}; "
+            f"{', '.join(others)} can distinguish them (the operator sets MULTITALK_MODEL)"
         )

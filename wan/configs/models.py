@@ -1,13 +1,13 @@
-"""The published 14B network and the small one that follows the same architecture."""
+"""Configs of the published 14B models and of the small models with the same architecture."""
 
 from dataclasses import replace
 
 from wan.configs.buckets import BUCKETS_480, BUCKETS_720, PUPPET_480, PUPPET_720
 from wan.configs.magcache import MAGCACHE, PUPPET_MAGCACHE
 from wan.configs.schema import (
-    Files,
     ImageEncoderConfig,
     ModelConfig,
+    ModelFiles,
     Preset,
     TextEncoderConfig,
     TransformerConfig,
@@ -30,7 +30,7 @@ TEACACHE: dict[str, tuple[float, ...]] = {
 TURBO = Preset(text_guide_scale=3.0, audio_guide_scale=3.0, teacache_thresh=0.8, shift={"480": 5.0, "720": 8.0})
 QUALITY = Preset(text_guide_scale=5.0, audio_guide_scale=4.0, teacache_thresh=0.3, shift={"480": 7.0, "720": 11.0})
 BALANCED = replace(TURBO, sampling_steps=25)
-# Step distillation (lightx2v) folds the text guidance into the weights and makes four steps enough.
+# The step-distillation LoRA (lightx2v) includes text guidance and needs only four steps.
 FAST = Preset(
     text_guide_scale=1.0,
     audio_guide_scale=2.0,
@@ -64,7 +64,7 @@ MULTITALK_14B = ModelConfig(
         image_size=224, patch_size=14, dim=1280, mlp_dim=5120, num_layers=32, num_heads=16
     ),
     vae=VideoVAEConfig(dim=96),
-    files=Files(base="Wan2.1-I2V-14B-480P", audio="MeiGen-MultiTalk", speech="chinese-wav2vec2-base"),
+    files=ModelFiles(base="Wan2.1-I2V-14B-480P", audio="MeiGen-MultiTalk", speech="chinese-wav2vec2-base"),
     buckets={"480": BUCKETS_480, "720": BUCKETS_720},
     teacache_coefficients=TEACACHE,
     magcache_ratios=MAGCACHE,
@@ -81,11 +81,11 @@ MULTITALK_14B = ModelConfig(
 
 
 MOTION_FRAMES = 9
-"""Frames that InfiniteTalk's chunks overlap by."""
+"""Overlap of InfiniteTalk's chunks, in frames."""
 
 
 def infinitetalk(config: ModelConfig, variant: str) -> ModelConfig:
-    """The same network with InfiniteTalk's weights, which come for one person (single) or for several (multi)."""
+    """The config with InfiniteTalk's weights; `variant` is single (one person) or multi."""
     files = replace(
         config.files,
         audio="InfiniteTalk",
@@ -100,7 +100,7 @@ def infinitetalk(config: ModelConfig, variant: str) -> ModelConfig:
         files=files,
         mode="infinitetalk",
         motion_frame=MOTION_FRAMES,
-        persons=1 if variant == "single" else config.persons,
+        max_persons=1 if variant == "single" else config.max_persons,
     )
 
 
@@ -113,7 +113,7 @@ PUPPET_QUALITY = Preset(
     text_guide_scale=3.0, audio_guide_scale=2.0, teacache_thresh=0.1, shift={"480": 3.0, "720": 3.0}
 )
 PUPPET_TURBO = replace(PUPPET_QUALITY, text_guide_scale=2.0, teacache_thresh=0.2)
-# The LoRA has the guidance in it: each step is one pass.
+# The LoRA is distilled with guidance: each step is one pass.
 PUPPET_FAST = Preset(
     text_guide_scale=1.0,
     audio_guide_scale=1.0,
@@ -188,7 +188,7 @@ MULTITALK_PUPPET = ModelConfig(
             1.606,
         ),
     ),
-    files=Files(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
+    files=ModelFiles(base="Wan2.1-I2V-puppet", audio="MultiTalk-puppet", speech="wav2vec2-puppet"),
     buckets={"480": PUPPET_480, "720": PUPPET_720},
     teacache_coefficients={"480": PUPPET_TEACACHE, "720": PUPPET_TEACACHE},
     magcache_ratios={"480": PUPPET_MAGCACHE, "720": PUPPET_MAGCACHE},
@@ -206,7 +206,7 @@ MULTITALK_PUPPET = ModelConfig(
     image_encoder_dtype="float32",
     built_in="multitalk-puppet",
 )
-# One network: in training it learned both ways to continue.
+# The same weights: they are trained with both kinds of conditioning.
 INFINITETALK_PUPPET = replace(
     MULTITALK_PUPPET,
     name="infinitetalk-puppet",

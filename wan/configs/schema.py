@@ -1,19 +1,19 @@
-"""What a model is made of: sizes, file names, presets. Every field is data; an unknown one is a TypeError."""
+"""Dataclasses of the model configs: network sizes, file names, presets."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 BucketTable = dict[str, tuple[int, int]]
-"""Height / width ratio, as the published tables print it, to (height, width) in pixels."""
+"""Height / width ratio, written as in the published tables, to (height, width) in pixels."""
 
 Mode = Literal["multitalk", "infinitetalk"]
-"""What the weights were trained to continue from: the last frames, or a source's frame with the last frames in the
-noise. Only the latter can be shown a video."""
+"""Conditioning of a chunk that continues another: the last frames (MultiTalk), or a frame of the source with the last
+frames kept clean in the latent (InfiniteTalk). Only InfiniteTalk supports a source video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """Sizes of the video transformer; the names are those of the published `config.json`."""
+    """Sizes of the video transformer, named as in the published `config.json`."""
 
     dim: int
     ffn_dim: int
@@ -72,7 +72,7 @@ class ImageEncoderConfig:
 class VideoVAEConfig:
     """Sizes of the causal video VAE of Wan2.1.
 
-    `latents_mean` and `latents_std` None stand for the published statistics of the latent channels.
+    `latents_mean` and `latents_std`: statistics of the latent channels, None for the published ones.
     """
 
     dim: int
@@ -85,10 +85,10 @@ class VideoVAEConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """Where the parts of a model lie below the folder of weights; checkpoints.md calls these bundles.
+class ModelFiles:
+    """Folders (bundles) and files of a model below the weights folder.
 
-    `audio_bundle` is the manifest's name of `audio`, where it is another one.
+    `audio_bundle` is the manifest's name of the bundle in folder `audio`, if it differs.
     """
 
     base: str
@@ -106,9 +106,9 @@ class Files:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MagCacheRatios:
-    """Mean magnitude of what the blocks add to a token, by that of the step before; recorded while sampling.
+    """Mean residual magnitude of the blocks relative to the step before, recorded while sampling.
 
-    The steps, one more than `ratios`, were at linear times from 1000 to `last_time`, bent by `shift`.
+    The len(ratios) + 1 steps were at linearly spaced times from 1000 to `last_time`, shifted by `shift`.
     """
 
     ratios: tuple[float, ...]
@@ -118,7 +118,7 @@ class MagCacheRatios:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """Sampling values under one name; `shift` is by size class, `lora` the name of the bundle it was made for."""
+    """Named sampling values; `shift` is by size class, `lora` the bundle of the LoRA that the preset needs."""
 
     text_guide_scale: float
     audio_guide_scale: float
@@ -132,9 +132,8 @@ class Preset:
 class ModelConfig:
     """One entry of WAN_CONFIGS.
 
-    `persons` is how many the weights tell apart; `built_in` the folder of a model that comes with the code;
-    `magcache_ratios` lacks the size classes that nobody has calibrated; `vae_dtype` is that of the VAE's decoder, whose
-    encoder stays float32.
+    `max_persons`: number of speakers that the weights distinguish. `built_in`: folder of a model shipped with the code.
+    `magcache_ratios`: calibrated size classes only. `vae_dtype`: dtype of the VAE decoder; its encoder is float32.
     """
 
     name: str
@@ -142,7 +141,7 @@ class ModelConfig:
     text_encoder: TextEncoderConfig
     image_encoder: ImageEncoderConfig
     vae: VideoVAEConfig
-    files: Files
+    files: ModelFiles
     buckets: dict[str, BucketTable]
     teacache_coefficients: dict[str, tuple[float, ...]]
     magcache_ratios: dict[str, MagCacheRatios]
@@ -156,6 +155,6 @@ class ModelConfig:
     image_encoder_dtype: str
     vae_dtype: str = "float32"
     mode: Mode = "multitalk"
-    persons: int = 2
+    max_persons: int = 2
     built_in: str = ""
     description: str = field(default="")

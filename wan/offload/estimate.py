@@ -175,7 +175,7 @@ def estimate_memory(
     pairs = config.transformer.head_dim // 2
     angles = torch.empty(1, size.grid[0] * size.grid[1] * size.grid[2], 1, pairs, device=META)
     contexts = {"cond": speech, "no_text": speech, "neither": silence}
-    plan = plan_steps(tuple(contexts), (True, False), reuses_guidance=False)
+    plan = plan_steps(tuple(contexts), (True, False), reuse_guidance=False)
 
     def two_steps() -> None:
         denoiser = Denoiser(model, condition, contexts, [time, time], RotaryEmbedding(angles, angles), size.grid, plan)

@@ -1,4 +1,4 @@
-"""From noise to the latent of one chunk.
+"""Denoising of the latent of one chunk.
 
 Shapes: C latent channels, T latent frames, H x W, D model width.
 """
@@ -17,29 +17,29 @@ from wan.sampling.plan import Step, keeps_residual
 from wan.sampling.schedule import NUM_TRAIN_TIMESTEPS, euler_step
 
 Velocity = Callable[[Tensor, int], Mapping[str, Tensor]]
-"""State (16 x T x H x W) and step to the predicted velocity of each pass of the step, all float32."""
+"""Latent (16 x T x H x W) and step index to the predicted velocity of each pass of the step, all float32."""
 
 
 class MotionLatents(Protocol):
-    """The latent frames a chunk continues from, kept in place while the rest is denoised."""
+    """Latent frames that a chunk continues from; they replace the leading frames after each step."""
 
-    def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
-        """The state at time `t` (0..1000) with its first frames replaced."""
+    def apply(self, x_CTHW: Tensor, t: float) -> Tensor:
+        """The latent at time `t` (0..1000) with its leading frames replaced."""
         ...
 
 
 class NoisedMotion:
-    """MultiTalk's: with fresh noise at the level of the time step.
+    """MultiTalk: motion frames with newly drawn noise at the level of the time step.
 
-    Without frames (where a scene begins) nothing is drawn and nothing changes.
+    Without motion frames (the first chunk of a scene) the latent is unchanged and no noise is drawn.
     """
 
     def __init__(self, latent_CTHW: Tensor | None, generator: torch.Generator) -> None:
         self.latent = latent_CTHW
         self.generator = generator
 
-    def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
-        """The state at time `t` (0..1000) with its first frames replaced by theirs, as noisy as the state is."""
+    def apply(self, x_CTHW: Tensor, t: float) -> Tensor:
+        """The latent at time `t` (0..1000) with the motion frames, noised to `t`, as its leading frames."""
         if self.latent is None:
             return x_CTHW
         known = add_noise(self.latent, draw_noise(tuple(self.latent.shape), self.generator), t)
@@ -47,56 +47,56 @@ class NoisedMotion:
 
 
 class CleanMotion:
-    """InfiniteTalk's: without noise at every time.
+    """InfiniteTalk: motion frames without noise at every time step.
 
-    The reference draws the noise all the same where a chunk continues another, and throws it away; so do we, given a
-    generator, or a seed would stand for another video.
+    Where a chunk continues another, the reference draws noise and discards it. With a generator this class does the
+    same, so that a seed gives the same video as there.
     """
 
     def __init__(self, latent_CTHW: Tensor, generator: torch.Generator | None) -> None:
         self.latent = latent_CTHW
         self.generator = generator
 
-    def impose(self, x_CTHW: Tensor, t: float) -> Tensor:
-        """The state with its first frames replaced by theirs, whatever the time."""
+    def apply(self, x_CTHW: Tensor, t: float) -> Tensor:
+        """The latent with the motion frames as its leading frames, at any time."""
         if self.generator is not None:
             draw_noise(tuple(self.latent.shape), self.generator)
         return replace_leading_frames(self.latent, x_CTHW)
 
 
 class Denoiser:
-    """The network on the passes of one chunk; steps that do not run it reuse the last residuals of its blocks."""
+    """Predicts the velocities of one chunk. Skipped steps add the last computed residuals to their tokens."""
 
     def __init__(
         self,
         model: MultiTalkTransformer,
         condition_CTHW: Tensor,
         contexts: Mapping[str, Context],
-        times: Sequence[TimeEmbedding],
-        rotation: RotaryEmbedding,
+        time_embeddings: Sequence[TimeEmbedding],
+        rotary_emb: RotaryEmbedding,
         grid: tuple[int, int, int],
         plan: Sequence[Step],
     ) -> None:
         self.model = model
         self.condition = condition_CTHW[None]
         self.contexts = contexts
-        self.times = times
-        self.rotation = rotation
+        self.time_embeddings = time_embeddings
+        self.rotary_emb = rotary_emb
         self.grid = grid
         self.plan = plan
         self.residuals: dict[str, Tensor] = {}
 
     def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
         tokens = self.model.patchify(x_CTHW[None], self.condition)
-        passes, time = self.plan[step].passes, self.times[step]
+        passes, time = self.plan[step].passes, self.time_embeddings[step]
         if self.plan[step].computed:
             return self._compute(tokens, step, passes, time)
         return {name: self._velocity(tokens + self.residuals[name], time) for name in passes}
 
     def _compute(self, tokens: Tensor, step: int, passes: Sequence[str], time: TimeEmbedding) -> dict[str, Tensor]:
-        self.residuals.clear()  # the blocks need the room
+        self.residuals.clear()  # frees their memory for the blocks
         contexts = [self.contexts[name] for name in passes]
-        hidden = dict(zip(passes, self.model.forward_passes(tokens, time, self.rotation, contexts), strict=True))
+        hidden = dict(zip(passes, self.model.forward_passes(tokens, time, self.rotary_emb, contexts), strict=True))
         velocities = {name: self._velocity(x, time) for name, x in hidden.items()}
         if keeps_residual(self.plan, step):
             self.residuals = {name: hidden.pop(name) - tokens for name in passes}
@@ -114,26 +114,26 @@ def denoise(
     motion: MotionLatents,
     on_step: Callable[[int], None],
 ) -> Tensor:
-    """Follow the flow ODE from `times[0]` to `times[-1]` by Euler steps: 16 x T x H x W, float32.
+    """Integrate the flow ODE from `times[0]` to `times[-1]` with Euler steps; x is 16 x T x H x W, float32.
 
-    `on_step` is called with the number of steps done.
+    `on_step` is called after each step with the number of steps done.
     """
-    x = motion.impose(x, times[0])
+    x = motion.apply(x, times[0])
     for step, (t, t_next) in enumerate(itertools.pairwise(times)):
-        x = motion.impose(euler_step(x, guider(velocity(x, step)), t, t_next), t_next)
+        x = motion.apply(euler_step(x, guider(velocity(x, step)), t, t_next), t_next)
         on_step(step + 1)
     return x
 
 
 def replace_leading_frames(known_CTHW: Tensor, x_CTHW: Tensor) -> Tensor:
-    """The state with the known frames in place of its first."""
+    """The latent with the known frames in place of its leading frames."""
     return torch.cat((known_CTHW, x_CTHW[:, known_CTHW.shape[1] :]), dim=1)
 
 
 def add_noise(latent: Tensor, noise: Tensor, t: float) -> Tensor:
-    """The latent as the flow has it at time `t` in 0..1000."""
-    share = t / NUM_TRAIN_TIMESTEPS
-    return (1 - share) * latent + share * noise
+    """Rectified-flow interpolation (1 - sigma) latent + sigma noise at time `t` in 0..1000, sigma = t / 1000."""
+    sigma = t / NUM_TRAIN_TIMESTEPS
+    return (1 - sigma) * latent + sigma * noise
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """What one evaluation of the network is given; without speech it hears one silent person."""
+    """Inputs of one evaluation of the network: prompt or negative prompt; speech or the silence of one person."""
 
     prompt: bool
     speech: bool
@@ -23,12 +23,17 @@ PASSES = {
     "neither": Pass(prompt=False, speech=False),
 }
 
-GuidanceTerm = tuple[float, str, str]
-"""A weight and the two passes whose difference it weighs."""
+
+class GuidanceTerm(NamedTuple):
+    """scale * (positive - negative), the weighted difference of two passes."""
+
+    scale: float
+    positive: str
+    negative: str
 
 
 class Guider(Protocol):
-    """Which passes a full step needs, and how the predictions of a step become one."""
+    """`passes` are the passes of a full step; the call combines their predictions into one."""
 
     passes: tuple[str, ...]
 
@@ -36,94 +41,94 @@ class Guider(Protocol):
 
 
 def guidance_terms(text_scale: float, audio_scale: float) -> tuple[GuidanceTerm, ...]:
-    """Of three passes; a scale of 1 needs no difference, and one pass less: with 1 and 1 there is the first only."""
+    """The guidance table. A scale of 1 has no term, which saves a pass; with two scales of 1 the table is empty."""
     if text_scale == 1:
-        table: tuple[GuidanceTerm, ...] = ((audio_scale, "cond", "no_audio"),)
+        terms: tuple[GuidanceTerm, ...] = (GuidanceTerm(audio_scale, "cond", "no_audio"),)
     else:
-        table = ((text_scale, "cond", "no_text"), (audio_scale, "no_text", "neither"))
-    return table[:-1] if audio_scale == 1 else table
+        terms = (GuidanceTerm(text_scale, "cond", "no_text"), GuidanceTerm(audio_scale, "no_text", "neither"))
+    return terms[:-1] if audio_scale == 1 else terms
 
 
 class ClassifierFreeGuidance:
-    """The last pass plus every weighted difference.
+    """The last pass plus all guidance terms.
 
-    With equal scales the pass in the middle has the weight 0, and is left out.
+    With equal scales the middle pass has weight 0 and is skipped.
     """
 
     def __init__(self, text_scale: float, audio_scale: float) -> None:
-        self.differences = guidance_terms(text_scale, audio_scale)
+        self.terms = guidance_terms(text_scale, audio_scale)
         if text_scale == audio_scale != 1:
-            self.differences = ((audio_scale, "cond", "neither"),)
-        self.passes = passes_of(self.differences)
+            self.terms = (GuidanceTerm(audio_scale, "cond", "neither"),)
+        self.passes = required_passes(self.terms)
 
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
         guided = predictions[self.passes[-1]]
-        for scale, more, less in self.differences:
-            guided = guided + scale * (predictions[more] - predictions[less])
+        for scale, positive, negative in self.terms:
+            guided = guided + scale * (predictions[positive] - predictions[negative])
         return guided
 
 
 class AdaptiveProjectedGuidance:
-    """The conditional pass plus each difference, less one, after momentum, clipping and projection.
+    """The conditional pass plus (scale - 1) times each difference after momentum, norm clipping and projection.
 
-    Sadat et al. 2024, with the parallel component removed (eta = 0). Holds the running averages of the
-    differences: make a new one for every chunk.
+    APG (Sadat et al. 2024) with eta = 0, which removes the component parallel to the conditional pass. Stateful
+    (running averages): create a new one for each chunk.
     """
 
     def __init__(self, text_scale: float, audio_scale: float, momentum: float, norm_threshold: float) -> None:
-        self.differences = guidance_terms(text_scale, audio_scale)
-        self.passes = passes_of(self.differences)
-        self.projections = [MomentumProjection(momentum, norm_threshold) for _ in self.differences]
+        self.terms = guidance_terms(text_scale, audio_scale)
+        self.passes = required_passes(self.terms)
+        self.projections = [MomentumProjection(momentum, norm_threshold) for _ in self.terms]
 
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
         cond = predictions["cond"]
         guided = cond
-        for (scale, more, less), project in zip(self.differences, self.projections, strict=True):
-            guided = guided + (scale - 1) * project(predictions[more] - predictions[less], cond)
+        for (scale, positive, negative), project in zip(self.terms, self.projections, strict=True):
+            guided = guided + (scale - 1) * project(predictions[positive] - predictions[negative], cond)
         return guided
 
 
 class CachedGuidance:
-    """What another guider adds to the conditional pass, and again in the steps that bring that pass alone.
+    """Reuses the guidance of the last full step in steps that run the conditional pass alone.
 
-    The differences between passes change little from step to step (Lv et al. 2024, FasterCache, section 3.3). Holds the
-    last one: make a new one for every chunk.
+    The guidance is what the wrapped guider adds to the conditional pass; it changes little between steps (FasterCache,
+    Lv et al. 2024, section 3.3). Stateful: create a new one for each chunk.
     """
 
     def __init__(self, guider: Guider) -> None:
         self.guider = guider
         self.passes = guider.passes
-        self.added: Tensor | None = None
+        self.guidance: Tensor | None = None
 
     def __call__(self, predictions: Mapping[str, Tensor]) -> Tensor:
         cond = predictions["cond"]
         if len(predictions) == len(self.passes):
             guided = self.guider(predictions)
-            self.added = guided - cond
+            self.guidance = guided - cond
             return guided
-        assert self.added is not None, "the first step is a full one"
-        return cond + self.added
+        assert self.guidance is not None, "the first step is a full one"
+        return cond + self.guidance
 
 
 @dataclass(slots=True)
 class MomentumProjection:
-    """One difference of APG and its running average, which keeps the unclipped value."""
+    """Momentum, clipping and projection of one APG difference; the running average is of unclipped values."""
 
     momentum: float
     norm_threshold: float
-    average: Tensor | None = field(default=None)
+    running_average: Tensor | None = field(default=None)
 
     def __call__(self, difference: Tensor, cond: Tensor) -> Tensor:
-        """The part of the averaged, clipped difference that is orthogonal to `cond`; norms over whole tensors."""
-        if self.average is not None:
-            difference = difference + self.momentum * self.average
-        self.average = difference
+        """The component of the averaged, clipped difference orthogonal to `cond`. Norms are over whole tensors."""
+        if self.running_average is not None:
+            difference = difference + self.momentum * self.running_average
+        self.running_average = difference
         difference = difference * (self.norm_threshold / torch.linalg.vector_norm(difference)).clamp(max=1)
         direction = torch.nn.functional.normalize(cond.double().flatten(), dim=0)
         parallel = (difference.double().flatten() @ direction) * direction
         return (difference.double() - parallel.view_as(difference)).to(difference.dtype)
 
 
-def passes_of(table: tuple[GuidanceTerm, ...]) -> tuple[str, ...]:
-    """The passes that the differences are of, and the conditional one, which comes first."""
-    return tuple(dict.fromkeys(("cond", *(name for _, more, less in table for name in (more, less)))))
+def required_passes(terms: tuple[GuidanceTerm, ...]) -> tuple[str, ...]:
+    """The conditional pass, which comes first, and the other passes of the terms."""
+    return tuple(dict.fromkeys(("cond", *(name for term in terms for name in (term.positive, term.negative)))))

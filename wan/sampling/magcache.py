@@ -1,7 +1,7 @@
-"""MagCache (Ma et al. 2025): skip the block stack while what it adds hardly changes in magnitude.
+"""MagCache (Ma et al. 2025): skip the blocks while the magnitude of their residual hardly changes.
 
-How the magnitude falls from step to step is a property of the model, recorded once, so the plan is known before
-the first step. It is one for all passes: the published ratios of the two passes of Wan2.1 differ by less than 0.003.
+The ratios of magnitudes between steps are a property of the model and recorded once, so the plan is known before the
+first step. One plan serves all passes: the published ratios of the two passes of Wan2.1 differ by less than 0.003.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from wan.configs.schema import MagCacheRatios
 from wan.sampling.schedule import NUM_TRAIN_TIMESTEPS, time_shift
 
 RETENTION_RATIO = 0.2
-"""Share of the steps, at the beginning, that always compute."""
+"""Fraction of the steps, at the start, that are always computed."""
 MAX_SKIP_STEPS = 4
-"""Steps in a row that may be left out."""
+"""Maximum number of consecutive skipped steps."""
 MAGCACHE_MIN_STEPS = 10
-"""Of fewer steps none is so near to the one before."""
+"""With fewer steps, neighboring steps differ too much to skip any."""
 
 
 def magcache_plan(times: Sequence[float], recorded: MagCacheRatios, threshold: float) -> tuple[bool, ...]:
-    """For each step whether the blocks are computed (True) or their last residual is used again.
+    """For each step, whether the blocks are computed (True) or their last residual is reused (False).
 
-    `times` of the steps, 1000 to 0. The product of the ratios since the last computed step says how the magnitude has
-    changed; the distances of these products from 1 are summed up, and below `threshold` the step is left out.
+    `times` are those of the steps, 1000 to 0. The product of the ratios since the last computed step is the relative
+    magnitude; a step is skipped while the accumulated distance of these products from 1 is below `threshold`.
     """
     plan: list[bool] = []
     ratio, error, skips = 1.0, 0.0, 0
@@ -42,10 +42,10 @@ def magcache_plan(times: Sequence[float], recorded: MagCacheRatios, threshold: f
 
 
 def magnitude_ratios(times: Sequence[float], recorded: MagCacheRatios) -> NDArray[np.float64]:
-    """Magnitude of each step after the first by that of the step before, for any steps and shift.
+    """Ratio of each step's magnitude to that of the step before, from the second step on, for any steps and shift.
 
-    The recorded ratios multiply to a magnitude at each of their own times; its logarithm is interpolated, and after the
-    last of those times it goes on as it was going.
+    The recorded ratios give the log magnitude at the recorded times, which is interpolated linearly, and extrapolated
+    linearly after the last recorded time.
     """
     known = recorded_times(recorded)
     magnitude = np.concatenate(([0.0], np.cumsum(np.log(recorded.ratios))))

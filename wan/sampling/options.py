@@ -1,4 +1,4 @@
-"""Every sampling value of one generation: a preset that explicit arguments replace."""
+"""Sampling options of one generation: the values of a preset, replaced by explicit arguments."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -13,15 +13,15 @@ MIN_STEPS, MAX_STEPS = 1, 1000
 MAX_SEED = 2**31 - 1
 
 Cache = Literal["teacache", "magcache", "none"]
-"""What decides which steps use the blocks' last residuals instead of running them."""
+"""Method that decides which steps reuse the residuals of the blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """`size_class` names a bucket table; lengths are in video frames.
+    """Validated sampling options. `size_class` is a key of the model's buckets; lengths are in video frames.
 
-    `teacache_thresh` is for `cache` "teacache", `magcache_thresh` for "magcache"; 0 computes every step. With
-    `guidance_reuse` every other step of the second half takes over the guidance of the step before.
+    `teacache_thresh` applies to `cache` "teacache", `magcache_thresh` to "magcache"; 0 computes every step.
+    `guidance_reuse`: every other step of the second half reuses the guidance of the step before.
     """
 
     size_class: str
@@ -45,7 +45,7 @@ class SamplingOptions:
     guidance_reuse: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError that names the first value out of range."""
+        """Raise ValueError for the first value out of range."""
         for name in ("frame_num", "motion_frame"):
             if getattr(self, name) < 1 or getattr(self, name) % TEMPORAL_STRIDE != 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 4n + 1 and at least 1")
@@ -63,10 +63,10 @@ class SamplingOptions:
             raise ValueError(f"color_correction_strength is {self.color_correction_strength}; allowed are 0 to 1")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}; allowed are 0 to {MAX_SEED}, or -1 to draw one")
-        self._check_shortcuts()
+        self._check_caching()
 
-    def _check_shortcuts(self) -> None:
-        """Raise ValueError for what cannot be left out, or not both ways at once."""
+    def _check_caching(self) -> None:
+        """Raise ValueError for inconsistent caching options."""
         if self.cache not in get_args(Cache):
             raise ValueError(f"cache is {self.cache!r}; allowed are {', '.join(get_args(Cache))}")
         if self.cache != "teacache" and self.teacache_thresh > 0:
@@ -75,7 +75,7 @@ class SamplingOptions:
             raise ValueError(f"magcache_thresh is {self.magcache_thresh}; it must be at least 0")
         if self.cache == "magcache" and self.sampling_steps < MAGCACHE_MIN_STEPS:
             raise ValueError(
-                f"cache is 'magcache' and sampling_steps is {self.sampling_steps}; of so few none can be left out, "
+                f"cache is 'magcache' and sampling_steps is {self.sampling_steps}; too few to skip any, "
                 f"it needs at least {MAGCACHE_MIN_STEPS}"
             )
         if self.guidance_reuse and self._scales == (1, 1):
@@ -89,7 +89,7 @@ class SamplingOptions:
         return self.text_guide_scale, self.audio_guide_scale
 
     def guider(self) -> Guider:
-        """Fresh guidance for one chunk."""
+        """A new guider; guiders have state, so each chunk needs its own."""
         guider: Guider = ClassifierFreeGuidance(*self._scales)
         if self.use_apg:
             guider = AdaptiveProjectedGuidance(*self._scales, self.apg_momentum, self.apg_norm_threshold)
@@ -97,7 +97,7 @@ class SamplingOptions:
 
 
 def choose_preset(config: ModelConfig, turbo: bool, name: str | None = None) -> Preset:
-    """The named preset, or without a name the one that `turbo` stands for; ValueError for an unknown name."""
+    """The named preset; without a name the turbo or quality preset. Raises ValueError for an unknown name."""
     if name is None:
         return config.turbo if turbo else config.presets["quality"]
     if name not in config.presets:
@@ -108,16 +108,16 @@ def choose_preset(config: ModelConfig, turbo: bool, name: str | None = None) -> 
 def resolve_options(
     config: ModelConfig, *, size_class: str, turbo: bool, preset_name: str | None = None, **explicit: Any
 ) -> SamplingOptions:
-    """A preset at a size class, with every explicit value that is not None in its place.
+    """The options of a preset at a size class, replaced by the explicit values that are not None.
 
-    A negative seed draws one; an empty negative prompt is the model's own; the preset's TeaCache counts where no other
-    cache is asked for. Raises ValueError for values out of range or against each other, an unknown size class, and
-    MagCache where the model is not calibrated for it.
+    A negative seed is replaced by a random one, an empty negative prompt by the model's. The preset's TeaCache
+    threshold applies only to `cache` "teacache". Raises ValueError for values out of range or inconsistent, an unknown size
+    class, and MagCache at a size class without calibration.
     """
     if size_class not in config.buckets:
         raise ValueError(f"size class is {size_class!r}; {config.name} has {' and '.join(config.buckets)}")
-    given = {name: value for name, value in explicit.items() if value is not None}
-    cache = given.get("cache", "teacache")
+    values = {name: value for name, value in explicit.items() if value is not None}
+    cache = values.get("cache", "teacache")
     if cache == "magcache" and size_class not in config.magcache_ratios:
         raise ValueError(
             f"cache is 'magcache', for which {config.name} is not calibrated at size class {size_class}; "
@@ -139,8 +139,8 @@ def resolve_options(
         teacache_thresh=preset.teacache_thresh if cache == "teacache" else 0.0,
         use_apg=False,
     )
-    if given.get("seed", -1) < 0:
-        given["seed"] = secrets.randbelow(MAX_SEED + 1)
-    if not given.get("negative_prompt"):
-        given["negative_prompt"] = config.negative_prompt
-    return replace(defaults, **given)
+    if values.get("seed", -1) < 0:
+        values["seed"] = secrets.randbelow(MAX_SEED + 1)
+    if not values.get("negative_prompt"):
+        values["negative_prompt"] = config.negative_prompt
+    return replace(defaults, **values)

@@ -1,4 +1,4 @@
-"""What each step of a chunk runs; known before the first one."""
+"""Plan of the denoising steps of a chunk, known before the first step."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from wan.sampling.teacache import teacache_plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The passes whose predictions a step combines, and whether the blocks are computed for them.
+    """The passes of a step, and whether their blocks are computed.
 
-    Where they are not, each pass uses the residual that it had in the last step which was.
+    If not, each pass reuses its residual of the last computed step.
     """
 
     passes: tuple[str, ...]
@@ -25,45 +25,45 @@ class Step:
 
     @property
     def evaluations(self) -> int:
-        """How often the stack of blocks is run."""
+        """Number of passes for which the blocks are run."""
         return len(self.passes) if self.computed else 0
 
 
-def plan_chunk(config: ModelConfig, options: SamplingOptions, e0: Sequence[Tensor]) -> tuple[Step, ...]:
-    """The steps of a chunk; `e0` is the 6 x D time projection of every step."""
-    return plan_steps(options.guider().passes, computed_steps(config, options, e0), options.guidance_reuse)
+def plan_chunk(config: ModelConfig, options: SamplingOptions, timestep_projs: Sequence[Tensor]) -> tuple[Step, ...]:
+    """The steps of a chunk; `timestep_projs` is the 6 x D time projection of each step."""
+    return plan_steps(options.guider().passes, computed_steps(config, options, timestep_projs), options.guidance_reuse)
 
 
-def computed_steps(config: ModelConfig, options: SamplingOptions, e0: Sequence[Tensor]) -> tuple[bool, ...]:
-    """For each step whether its blocks are computed; what decides is the cache that the options name."""
+def computed_steps(config: ModelConfig, options: SamplingOptions, timestep_projs: Sequence[Tensor]) -> tuple[bool, ...]:
+    """For each step, whether its blocks are computed, as decided by the cache of the options."""
     if options.cache == "magcache":
         times = timesteps(options.sampling_steps, options.shift)[:-1].tolist()
         return magcache_plan(times, config.magcache_ratios[options.size_class], options.magcache_thresh)
     coefficients = config.teacache_coefficients[options.size_class]
-    return teacache_plan(e0, coefficients, options.teacache_thresh)
+    return teacache_plan(timestep_projs, coefficients, options.teacache_thresh)
 
 
-def plan_steps(passes: tuple[str, ...], computed: Sequence[bool], reuses_guidance: bool) -> tuple[Step, ...]:
-    """The steps of a chunk: the passes of the guidance, and for each step whether a cache has it computed.
+def plan_steps(passes: tuple[str, ...], computed: Sequence[bool], reuse_guidance: bool) -> tuple[Step, ...]:
+    """Combine the passes of the guider with the computed flags of a cache.
 
-    Where guidance is reused, every other computed step of the second half has the conditional pass alone, and so have
-    the steps that take over its residual.
+    With `reuse_guidance` every other computed step of the second half runs the conditional pass alone, and so do the
+    skipped steps after it, which have no other residual.
     """
     steps: list[Step] = []
-    alone = False
-    for number, runs in enumerate(computed):
-        if runs and 2 * number >= len(computed):
-            alone = reuses_guidance and not alone
-        steps.append(Step(passes=("cond",) if alone else passes, computed=runs))
+    cond_only = False
+    for index, is_computed in enumerate(computed):
+        if is_computed and 2 * index >= len(computed):
+            cond_only = reuse_guidance and not cond_only
+        steps.append(Step(passes=("cond",) if cond_only else passes, computed=is_computed))
     return tuple(steps)
 
 
-def keeps_residual(plan: Sequence[Step], number: int) -> bool:
-    """Whether the next step takes over the residuals of this one."""
-    return number + 1 < len(plan) and not plan[number + 1].computed
+def keeps_residual(plan: Sequence[Step], step: int) -> bool:
+    """Whether the step after `step` (an index) reuses its residuals."""
+    return step + 1 < len(plan) and not plan[step + 1].computed
 
 
-def fraction_done(plan: Sequence[Step], steps: int) -> float:
-    """How much of the plan the first `steps` are, 0..1, by evaluations of the blocks."""
+def fraction_done(plan: Sequence[Step], num_steps: int) -> float:
+    """Fraction of the plan's block evaluations in its first `num_steps` steps, 0..1."""
     done = list(itertools.accumulate(step.evaluations for step in plan))
-    return done[steps - 1] / done[-1]
+    return done[num_steps - 1] / done[-1]

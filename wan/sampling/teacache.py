@@ -1,6 +1,6 @@
-"""TeaCache (Liu et al. 2024): skip the block stack where the time embedding has hardly moved.
+"""TeaCache (Liu et al. 2024): skip the blocks while the time embedding hardly changes.
 
-The embedding depends on the time steps alone, so the whole plan is known before the first step.
+The embedding depends on the time steps only, so the plan is known before the first step.
 """
 
 from collections.abc import Sequence
@@ -9,23 +9,24 @@ import numpy as np
 from torch import Tensor
 
 WARMUP_STEPS = 5
-"""Steps at the beginning that always compute, and do not accumulate."""
+"""Steps at the start that are always computed and do not accumulate change."""
 
 
-def teacache_plan(e0: Sequence[Tensor], coefficients: Sequence[float], threshold: float) -> tuple[bool, ...]:
-    """For each step whether the blocks are computed (True) or their last residual is used again.
+def teacache_plan(
+    timestep_projs: Sequence[Tensor], coefficients: Sequence[float], threshold: float
+) -> tuple[bool, ...]:
+    """For each step, whether the blocks are computed (True) or their last residual is reused (False).
 
-    `e0`: the 6 x D time projection of every step. The polynomial (highest power first) of the relative change is
-    summed up until it reaches `threshold`; then the blocks are computed and the sum starts at 0. A threshold of 0
-    computes every step.
+    `timestep_projs` is the 6 x D projection of each step. The polynomial (highest power first) of its relative L1
+    change is accumulated; at `threshold` the blocks are computed and the sum is reset. A threshold of 0 computes every step.
     """
     polynomial = np.poly1d(coefficients)
     plan, total = [], 0.0
-    for step, current in enumerate(e0):
+    for step, current in enumerate(timestep_projs):
         if threshold == 0 or step < WARMUP_STEPS:
             plan.append(True)
             continue
-        previous = e0[step - 1]
+        previous = timestep_projs[step - 1]
         total += float(polynomial(((current - previous).abs().mean() / previous.abs().mean()).item()))
         plan.append(total >= threshold)
         total = 0.0 if plan[-1] else total

@@ -136,9 +136,12 @@ def test_infinitetalk_configs_have_the_same_network() -> None:
     for variant, persons in (("single", 1), ("multi", 2)):
         config = WAN_CONFIGS[f"infinitetalk-14B-{variant}"]
         assert config.files.audio_weights == f"{variant}/infinitetalk.safetensors"
-        assert (config.mode, config.motion_frame, config.persons) == ("infinitetalk", 9, persons)
+        assert (config.mode, config.motion_frame, config.max_persons) == ("infinitetalk", 9, persons)
         names = {name: getattr(base, name) for name in ("name", "description", "files")}
-        assert replace(config, **names, mode=base.mode, motion_frame=base.motion_frame, persons=base.persons) == base
+        assert (
+            replace(config, **names, mode=base.mode, motion_frame=base.motion_frame, max_persons=base.max_persons)
+            == base
+        )
 
 
 def write_quantized(config: ModelConfig, folder: Path, dtype: torch.dtype, weights: str, layer_map: str) -> None:

@@ -28,7 +28,7 @@ def test_the_first_frame_repeats_before_the_start() -> None:
 
 
 def test_the_end_is_mirrored_and_continued() -> None:
-    chunk = Chunk(index=0, start=0, stop=9, overlap=0, fresh=3)
+    chunk = Chunk(index=0, start=0, stop=9, overlap=0, num_new=3)
     middle = [window[2] for window in numbers((track(3),), chunk)[0]]
     assert middle == [0, 1, 2, 2, 1, 0, 0, 1, 2]
 

@@ -63,7 +63,7 @@ def test_chunks_do_not_share_averages() -> None:
     first, second = (AdaptiveProjectedGuidance(5.0, 4.0, -0.75, 55.0) for _ in range(2))
     first(CALLS)
     torch.testing.assert_close(second(CALLS), AdaptiveProjectedGuidance(5.0, 4.0, -0.75, 55.0)(CALLS))
-    assert not torch.equal(first(CALLS), second.projections[0].average)  # type: ignore[arg-type]
+    assert not torch.equal(first(CALLS), second.projections[0].running_average)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)])
