@@ -24,8 +24,8 @@ _PUPPET = (
 # fmt: on
 
 # Published by the authors of MagCache (Ma et al. 2025) for the conditional pass of Wan2.1-I2V-14B-480P and -720P,
-# without audio layers: 40 steps at linearly spaced times from 1000 to 25. As for TeaCache, the 720P ratios are used for the
-# large sizes of the 480P weights. `python -m benchmarks.calibration.magcache` records new ratios.
+# without audio layers: 40 steps at linearly spaced times from 1000 to 25. As for TeaCache, the 720P ratios are used for
+# the large sizes of the 480P weights. `python -m benchmarks.calibration.magcache` records new ratios.
 MAGCACHE = {
     "480": MagCacheRatios(ratios=_WAN_480P, shift=3.0, last_time=25.0),
     "720": MagCacheRatios(ratios=_WAN_720P, shift=5.0, last_time=25.0),

@@ -111,8 +111,8 @@ def resolve_options(
     """The options of a preset at a size class, replaced by the explicit values that are not None.
 
     A negative seed is replaced by a random one, an empty negative prompt by the model's. The preset's TeaCache
-    threshold applies only to `cache` "teacache". Raises ValueError for values out of range or inconsistent, an unknown size
-    class, and MagCache at a size class without calibration.
+    threshold applies only to `cache` "teacache". Raises ValueError for values out of range or inconsistent, an
+    unknown size class, and MagCache at a size class without calibration.
     """
     if size_class not in config.buckets:
         raise ValueError(f"size class is {size_class!r}; {config.name} has {' and '.join(config.buckets)}")

@@ -18,7 +18,8 @@ def teacache_plan(
     """For each step, whether the blocks are computed (True) or their last residual is reused (False).
 
     `timestep_projs` is the 6 x D projection of each step. The polynomial (highest power first) of its relative L1
-    change is accumulated; at `threshold` the blocks are computed and the sum is reset. A threshold of 0 computes every step.
+    change is accumulated; at `threshold` the blocks are computed and the sum is reset. A threshold of 0 computes every
+    step.
     """
     polynomial = np.poly1d(coefficients)
     plan, total = [], 0.0
