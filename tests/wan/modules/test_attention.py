@@ -78,7 +78,7 @@ def gives_nan(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (lambda q, k, v: q, "it differs from the reference by 1.0e+00"),
         (lambda q, k, v: v, "its result has another shape or dtype"),
         (lambda q, k, v: sdpa(q, k, v).double(), "its result has another shape or dtype"),
-        (gives_nan, "it result has NaN or Inf"),
+        (gives_nan, "its result has NaN or Inf"),
         (fails, "no kernel for this device"),
     ],
 )
@@ -218,7 +218,7 @@ def test_an_approximate_backend_is_used_only_when_forced(monkeypatch: pytest.Mon
 def test_an_approximate_backend_is_probed_before_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_sage(monkeypatch, gives_nan)
     monkeypatch.setenv(ENV_VAR, "sage")
-    with pytest.raises(RuntimeError, match=r"is sage, .*: it result has NaN or Inf; usable are torch"):
+    with pytest.raises(RuntimeError, match=r"is sage, .*: its result has NaN or Inf; usable are torch"):
         attention(*QKV)
     assert chosen_backends() == {}
 
