@@ -1,4 +1,4 @@
-"""Colour drift and its correction."""
+"""Color correction in CIE Lab."""
 
 import torch
 
@@ -8,7 +8,7 @@ REFERENCE = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(0)) * 
 TARGET = lab_stats(REFERENCE[:, None])
 
 
-def test_lab_and_back() -> None:
+def test_lab_round_trip() -> None:
     rgb = torch.rand(3, 2, 8, 8)
     torch.testing.assert_close(lab_to_rgb(rgb_to_lab(rgb)), rgb, atol=1e-4, rtol=0)
 
@@ -19,11 +19,11 @@ def test_lab_of_known_colors() -> None:
     torch.testing.assert_close(rgb_to_lab(red).flatten(), torch.tensor([53.24, 80.09, 67.20]), atol=2e-2, rtol=0)
 
 
-def test_the_reference_itself_does_not_change() -> None:
+def test_the_reference_frame_is_unchanged() -> None:
     torch.testing.assert_close(match_color(REFERENCE[:, None], TARGET, 1.0), REFERENCE[:, None], atol=1e-4, rtol=0)
 
 
-def test_drift_is_undone() -> None:
+def test_color_drift_is_corrected() -> None:
     drifted = (REFERENCE[:, None] * 0.7 + 0.1).expand(-1, 3, -1, -1)
     before = (rgb_to_lab(drifted / 2 + 0.5).mean((2, 3)) - rgb_to_lab(REFERENCE[:, None] / 2 + 0.5).mean((2, 3))).abs()
     matched = match_color(drifted, TARGET, 1.0)
@@ -31,7 +31,7 @@ def test_drift_is_undone() -> None:
     assert after.max() < 0.5 < before.max()
 
 
-def test_flat_frames_stay_finite() -> None:
+def test_constant_frames_stay_finite() -> None:
     assert match_color(torch.zeros(3, 2, 8, 8), TARGET, 0.5).isfinite().all()
     assert match_color(-torch.ones(3, 2, 8, 8), lab_stats(torch.zeros(3, 1, 8, 8)), 1.0).isfinite().all()
 
@@ -39,5 +39,5 @@ def test_flat_frames_stay_finite() -> None:
 def test_gray_frames_do_not_become_noisy() -> None:
     gray = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(1)).expand(3, -1, -1, -1) * 2 - 1
     lab = rgb_to_lab(match_color(gray, TARGET, 0.3) / 2 + 0.5)
-    # One tint for the whole frame, but no chroma that varies where none was.
+    # A uniform tint is allowed, but no chroma noise.
     assert lab[1:].std((2, 3)).max() < 3.0

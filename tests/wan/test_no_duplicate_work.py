@@ -1,4 +1,4 @@
-"""How often things are done in a generation: counted, not timed."""
+"""Number of layer runs, encodings and copies in a generation, counted rather than timed."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -31,10 +31,10 @@ from wan.offload.streaming import StreamedBlocks
 CPU = torch.device("cpu")
 STEPS, CHUNKS, PASSES = 2, 2, 3
 EVALUATIONS = CHUNKS * STEPS
-"""Steps of both chunks."""
+"""Denoising steps of both chunks."""
 THREE_PASSES: dict[str, Any] = {"text_guide_scale": 3.0, "audio_guide_scale": 2.0}
-TWICE: dict[str, Any] = {"frame_num": 9, "motion_frame": 5, "sampling_steps": STEPS, "seed": 3, **THREE_PASSES}
-"""Two chunks for a track of 12 frames."""
+TWO_CHUNKS: dict[str, Any] = {"frame_num": 9, "motion_frame": 5, "sampling_steps": STEPS, "seed": 3, **THREE_PASSES}
+"""Options that give two chunks for 12 frames of speech."""
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def calls() -> Counter[str]:
 
 
 def count(monkeypatch: pytest.MonkeyPatch, calls: Counter[str], owner: Any, *names: str) -> None:
-    """Count the calls of some attributes, which go on doing what they did."""
+    """Wrap functions of `owner` to count their calls."""
 
-    def counted(name: str, original: Any) -> Any:
+    def counting(name: str, original: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
             calls[name] += 1
             return original(*arguments, **named)
@@ -58,59 +58,59 @@ def count(monkeypatch: pytest.MonkeyPatch, calls: Counter[str], owner: Any, *nam
         return call
 
     for name in names:
-        monkeypatch.setattr(owner, name, counted(name, getattr(owner, name)))
+        monkeypatch.setattr(owner, name, counting(name, getattr(owner, name)))
 
 
 @contextmanager
 def layer_calls(model: nn.Module) -> Iterator[Counter[str]]:
-    """How often each layer runs."""
-    found: Counter[str] = Counter()
+    """Count the forward calls of each layer."""
+    layers: Counter[str] = Counter()
 
     def hook(name: str) -> Any:
-        return lambda *_: found.update([name])
+        return lambda *_: layers.update([name])
 
     handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
     try:
-        yield found
+        yield layers
     finally:
         for handle in handles:
             handle.remove()
 
 
 @pytest.mark.parametrize("persons", [1, 2])
-def test_layers_run_once_for_what_they_are_given(pipeline: MultiTalkPipeline, persons: int) -> None:
-    with layer_calls(pipeline.models.transformer) as ran:
-        pipeline.generate(data(*(12,) * persons), **TWICE)
-    heard = CHUNKS + 1  # the speech of every chunk, and silence
+def test_layers_run_once_per_input(pipeline: MultiTalkPipeline, persons: int) -> None:
+    with layer_calls(pipeline.models.transformer) as runs:
+        pipeline.generate(data(*(12,) * persons), **TWO_CHUNKS)
+    speech = CHUNKS + 1  # the speech of each chunk, and silence
     expected = {
         "time_embedding.0": STEPS,
         "time_projection.1": STEPS,
         "text_embedding.0": 2,
         "img_emb.proj.1": CHUNKS,
-        "audio_proj.proj2": heard,
+        "audio_proj.proj2": speech,
         "patch_embedding": EVALUATIONS,
         "head.head": EVALUATIONS * PASSES,
     }
-    for number in range(pipeline.config.transformer.num_layers):
-        passes = 1 if number == 0 else PASSES
-        expected |= {f"blocks.{number}.self_attn.{name}": EVALUATIONS * passes for name in "qkvo"}
-        expected |= {f"blocks.{number}.norm1": EVALUATIONS * passes}
-        expected |= {f"blocks.{number}.cross_attn.{name}": 2 for name in ("k", "v", "norm_k")}
-        expected |= {f"blocks.{number}.cross_attn.{name}": CHUNKS for name in ("k_img", "v_img", "norm_k_img")}
-        expected |= {f"blocks.{number}.audio_cross_attn.kv_linear": heard}
-        rest = ("cross_attn.q", "cross_attn.o", "audio_cross_attn.proj", "ffn.0", "ffn.2")
-        expected |= {f"blocks.{number}.{name}": EVALUATIONS * PASSES for name in rest}
-    assert {name: ran[name] for name in expected} == expected
+    for index in range(pipeline.config.transformer.num_layers):
+        passes = 1 if index == 0 else PASSES
+        expected |= {f"blocks.{index}.self_attn.{name}": EVALUATIONS * passes for name in "qkvo"}
+        expected |= {f"blocks.{index}.norm1": EVALUATIONS * passes}
+        expected |= {f"blocks.{index}.cross_attn.{name}": 2 for name in ("k", "v", "norm_k")}
+        expected |= {f"blocks.{index}.cross_attn.{name}": CHUNKS for name in ("k_img", "v_img", "norm_k_img")}
+        expected |= {f"blocks.{index}.audio_cross_attn.kv_linear": speech}
+        others = ("cross_attn.q", "cross_attn.o", "audio_cross_attn.proj", "ffn.0", "ffn.2")
+        expected |= {f"blocks.{index}.{name}": EVALUATIONS * PASSES for name in others}
+    assert {name: runs[name] for name in expected} == expected
 
 
-def test_a_clip_and_a_chunk_are_prepared_once(
+def test_clip_and_chunk_inputs_are_computed_once(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, calls: Counter[str]
 ) -> None:
     models = pipeline.models
     count(monkeypatch, calls, models.transformer, "embed_text", "embed_image", "embed_speech", "embed_time")
     count(monkeypatch, calls, models.vae, "encode", "decode")
     count(monkeypatch, calls, wan.multitalk, "video_rope", "token_masks", "crop_image", "decode_video")
-    pipeline.generate(data(12, 12), **TWICE)
+    pipeline.generate(data(12, 12), **TWO_CHUNKS)
     assert calls == {
         "embed_text": 2,
         "embed_time": STEPS,
@@ -125,47 +125,47 @@ def test_a_clip_and_a_chunk_are_prepared_once(
     }
 
 
-def test_a_picture_that_infinitetalk_is_shown_again_is_not_encoded_again(
+def test_infinitetalk_encodes_a_repeated_image_once(
     puppet_folder: Path, monkeypatch: pytest.MonkeyPatch, calls: Counter[str]
 ) -> None:
     pipeline = MultiTalkPipeline(WAN_CONFIGS["infinitetalk-puppet"], puppet_folder)
     count(monkeypatch, calls, pipeline.models.vae, "encode")
-    pipeline.generate(data(16), **TWICE)  # three chunks: the picture, and twice the frames to go on from
+    pipeline.generate(data(16), **TWO_CHUNKS)  # three chunks: the image once, the motion frames twice
     assert calls == {"encode": 3}
 
 
-def test_silence_is_computed_where_it_is_heard(
+def test_silence_is_embedded_only_if_a_pass_needs_it(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, calls: Counter[str]
 ) -> None:
     count(monkeypatch, calls, pipeline.models.transformer, "embed_speech", "embed_text")
-    pipeline.generate(data(9), **{**TWICE, "text_guide_scale": 1.0, "audio_guide_scale": 1.0})
+    pipeline.generate(data(9), **{**TWO_CHUNKS, "text_guide_scale": 1.0, "audio_guide_scale": 1.0})
     assert calls == {"embed_speech": 1, "embed_text": 1}
 
 
 @pytest.mark.parametrize(
     ("scales", "passes"), [((3.0, 2.0), 3), ((3.0, 3.0), 2), ((3.0, 1.0), 2), ((1.0, 3.0), 2), ((1.0, 1.0), 1)]
 )
-def test_passes_without_weight_do_not_run(
+def test_passes_with_weight_zero_do_not_run(
     pipeline: MultiTalkPipeline, scales: tuple[float, float], passes: int
 ) -> None:
     text, audio = scales
-    with layer_calls(pipeline.models.transformer) as ran:
-        pipeline.generate(data(9), **{**TWICE, "text_guide_scale": text, "audio_guide_scale": audio})
-    assert ran["head.head"] == passes * STEPS
+    with layer_calls(pipeline.models.transformer) as runs:
+        pipeline.generate(data(9), **{**TWO_CHUNKS, "text_guide_scale": text, "audio_guide_scale": audio})
+    assert runs["head.head"] == passes * STEPS
 
 
-def test_labels_are_made_for_two_persons_only_and_once_in_the_first_block(
+def test_speaker_labels_are_computed_for_two_persons_and_once_in_the_first_block(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, calls: Counter[str]
 ) -> None:
     count(monkeypatch, calls, transformer_module, "speaker_labels")
-    pipeline.generate(data(9), **TWICE)
+    pipeline.generate(data(9), **TWO_CHUNKS)
     assert not calls
-    pipeline.generate(data(9, 9), **TWICE)
-    # Two of the three passes hear the speakers; the first block has labels for all passes at once.
+    pipeline.generate(data(9, 9), **TWO_CHUNKS)
+    # Two of the three passes have speech; the first block computes the labels of all passes at once.
     assert calls["speaker_labels"] == STEPS * (1 + 2 * (pipeline.config.transformer.num_layers - 1))
 
 
-def test_streamed_blocks_come_once_a_step(
+def test_streamed_blocks_are_copied_once_per_step(
     puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: Counter[int] = Counter()
@@ -178,47 +178,47 @@ def test_streamed_blocks_come_once_a_step(
     monkeypatch.setattr(StreamedBlocks, "_prefetch", counted)
     models = load_models(puppet, puppet_folder, CPU)
     pipeline = MultiTalkPipeline.from_models(puppet, models, num_persistent_param_in_dit=0)
-    pipeline.generate(data(12), **TWICE)
-    constants = 2 + CHUNKS + CHUNKS + 1  # texts, images, speech
-    assert fetched[0] == fetched[puppet.transformer.num_layers - 1] == constants + EVALUATIONS
+    pipeline.generate(data(12), **TWO_CHUNKS)
+    embeddings = 2 + CHUNKS + CHUNKS + 1  # texts, images, speech
+    assert fetched[0] == fetched[puppet.transformer.num_layers - 1] == embeddings + EVALUATIONS
 
 
 @pytest.mark.parametrize("limit", [None, 10**12])
-def test_nothing_moves_where_everything_fits(
+def test_no_weights_move_if_everything_fits(
     puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch, calls: Counter[str], limit: int | None
 ) -> None:
     pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU), memory_limit=limit)
     count(monkeypatch, calls, wan.offload.manager, "move")
-    pipeline.generate(data(9), **TWICE)
+    pipeline.generate(data(9), **TWO_CHUNKS)
     count(
         monkeypatch, calls, nn.Module, "to"
-    )  # the first request has counted what one needs, on copies without weights
-    pipeline.generate(data(9), **TWICE)
+    )  # the first request has estimated memory, with modules on the meta device
+    pipeline.generate(data(9), **TWO_CHUNKS)
     assert pipeline.offload.plan.name == "resident"
     assert not calls
 
 
-def test_residuals_are_kept_only_for_a_step_that_uses_them(
+def test_residuals_are_kept_only_for_a_step_that_reuses_them(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    velocity = wan.multitalk.Denoiser
+    denoiser = wan.multitalk.Denoiser
 
-    class Watched(velocity):  # type: ignore[misc, valid-type]
+    class RecordingDenoiser(denoiser):  # type: ignore[misc, valid-type]
         def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
             velocities: dict[str, Tensor] = super().__call__(x_CTHW, step)
             kept.append(len(self.residuals))
             return velocities
 
-    monkeypatch.setattr(wan.multitalk, "Denoiser", Watched)
+    monkeypatch.setattr(wan.multitalk, "Denoiser", RecordingDenoiser)
     computed = (True, True, False, True, False, False, True)
     monkeypatch.setattr("wan.sampling.plan.computed_steps", lambda *_: computed)
-    pipeline.generate(data(9), **{**TWICE, "sampling_steps": len(computed)})
+    pipeline.generate(data(9), **{**TWO_CHUNKS, "sampling_steps": len(computed)})
     assert kept == [0, PASSES, PASSES, PASSES, PASSES, PASSES, 0]
 
 
 class LargestTensor(TorchDispatchMode):
-    """The most elements that any operation gave."""
+    """Records the number of elements of the largest operation result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def contexts_of(model: MultiTalkTransformer, grid: tuple[int, int, int]) -> list[Context]:
-    """Three passes of two persons: two that hear them, one that hears silence."""
+    """Contexts of three passes for two persons: two with speech, one with silence."""
     config, (t, rows, columns) = model.config, grid
     windows = torch.randn(1, 2, 4 * t - 3, config.audio_window, config.audio_layers, config.audio_dim)
     masks = torch.zeros(1, 3, 2 * rows, 2 * columns)
@@ -249,7 +249,7 @@ def contexts_of(model: MultiTalkTransformer, grid: tuple[int, int, int]) -> list
 
 
 @torch.inference_mode()
-def test_no_matrix_of_all_tokens_and_those_of_the_first_frame() -> None:
+def test_the_label_attention_matrix_is_not_materialized() -> None:
     grid = (2, 32, 40)
     config = replace(WAN_CONFIGS["multitalk-puppet"].transformer, num_layers=1)
     with torch.random.fork_rng():
@@ -267,7 +267,7 @@ def test_no_matrix_of_all_tokens_and_those_of_the_first_frame() -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @torch.inference_mode()
-def test_shared_work_changes_no_bit(streamed: bool) -> None:
+def test_sharing_the_first_self_attention_changes_no_bit(streamed: bool) -> None:
     grid = (2, 4, 6)
     config = WAN_CONFIGS["multitalk-puppet"].transformer
     with torch.random.fork_rng():
@@ -275,44 +275,44 @@ def test_shared_work_changes_no_bit(streamed: bool) -> None:
         model = MultiTalkTransformer(config).eval()
         contexts = contexts_of(model, grid)
         tokens = torch.randn(1, grid[0] * grid[1] * grid[2], config.dim)
-    time, rotation = model.embed_time(torch.tensor([500.0])), video_rope(grid, config.head_dim, "cpu")
-    alone = [model.forward_blocks(tokens, time, rotation, context) for context in contexts]
+    time, rotary_emb = model.embed_time(torch.tensor([500.0])), video_rope(grid, config.head_dim, "cpu")
+    separate = [model.forward_blocks(tokens, time, rotary_emb, context) for context in contexts]
     if streamed:
         model.blocks = StreamedBlocks(model.blocks, 2, CPU)
-    together = model.forward_passes(tokens, time, rotation, contexts)
-    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
-    assert not torch.equal(alone[0], alone[1])
-    assert not torch.equal(alone[1], alone[2])
+    shared = model.forward_passes(tokens, time, rotary_emb, contexts)
+    assert all(torch.equal(one, other) for one, other in zip(separate, shared, strict=True))
+    assert not torch.equal(separate[0], separate[1])
+    assert not torch.equal(separate[1], separate[2])
 
 
 @pytest.mark.parametrize("persons", [1, 2])
 @torch.inference_mode()
-def test_what_a_clip_keeps_holds_nothing_else(persons: int) -> None:
-    """Keys and values that are views would keep alive what they were cut from."""
+def test_cached_keys_and_values_own_their_memory(persons: int) -> None:
+    """Views would keep alive the larger tensors they are slices of."""
     model = MultiTalkTransformer(WAN_CONFIGS["multitalk-puppet"].transformer).eval()
     config = model.config
     windows = torch.randn(1, persons, 5, config.audio_window, config.audio_layers, config.audio_dim)
-    for constants in (
+    for kv_cache in (
         model.embed_text(torch.randn(1, 5, config.text_dim)),
         model.embed_image(torch.randn(1, config.image_tokens, config.image_dim)),
         model.embed_speech(windows),
     ):
-        tensors = [tensor for key_value in constants for tensor in key_value]
+        tensors = [tensor for key_value in kv_cache for tensor in key_value]
         storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
         assert sum(storages.values()) == sum(each.nbytes for each in tensors)
         assert all(each.is_contiguous() for each in tensors)
 
 
-def test_colors_are_corrected_where_the_video_is() -> None:
+def test_color_correction_runs_on_the_device_of_the_video() -> None:
     video, frame = torch.rand(3, 4, 64, 64, device=META), torch.rand(3, 1, 64, 64, device=META)
-    with PeakCounter(CPU) as elsewhere:
+    with PeakCounter(CPU) as host:
         corrected = match_color(video, lab_stats(frame), 0.5)
     assert corrected.device == META
-    assert elsewhere.peak < 1000  # the constants of the colour space
+    assert host.peak < 1000  # the constants of the color space
 
 
 @pytest.mark.parametrize(("strength", "expected"), [(0.0, 0), (0.5, CHUNKS)])
-def test_colors_of_the_reference_are_measured_once_a_chunk(
+def test_lab_statistics_of_the_reference_are_computed_once_per_chunk(
     pipeline: MultiTalkPipeline,
     monkeypatch: pytest.MonkeyPatch,
     calls: Counter[str],
@@ -320,5 +320,5 @@ def test_colors_of_the_reference_are_measured_once_a_chunk(
     expected: int,
 ) -> None:
     count(monkeypatch, calls, wan.decode, "lab_stats")
-    pipeline.generate(data(12), **TWICE, color_correction_strength=strength)
+    pipeline.generate(data(12), **TWO_CHUNKS, color_correction_strength=strength)
     assert calls["lab_stats"] == expected

@@ -1,4 +1,4 @@
-"""Eight-bit linear layers: their rounding, their products, and what libraries see of them."""
+"""Quantized linear layers: rounding, fp8 matmuls, and the interface that transformers reads."""
 
 import logging
 
@@ -19,7 +19,7 @@ from wan.modules.quantized import (
 )
 
 FORMATS = list(MAX_VALUE)
-# Half a step of the coarsest rounding within a row, relative to its largest value.
+# Half of the largest spacing of representable values in a row, relative to its largest magnitude.
 HALF_STEP = {torch.int8: 0.5 / 127, torch.float8_e4m3fn: 16 / 448}
 
 
@@ -28,7 +28,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_rounding_is_within_half_a_step(dtype: torch.dtype) -> None:
+def test_rounding_error_is_at_most_half_a_step(dtype: torch.dtype) -> None:
     weight = draw(32, 64) * torch.logspace(-6, 6, 32)[:, None]
     data, scale = quantize_rows(weight, dtype)
     assert (data.dtype, scale.dtype, scale.shape) == (dtype, torch.float32, (32, 1))
@@ -48,36 +48,36 @@ def test_the_largest_value_and_zero_are_exact(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_is_its_dequantized_one(dtype: torch.dtype, bias: bool) -> None:
-    plain = nn.Linear(64, 32, bias=bias).requires_grad_(False)
-    eight_bits = nn.Sequential(nn.Linear(64, 32, bias=bias))
-    quantize_linears(eight_bits, {"0": dtype}, fp8_matmul=True)
-    data, scale = quantize_rows(plain.weight, dtype)
-    eight_bits.load_state_dict({"0.data": data, "0.scale": scale} | ({"0.bias": plain.bias} if bias else {}))
-    plain.weight.copy_(dequantize(data, scale, torch.float32))
+def test_a_quantized_layer_matches_its_dequantized_weights(dtype: torch.dtype, bias: bool) -> None:
+    linear = nn.Linear(64, 32, bias=bias).requires_grad_(False)
+    quantized_layer = nn.Sequential(nn.Linear(64, 32, bias=bias))
+    quantize_linears(quantized_layer, {"0": dtype}, fp8_matmul=True)
+    data, scale = quantize_rows(linear.weight, dtype)
+    quantized_layer.load_state_dict({"0.data": data, "0.scale": scale} | ({"0.bias": linear.bias} if bias else {}))
+    linear.weight.copy_(dequantize(data, scale, torch.float32))
     x = draw(2, 5, 64)
-    assert torch.equal(eight_bits(x), plain(x))
-    assert quantized_layers(eight_bits) == ["0"]
+    assert torch.equal(quantized_layer(x), linear(x))
+    assert quantized_layers(quantized_layer) == ["0"]
 
 
-def test_libraries_see_no_weight() -> None:
+def test_weight_is_none() -> None:
     assert QuantizedLinear(4, 4, True, torch.float8_e4m3fn, False).weight is None
 
 
-def test_fp8_products_are_near() -> None:
-    """PyTorch has these products on the CPU too, which shows that scales and bias are in their places."""
+def test_fp8_matmul_is_close_to_dequantized_weights() -> None:
+    """PyTorch also has fp8 matmuls on the CPU, which tests the use of scales and bias."""
     x, weight, bias = draw(2, 24, 64).bfloat16(), draw(32, 64, seed=1), draw(32, seed=2).bfloat16()
     weight *= torch.logspace(-3, 3, 32)[:, None]
     data, scale = quantize_rows(weight, torch.float8_e4m3fn)
     expected = nn.functional.linear(x, dequantize(data, scale, x.dtype), bias).float()
-    ours = fp8_linear(x, data, scale, bias)
-    assert (ours.dtype, ours.shape) == (torch.bfloat16, (2, 24, 32))
-    error = (ours.float() - expected).norm(dim=(0, 1)) / expected.norm(dim=(0, 1))
-    assert error.max() < 6e-2, "of every output"
+    result = fp8_linear(x, data, scale, bias)
+    assert (result.dtype, result.shape) == (torch.bfloat16, (2, 24, 32))
+    error = (result.float() - expected).norm(dim=(0, 1)) / expected.norm(dim=(0, 1))
+    assert error.max() < 6e-2, "for each output channel"
 
 
 def test_the_bias_is_added_before_the_result_is_rounded() -> None:
-    """As in a layer that has no eight bits; rounded twice, one value in five would be another."""
+    """As in an unquantized layer; with double rounding, one value in five would differ."""
     x, weight, bias = draw(64, 64).bfloat16(), draw(32, 64, seed=1), 8 * draw(32, seed=2).bfloat16()
     (data, scale), (rows, row_scale) = (quantize_rows(each, torch.float8_e4m3fn) for each in (weight, x))
     sums = dequantize(rows, row_scale, torch.float32) @ dequantize(data, scale, torch.float32).t()
@@ -85,16 +85,16 @@ def test_the_bias_is_added_before_the_result_is_rounded() -> None:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, ValueError, NotImplementedError])
-def test_a_device_without_row_scales_dequantizes(
+def test_a_device_without_fp8_matmul_falls_back_to_dequantizing(
     failure: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """PyTorch complains of what a device has not in several ways."""
+    """PyTorch raises several exception types for unsupported scaling."""
 
     def fails(*_: object) -> None:
-        raise failure("no such scaling (as a test has it)")
+        raise failure("unsupported scaling (test)")
 
-    class Device:
-        """What stands for a GPU that knows the format; tensors are made on the processor."""
+    class FakeDevice:
+        """A CUDA device whose tensors are created on the CPU."""
 
         type = "cuda"
 
@@ -104,13 +104,13 @@ def test_a_device_without_row_scales_dequantizes(
     monkeypatch.setattr(torch, "Generator", lambda _: generator())
     monkeypatch.setattr(torch, "randn", lambda *shape, device, **named: randn(*shape, **named))
     with caplog.at_level(logging.WARNING):
-        assert not supports_fp8_matmul(Device())
-    assert "no such scaling" in caplog.text
+        assert not supports_fp8_matmul(FakeDevice())
+    assert "unsupported scaling" in caplog.text
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_fp8_products_on_the_device() -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_fp8_matmul_on_a_gpu() -> None:
     device = torch.device("cuda")
     if torch.cuda.get_device_capability(device) < (8, 9):
         assert not supports_fp8_matmul(device)
@@ -118,5 +118,5 @@ def test_fp8_products_on_the_device() -> None:
         assert supports_fp8_matmul(device)
 
 
-def test_no_fp8_products_without_a_gpu() -> None:
+def test_no_fp8_matmul_without_a_gpu() -> None:
     assert not supports_fp8_matmul(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Speaker labels against the formula written out."""
+"""Speaker labels against a direct implementation of the formula."""
 
 import pytest
 import torch
@@ -20,32 +20,32 @@ def masks(empty_second: bool = False) -> SpeakerMasks:
     return token_masks(grid, *GRID[1:])
 
 
-def naive_map(classes: SpeakerMasks) -> Tensor:
+def reference_map(classes: SpeakerMasks) -> Tensor:
     weights = torch.einsum("blae,bsae->bals", Q, K[:, :TOKENS]).div(24**0.5).softmax(-1).mean(1)
     return weights @ classes.masks / classes.counts.clamp(min=1)[:, None]
 
 
-def test_the_map_is_the_mean_attention() -> None:
-    torch.testing.assert_close(attention_to_classes(Q, K, masks()), naive_map(masks()), atol=1e-6, rtol=1e-5)
+def test_class_attention_is_the_mean_of_the_attention_matrix() -> None:
+    torch.testing.assert_close(attention_to_classes(Q, K, masks()), reference_map(masks()), atol=1e-6, rtol=1e-5)
 
 
-def test_labels_lie_in_their_ranges() -> None:
+def test_labels_are_in_the_range_of_their_class() -> None:
     labels = speaker_labels(Q, K, masks())
-    winner = naive_map(masks()).argmax(-1)
+    winner = reference_map(masks()).argmax(-1)
     for i, (low, high) in enumerate(((0, 4), (20, 24), (12, 12))):
-        mine = labels[winner == i]
-        assert len(mine)
-        assert ((mine >= low) & (mine <= high)).all()
+        of_class = labels[winner == i]
+        assert len(of_class)
+        assert ((of_class >= low) & (of_class <= high)).all()
 
 
-def test_an_empty_class_never_wins() -> None:
+def test_a_class_without_tokens_is_never_chosen() -> None:
     labels = speaker_labels(Q, K, masks(empty_second=True))
     assert labels.isfinite().all()
     assert (labels <= 12).all()
 
 
 @pytest.mark.parametrize("size", [(8, 12), (9, 13), (16, 24)])
-def test_masks_are_resized_with_floor(size: tuple[int, int]) -> None:
+def test_masks_are_resized_with_floored_source_indices(size: tuple[int, int]) -> None:
     source = torch.rand(1, 3, *size).round()
     rows = torch.arange(4) * size[0] // 4
     columns = torch.arange(6) * size[1] // 6

@@ -1,4 +1,4 @@
-"""The transformer at the puppet's size."""
+"""The transformer at the size of the built-in model."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def model() -> MultiTalkTransformer:
 
 
 def run(model: MultiTalkTransformer, persons: int, batch: int = 1) -> Tensor:
-    """A forward on fixed inputs; every item of a batch is another one."""
+    """A forward on fixed inputs that differ between batch items."""
 
     def items(*shape: int) -> Tensor:
         return torch.stack([draw(*shape, seed=i) for i in range(batch)])
@@ -41,48 +41,48 @@ def run(model: MultiTalkTransformer, persons: int, batch: int = 1) -> Tensor:
         masks=token_masks(masks, *GRID[1:]) if persons == 2 else None,
     )
     time = model.embed_time(torch.tensor([700.0, 300.0, 100.0])[:batch])
-    rotation = video_rope(GRID, CONFIG.head_dim, "cpu")
-    return model(items(16, 2, 8, 12), items(20, 2, 8, 12), time, rotation, context)
+    rotary_emb = video_rope(GRID, CONFIG.head_dim, "cpu")
+    return model(items(16, 2, 8, 12), items(20, 2, 8, 12), time, rotary_emb, context)
 
 
 @pytest.mark.parametrize("persons", [1, 2])
-def test_a_batch_is_its_items(model: MultiTalkTransformer, persons: int) -> None:
-    together = run(model, persons, batch=3)
-    assert together.shape == (3, 16, 2, 8, 12)
-    torch.testing.assert_close(together[:1], run(model, persons), atol=1e-5, rtol=1e-5)
+def test_a_batch_matches_its_items(model: MultiTalkTransformer, persons: int) -> None:
+    batch_result = run(model, persons, batch=3)
+    assert batch_result.shape == (3, 16, 2, 8, 12)
+    torch.testing.assert_close(batch_result[:1], run(model, persons), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
-def test_kernels_are_wanted_in_one_dtype(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each dtype that is asked for is compiled and tried, all of its kernels."""
-    asked: set[torch.dtype] = set()
+def test_fused_operations_run_in_one_dtype(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline verifies the kernels for one dtype only."""
+    dtypes: set[torch.dtype] = set()
     for module in (norms, gelu, speaker_labels, rope):
-        monkeypatch.setattr(module, "use_triton", lambda x: asked.add(x.dtype))
+        monkeypatch.setattr(module, "use_triton", lambda x: dtypes.add(x.dtype))
     low = MultiTalkTransformer(CONFIG).eval()
     state = {name: tensor if is_fp32_param(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
     low.load_state_dict(state, assign=True)
     run(low, persons=2)
-    assert asked == {torch.bfloat16}
+    assert dtypes == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("persons", [1, 2])
-def test_bfloat16_with_float32_islands_stays_near(model: MultiTalkTransformer, persons: int) -> None:
+def test_bfloat16_with_float32_parameters_is_close_to_float32(model: MultiTalkTransformer, persons: int) -> None:
     low = MultiTalkTransformer(CONFIG).eval().requires_grad_(False)
     state = {name: tensor if is_fp32_param(name) else tensor.bfloat16() for name, tensor in model.state_dict().items()}
     low.load_state_dict(state, assign=True)
-    expected, rough = run(model, persons), run(low, persons)
-    assert rough.dtype == torch.float32
-    assert (rough - expected).norm() / expected.norm() < 2e-2
+    expected, result = run(model, persons), run(low, persons)
+    assert result.dtype == torch.float32
+    assert (result - expected).norm() / expected.norm() < 2e-2
 
 
 def test_gradients_reach_every_parameter(model: MultiTalkTransformer) -> None:
-    learner = MultiTalkTransformer(CONFIG)
-    run(learner, 2).square().mean().backward()
-    without = [name for name, parameter in learner.named_parameters() if parameter.grad is None]
-    assert without == []
+    trainable = MultiTalkTransformer(CONFIG)
+    run(trainable, 2).square().mean().backward()
+    no_grad = [name for name, parameter in trainable.named_parameters() if parameter.grad is None]
+    assert no_grad == []
 
 
-def test_limits_are_named(model: MultiTalkTransformer) -> None:
+def test_too_many_persons_or_tokens_are_errors(model: MultiTalkTransformer) -> None:
     with pytest.raises(ValueError, match="3 speaking persons"):
         model.embed_speech(torch.zeros(1, 3, 5, 5, 4, 64))
     with pytest.raises(ValueError, match="129 tokens; at most 128"):

@@ -1,4 +1,4 @@
-"""Presets, and explicit values in their place."""
+"""Resolution of presets and explicit values."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,14 +21,14 @@ CONFIG = WAN_CONFIGS["multitalk-14B"]
         (False, "720", 5.0, 4.0, 11.0, 0.3),
     ],
 )
-def test_presets(turbo: bool, size_class: str, text: float, audio: float, shift: float, teacache: float) -> None:
+def test_preset_values(turbo: bool, size_class: str, text: float, audio: float, shift: float, teacache: float) -> None:
     options = resolve_options(CONFIG, size_class=size_class, turbo=turbo)
     values = (options.text_guide_scale, options.audio_guide_scale, options.shift, options.teacache_thresh)
     assert values == (text, audio, shift, teacache)
     assert (options.frame_num, options.motion_frame, options.sampling_steps) == (81, 25, 40)
 
 
-def test_a_named_preset_beats_turbo() -> None:
+def test_a_named_preset_takes_precedence_over_turbo() -> None:
     fast = resolve_options(CONFIG, size_class="720", turbo=False, preset_name="fast")
     values = (fast.text_guide_scale, fast.audio_guide_scale, fast.shift, fast.teacache_thresh, fast.sampling_steps)
     assert values == (1.0, 2.0, 2.0, 0.0, 4)
@@ -39,21 +39,21 @@ def test_a_named_preset_beats_turbo() -> None:
         choose_preset(CONFIG, turbo=True, name="best")
 
 
-def test_explicit_values_win_and_none_does_not() -> None:
+def test_explicit_values_take_precedence_except_none() -> None:
     options = resolve_options(
         CONFIG, size_class="480", turbo=True, text_guide_scale=1.5, shift=None, teacache_thresh=0.0
     )
     assert (options.text_guide_scale, options.shift, options.teacache_thresh) == (1.5, 5.0, 0.0)
 
 
-def test_seeds_are_drawn_only_when_negative() -> None:
+def test_only_negative_seeds_are_drawn() -> None:
     assert resolve_options(CONFIG, size_class="480", turbo=True, seed=0).seed == 0
     drawn = {resolve_options(CONFIG, size_class="480", turbo=True, seed=-1).seed for _ in range(5)}
     assert len(drawn) > 1
     assert all(0 <= seed <= MAX_SEED for seed in drawn)
 
 
-def test_an_empty_negative_prompt_is_the_published_one() -> None:
+def test_an_empty_negative_prompt_becomes_the_default() -> None:
     assert resolve_options(CONFIG, size_class="480", turbo=True, negative_prompt="").negative_prompt.startswith(
         "bright"
     )
@@ -74,12 +74,12 @@ def test_an_empty_negative_prompt_is_the_published_one() -> None:
         ("seed", 2**31, f"allowed are 0 to {MAX_SEED}"),
     ],
 )
-def test_values_out_of_range_are_named(name: str, value: Any, words: str) -> None:
+def test_values_out_of_range_are_errors(name: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         resolve_options(CONFIG, size_class="480", turbo=True, **{name: value})
 
 
-def test_another_cache_takes_the_place_of_the_preset_s() -> None:
+def test_another_cache_disables_teacache() -> None:
     assert resolve_options(CONFIG, size_class="480", turbo=True).cache == "teacache"
     for cache in ("magcache", "none"):
         options = resolve_options(CONFIG, size_class="480", turbo=True, cache=cache)
@@ -87,7 +87,7 @@ def test_another_cache_takes_the_place_of_the_preset_s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("explicit", "words"),
     [
         ({"cache": "deepcache"}, "cache is 'deepcache'; allowed are teacache, magcache, none"),
         ({"cache": "none", "teacache_thresh": 0.2}, "teacache_thresh is 0.2; with cache 'none' it must be 0"),
@@ -99,27 +99,27 @@ def test_another_cache_takes_the_place_of_the_preset_s() -> None:
         ({"guidance_reuse": True, "text_guide_scale": 1, "audio_guide_scale": 1.0}, "guidance_reuse .* none to reuse"),
     ],
 )
-def test_shortcuts_that_contradict_each_other(given: dict[str, Any], words: str) -> None:
+def test_inconsistent_caching_options_are_errors(explicit: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        resolve_options(CONFIG, size_class="480", turbo=True, **given)
+        resolve_options(CONFIG, size_class="480", turbo=True, **explicit)
 
 
-def test_a_model_that_is_not_calibrated_names_the_script() -> None:
+def test_an_uncalibrated_size_class_is_an_error_that_names_the_command() -> None:
     bare = replace(CONFIG, magcache_ratios={"480": CONFIG.magcache_ratios["480"]})
     assert resolve_options(bare, size_class="480", turbo=True, cache="magcache").cache == "magcache"
     with pytest.raises(ValueError, match=r"multitalk-14B is not calibrated at size class 720; `python -m benchmarks"):
         resolve_options(bare, size_class="720", turbo=True, cache="magcache")
 
 
-def test_guidance_is_reused_where_it_is_asked_for() -> None:
-    def kind(**given: Any) -> type:
-        return type(resolve_options(CONFIG, size_class="480", turbo=True, **given).guider())
+def test_guidance_reuse_wraps_the_guider() -> None:
+    def guider_type(**explicit: Any) -> type:
+        return type(resolve_options(CONFIG, size_class="480", turbo=True, **explicit).guider())
 
-    assert kind() is ClassifierFreeGuidance
-    assert kind(guidance_reuse=True) is kind(guidance_reuse=True, use_apg=True) is CachedGuidance
+    assert guider_type() is ClassifierFreeGuidance
+    assert guider_type(guidance_reuse=True) is guider_type(guidance_reuse=True, use_apg=True) is CachedGuidance
 
 
-def test_unknown_names_are_errors() -> None:
+def test_unknown_size_class_and_option_are_errors() -> None:
     with pytest.raises(ValueError, match="size class is '1080'; multitalk-14B has 480 and 720"):
         resolve_options(CONFIG, size_class="1080", turbo=True)
     with pytest.raises(TypeError, match="size_bucket"):

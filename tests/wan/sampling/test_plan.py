@@ -1,37 +1,37 @@
-"""What each step runs."""
+"""Plans of the denoising steps."""
 
 from wan.sampling.plan import Step, fraction_done, keeps_residual, plan_steps
 
 PASSES = ("cond", "no_text", "neither")
 
 
-def drawn(plan: tuple[Step, ...]) -> str:
-    """One letter a step: all passes or the conditional one alone, computed (capital) or not."""
+def plan_string(plan: tuple[Step, ...]) -> str:
+    """One letter per step: A all passes, C conditional pass only; lowercase if skipped."""
     letters = {(PASSES, True): "A", (PASSES, False): "a", (("cond",), True): "C", (("cond",), False): "c"}
     return "".join(letters[step.passes, step.computed] for step in plan)
 
 
-def test_every_step_has_every_pass() -> None:
-    assert drawn(plan_steps(PASSES, (True, True, False, True), reuse_guidance=False)) == "AAaA"
+def test_without_reuse_each_step_has_all_passes() -> None:
+    assert plan_string(plan_steps(PASSES, (True, True, False, True), reuse_guidance=False)) == "AAaA"
 
 
-def test_guidance_is_reused_in_every_other_step_of_the_second_half() -> None:
-    assert drawn(plan_steps(PASSES, (True,) * 8, reuse_guidance=True)) == "AAAACACA"
-    assert drawn(plan_steps(PASSES, (True,) * 5, reuse_guidance=True)) == "AAACA"
-    assert drawn(plan_steps(PASSES, (True,), reuse_guidance=True)) == "A"
+def test_reuse_alternates_in_the_second_half() -> None:
+    assert plan_string(plan_steps(PASSES, (True,) * 8, reuse_guidance=True)) == "AAAACACA"
+    assert plan_string(plan_steps(PASSES, (True,) * 5, reuse_guidance=True)) == "AAACA"
+    assert plan_string(plan_steps(PASSES, (True,), reuse_guidance=True)) == "A"
 
 
-def test_steps_that_are_left_out_have_the_passes_of_the_step_before() -> None:
+def test_skipped_steps_have_the_passes_of_the_last_computed_step() -> None:
     computed = (True, True, False, False, False, True, False, True, False, True)
-    assert drawn(plan_steps(PASSES, computed, reuse_guidance=True)) == "AAaaaCcAaC"
+    assert plan_string(plan_steps(PASSES, computed, reuse_guidance=True)) == "AAaaaCcAaC"
 
 
-def test_residuals_are_wanted_by_the_next_step_only() -> None:
+def test_residuals_are_kept_only_for_a_skipped_next_step() -> None:
     plan = plan_steps(PASSES, (True, False, False, True, True), reuse_guidance=False)
-    assert [keeps_residual(plan, number) for number in range(len(plan))] == [True, True, False, False, False]
+    assert [keeps_residual(plan, step) for step in range(len(plan))] == [True, True, False, False, False]
 
 
-def test_shares_are_of_evaluations() -> None:
+def test_fraction_done_counts_evaluations() -> None:
     plan = plan_steps(PASSES, (True, False, True, True), reuse_guidance=True)
-    assert drawn(plan) == "AaCA"
+    assert plan_string(plan) == "AaCA"
     assert [fraction_done(plan, steps) for steps in range(1, 5)] == [3 / 7, 3 / 7, 4 / 7, 1.0]

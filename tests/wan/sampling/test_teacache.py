@@ -1,4 +1,4 @@
-"""TeaCache's plan."""
+"""Plans of TeaCache."""
 
 import torch
 
@@ -17,7 +17,7 @@ def test_the_first_steps_always_compute() -> None:
     assert plan == (True,) * WARMUP_STEPS + (False,) * (20 - WARMUP_STEPS)
 
 
-def test_changes_add_up_to_the_threshold() -> None:
+def test_changes_accumulate_to_the_threshold() -> None:
     plan = teacache_plan(MOVING, IDENTITY, 0.12)
-    # Relative changes 0.0714, 0.0667, ... from step 5 on: two of them reach the threshold, later three do.
+    # Relative changes 0.0714, 0.0667, ... from step 5 on: two of them reach the threshold, later three.
     assert plan[WARMUP_STEPS : WARMUP_STEPS + 6] == (False, True, False, True, False, False)
