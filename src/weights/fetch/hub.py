@@ -80,8 +80,10 @@ def download(repo: HubRepo, files: list[HubFile], tree: Path, policy: RetryPolic
 
     Raises CorruptDownloadError for a file of another size or hash than the hub lists.
     """
-    for stale in tree.rglob("*.incomplete"):  # the client gives these a random name and cannot resume them
-        stale.unlink()
+    expected = {tree / file.path for file in files}
+    for path in list(tree.rglob("*")):  # among them .incomplete files, which have random names and cannot be resumed
+        if path.is_file() and path not in expected and path.suffix != ".metadata":
+            path.unlink()
     for commit in {file.commit: None for file in files}:
         paths = [file.path for file in files if file.commit == commit]
         with_retry(partial(download_commit, repo, commit, paths, tree, policy), repo, policy)

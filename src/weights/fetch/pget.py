@@ -49,7 +49,7 @@ def find_pget() -> str | None:
 def download(program: str, url: str, run_dir: Path, policy: RetryPolicy, *, trusted: bool) -> Path:
     """Download and unpack a tar into the new folder `run_dir/tree`, and return that folder.
 
-    pget itself unpacks a tar of a trusted server, while it downloads; other tars are unpacked here. Raises SourceError
+    pget unpacks a tar of a trusted server while it downloads; other tars are unpacked here. Raises SourceError
     if pget fails, exceeds `timeout_s`, or writes nothing for `stall_s`; CorruptDownloadError for a malicious tar.
     """
     tree, tar = run_dir / "tree", run_dir / "tar"
@@ -153,7 +153,7 @@ def check_member(member: tarfile.TarInfo, tree: str) -> tarfile.TarInfo:
 
 
 def check_tree(tree: Path) -> None:
-    """Raise CorruptDownloadError for links to outside `tree` and for special files, whoever unpacked them."""
+    """Raise CorruptDownloadError if `tree` contains links to outside or special files."""
     root = tree.resolve()
     num_links: dict[int, int] = {}
     num_names: Counter[int] = Counter()

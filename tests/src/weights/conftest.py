@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -64,7 +64,6 @@ class Host:
     server: Server
     folder: Path
     source: str
-    hubs: dict[str, FakeHub] = field(default_factory=dict)
 
     @property
     def sources(self) -> Sources:
