@@ -47,25 +47,26 @@ check: $(TOOLS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# The tests that need a GPU, then the 14B network with random weights on it. Written into
-# benchmarks/results/ and docs/. A stage that fails (status 1) is told on the page and at the end; the others go on.
+# The GPU tests, then the benchmarks of the 14B model with random weights. Writes benchmarks/results/gpu.json,
+# compiled.json and docs/performance.md. A failed stage (status 1) is reported; the others still run.
 bench-gpu: $(TOOLS)
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m benchmarks.gpu --output benchmarks/results/gpu.json; status=$$?; \
 	    test $$status -le 1 && $(BIN)/python -m benchmarks.speed.compiled && $(BIN)/python -m benchmarks.report.performance && \
 	    exit $$status
 
-# The full tables, two rows at a time: more than an hour on two cores. Written into benchmarks/results/ and docs/.
+# Lip sync and the quality cost of every option: over an hour on two cores. Writes benchmarks/results/lipsync.json,
+# quality_cost.json and docs/quality-vs-speed.md.
 bench-lips: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json
 	$(BIN)/python -m benchmarks.quality.quality_cost
 
-# The small model and a block of the 14B network on this processor, beside the plain form: three minutes on two cores.
-# Written into benchmarks/results/ and docs/; the last line is plain_over_ours=<ratio>.
+# The built-in model and a block of the 14B model on this CPU, beside the eager baseline: three minutes on two cores.
+# Writes benchmarks/results/bench.json and docs/performance.md; the last line is plain_over_ours=<ratio>.
 bench: $(TOOLS)
 	@$(BIN)/python -m benchmarks.speed.bench
 
-# 500 requests to one server, then the long tests. The figures go to benchmarks/results/soak.json.
+# 500 requests to one server, then the long tests. Writes benchmarks/results/soak.json.
 soak: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.endurance.soak
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout 900

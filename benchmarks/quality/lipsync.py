@@ -1,9 +1,9 @@
 """`python -m benchmarks.quality.lipsync`: lip-sync quality of the built-in model on clips never seen in training.
 
 Mouth openings are measured in the generated pixels and compared with those the renderer would draw for the same
-voices. The renderer's own frames are measured too, as ground truth. See `sync_metrics` for the pooling of clips; drift,
-PSNR and silent opening are measured outside mouths and in silent frames. Prints a Markdown table, and last the worst
-values of the two-person rows; `--output` writes JSON.
+voices. The renderer's own frames are measured too, as ground truth. Drift and PSNR are measured outside mouths;
+`sync_metrics` describes the pooling of clips. Prints a Markdown table, and last the worst values of the two-person
+rows; `--output` writes JSON.
 """
 
 import argparse

@@ -24,19 +24,18 @@ def degrade(video: Video) -> Video:
 
 
 def read_all(transform: Callable[[Video], Video] = lambda video: video) -> list[MouthReading]:
-    """Every face of two clips of every row of one chunk."""
+    """Every face of a clip of every row of one chunk."""
     readings = []
     for row in SHORT:
-        for index in range(2):
-            clip = draw_clip(row, 1, index)
-            readings += read_mouths(clip, transform(clip.ground_truth()))
+        clip = draw_clip(row, 1, 0)
+        readings += read_mouths(clip, transform(clip.ground_truth()))
     return readings
 
 
 def test_mouth_opening_matches_the_renderer() -> None:
     readings = read_all()
     moving = [correlation(each.measured, each.own) for each in readings if each.own.std() > 0.05]
-    assert len(moving) > 30
+    assert len(moving) > 15
     assert np.mean(moving) >= 0.98
     assert min(moving) >= 0.95
     assert own_correlation(readings) >= 0.98
