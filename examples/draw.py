@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw
 
 from src.media.video.writer import VideoWriter
 from training.characters import Character
-from training.scenes import Backdrop, Placement, Scene, draw_still, face_boxes, render
+from training.scenes import Backdrop, Placement, Scene, face_boxes, render, render_still
 
 ANNA = Character(
     width=0.83,
-    power=2.3,
+    exponent=2.3,
     skin=(240, 198, 168),
     hair="long",
     hair_color=(104, 56, 36),
@@ -25,7 +25,7 @@ ANNA = Character(
     shirt=(206, 92, 84),
     iris=(86, 122, 74),
     lips=(206, 103, 87),
-    eye_apart=0.37,
+    eye_offset=0.37,
     eye_size=0.16,
     nose=0.08,
     mouth_width=0.4,
@@ -35,7 +35,7 @@ ANNA = Character(
 BEN = replace(
     ANNA,
     width=0.81,
-    power=2.45,
+    exponent=2.45,
     skin=(214, 160, 116),
     hair="short",
     hair_color=(52, 40, 36),
@@ -65,7 +65,7 @@ def scene_of(
     """People with closed mouths."""
     return Scene(
         size=size,
-        people=people,
+        characters=people,
         placements=places,
         backdrop=backdrop,
         prompt="",
@@ -101,7 +101,7 @@ def film(path: Path) -> None:
     height, width = FILM[0][0].size
     with VideoWriter(path, width=width, height=height, num_frames=sum(length for _, length in FILM)) as movie:
         for scene, length in FILM:
-            closed = [np.zeros(length)] * len(scene.people)
+            closed = [np.zeros(length)] * len(scene.characters)
             movie.write(render(scene, closed, closed))
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     """Write all of them."""
     folder = Path(__file__).parent
     for name, scene in PICTURES.items():
-        Image.fromarray(draw_still(scene)).save(folder / name, optimize=True)
+        Image.fromarray(render_still(scene)).save(folder / name, optimize=True)
     for name, person in MASKS.items():
         draw_mask(PICTURES["two_people.png"], person).save(folder / name, optimize=True)
     film(folder / "two_scenes.mp4")

@@ -1,1 +1,1 @@
-"""Makes weights."""
+"""Training of the built-in model on rendered clips."""

@@ -1,6 +1,6 @@
-"""The trained parts of the small model, as the training runs left them.
+"""Trained components of the puppet model, loaded from their training runs.
 
-A folder of runs holds `vae`, `decoder`, `speech`, `text`, `image` and `transformer`, one run each.
+A folder of runs has the subfolders `vae`, `decoder`, `speech`, `text`, `image` and `transformer`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, UMT5EncoderModel, Wav2Vec2Config
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
-from training.training_loop import DEVICE, load_average
+from training.training_loop import DEVICE, load_ema_weights
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
@@ -26,7 +26,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoders:
-    """Everything in front of the transformer, ready to infer."""
+    """All networks that prepare the transformer's inputs, in evaluation mode."""
 
     vae: AutoencoderKLWan
     speech: Wav2Vec2Model
@@ -35,30 +35,33 @@ class Encoders:
 
 
 def load_vae(runs: Path) -> AutoencoderKLWan:
-    """The video VAE, on the CPU; its decoder as `training.finetune_decoder` left it, where that has run."""
+    """The video VAE on the CPU, with the fine-tuned decoder if there is one."""
     run = runs / "decoder" if (runs / "decoder" / "state.pt").exists() else runs / "vae"
-    return filled(build_vae(CONFIG.vae), load_average(run))
+    return with_weights(build_vae(CONFIG.vae), load_ema_weights(run))
 
 
 def load_encoders(runs: Path) -> Encoders:
-    """All that training the transformer needs, on `DEVICE`; the image encoder lacks its last block, as the pipeline's
-    does."""
-    speech = filled(Wav2Vec2Model(speech_config(CONFIG)), load_average(runs / "speech", "encoder."))
-    text: UMT5EncoderModel = filled(build_text_encoder(CONFIG.text_encoder), load_average(runs / "text", "encoder."))
+    """The encoders on `DEVICE`; the image encoder has no last block, as in the pipeline."""
+    speech = with_weights(Wav2Vec2Model(speech_config(CONFIG)), load_ema_weights(runs / "speech", "encoder."))
+    text: UMT5EncoderModel = with_weights(
+        build_text_encoder(CONFIG.text_encoder), load_ema_weights(runs / "text", "encoder.")
+    )
     image: CLIPVisionModel = build_image_encoder(CONFIG.image_encoder)
-    kept = {
-        name: value for name, value in load_average(runs / "image", "encoder.").items() if name in image.state_dict()
+    image_state = {
+        name: value
+        for name, value in load_ema_weights(runs / "image", "encoder.").items()
+        if name in image.state_dict()
     }
     return Encoders(
-        vae=placed(load_vae(runs)),
-        speech=placed(speech),
-        text=TextEncoder(placed(text), build_tokenizer(CONFIG), CONFIG.transformer.text_len),
-        image=ImageEncoder(placed(filled(image, kept))),
+        vae=to_device(load_vae(runs)),
+        speech=to_device(speech),
+        text=TextEncoder(to_device(text), build_tokenizer(CONFIG), CONFIG.transformer.text_len),
+        image=ImageEncoder(to_device(with_weights(image, image_state))),
     )
 
 
 def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: one token a byte, and the end-of-sequence token that T5 expects."""
+    """A byte-level tokenizer that appends the end-of-sequence token of T5."""
     special = ["<pad>", "</s>", "<unk>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
@@ -73,7 +76,7 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
 
 
 def speech_config(config: ModelConfig) -> Wav2Vec2Config:
-    """A wav2vec2 of as many layers, and as wide, as the transformer's audio projection expects; no dropout."""
+    """A wav2vec2 with the layers and width that the transformer's audio projection expects, without dropout."""
     width = config.transformer.audio_dim
     return Wav2Vec2Config(
         hidden_size=width,
@@ -91,13 +94,13 @@ def speech_config(config: ModelConfig) -> Wav2Vec2Config:
     )
 
 
-def placed(module: M) -> M:
-    """The module on the device that training computes on."""
+def to_device(module: M) -> M:
+    """Move a module to `DEVICE`."""
     module.to(DEVICE)
     return module
 
 
-def filled(module: M, state: dict[str, Tensor]) -> M:
-    """The module with these weights, ready to infer. Raises RuntimeError that lists what does not fit."""
+def with_weights(module: M, state: dict[str, Tensor]) -> M:
+    """Load weights into a module, in evaluation mode. Raises RuntimeError that lists mismatched names."""
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)

@@ -1,10 +1,9 @@
-"""A model in the published file formats, as a download leaves it; the ordinary loading code reads it.
+"""`python -m training.export RUNS DIR`: write the trained puppet model in the published file formats, in bfloat16.
 
-`python -m training.export RUNS DIR` writes the trained small model: sharded safetensors with an index, the audio
-layers apart, `.pth` files in their original naming, the tokenizer, the speech encoder's folder; bfloat16.
+The folder is laid out like the downloads of the 14B model: sharded safetensors with an index, a separate file of audio
+layers, `.pth` files with the published keys, the tokenizer, and the folder of the speech encoder.
 """
 
-import argparse
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -19,8 +18,8 @@ from transformers import CLIPVisionModel, UMT5EncoderModel, Wav2Vec2FeatureExtra
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
-from training.components import CONFIG, build_tokenizer, filled, load_vae, speech_config
-from training.training_loop import load_average
+from training.components import CONFIG, build_tokenizer, load_vae, speech_config, with_weights
+from training.training_loop import load_ema_weights, make_parser
 from wan.checkpoint import keys
 from wan.configs import ModelConfig
 from wan.modules.image import build_image_encoder
@@ -30,13 +29,13 @@ from wan.modules.transformer import FLOAT32_NAMES, MultiTalkTransformer
 logger = logging.getLogger(__name__)
 
 AUDIO_NAMES = ("audio_proj.", ".audio_cross_attn.", ".norm_x.")
-"""Parts of a name that mark a tensor as MultiTalk's rather than the base model's."""
+"""Substrings of the keys that belong to MultiTalk's file and not to the base model."""
 SHARD_SIZE = "8MB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Networks:
-    """Every network of a model, the vision tower with its last block."""
+    """Every network of a model; the vision tower has its last block."""
 
     transformer: MultiTalkTransformer
     vae: AutoencoderKLWan
@@ -46,7 +45,7 @@ class Networks:
 
 
 def write_bundle(config: ModelConfig, networks: Networks, folder: Path, dtype: torch.dtype) -> None:
-    """Write every part below `folder`, in `dtype` but for what the network keeps in float32."""
+    """Write every network below `folder`, in `dtype` except parameters that stay in float32."""
     base = folder / config.files.base
     base.mkdir(parents=True, exist_ok=True)
     write_transformer(config, networks.transformer, folder, dtype)
@@ -61,12 +60,12 @@ def write_bundle(config: ModelConfig, networks: Networks, folder: Path, dtype: t
 
 
 def write_transformer(config: ModelConfig, transformer: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    """The base shards with their index and `config.json`, and the audio layers in a folder of their own."""
+    """Write the base shards with their index and `config.json`, and the file of audio layers."""
     tensors = {
         name: tensor if name.startswith(FLOAT32_NAMES) or name.endswith(FLOAT32_NAMES) else tensor.to(dtype)
         for name, tensor in transformer.state_dict().items()
     }
-    audio = {name: tensor for name, tensor in tensors.items() if any(part in name for part in AUDIO_NAMES)}
+    audio = {name: tensor for name, tensor in tensors.items() if any(substring in name for substring in AUDIO_NAMES)}
     base_folder, audio_folder = folder / config.files.base, folder / config.files.audio
     save_torch_state_dict(
         {name: tensor for name, tensor in tensors.items() if name not in audio},
@@ -79,42 +78,42 @@ def write_transformer(config: ModelConfig, transformer: nn.Module, folder: Path,
     save_file(audio, audio_folder / config.files.audio_weights)
 
 
-def write_pth(module: nn.Module, name: keys.KeyMap, path: Path, dtype: torch.dtype) -> None:
-    """A module's parameters under their published names."""
-    torch.save({name(ours): tensor.to(dtype) for ours, tensor in module.state_dict().items()}, path)
+def write_pth(module: nn.Module, to_file_key: keys.KeyMap, path: Path, dtype: torch.dtype) -> None:
+    """Write a module's parameters under their file keys."""
+    torch.save({to_file_key(name): tensor.to(dtype) for name, tensor in module.state_dict().items()}, path)
 
 
 def write_image_encoder(tower: CLIPVisionModel, path: Path, dtype: torch.dtype) -> None:
-    """The vision tower in the published naming; the last block and the head are there, as in the real file."""
+    """Write the vision tower with its last block and a head, as the published file has them."""
     tensors: dict[str, Tensor] = {
-        keys.image_encoder_key(ours): tensor.to(dtype) for ours, tensor in tower.state_dict().items()
+        keys.image_encoder_key(name): tensor.to(dtype) for name, tensor in tower.state_dict().items()
     }
     tensors["visual.head"] = torch.eye(int(tower.config.hidden_size), dtype=dtype)
     torch.save(keys.merge_qkv(tensors), path)
 
 
-def trained_networks(runs: Path) -> Networks:
-    """What the training runs below a folder ended in; the vision tower's last block, which nobody uses, is random."""
+def load_trained_networks(runs: Path) -> Networks:
+    """Load the results of all training runs; the vision tower's last block, which is unused, has random weights."""
     tower = build_image_encoder(CONFIG.image_encoder, drop_last=False)
     return Networks(
-        transformer=filled(MultiTalkTransformer(CONFIG.transformer), load_average(runs / "transformer")),
+        transformer=with_weights(MultiTalkTransformer(CONFIG.transformer), load_ema_weights(runs / "transformer")),
         vae=load_vae(runs),
-        text=filled(build_text_encoder(CONFIG.text_encoder), load_average(runs / "text", "encoder.")),
-        image=filled(tower, tower.state_dict() | load_average(runs / "image", "encoder.")),
-        speech=filled(Wav2Vec2Model(speech_config(CONFIG)), load_average(runs / "speech", "encoder.")),
+        text=with_weights(build_text_encoder(CONFIG.text_encoder), load_ema_weights(runs / "text", "encoder.")),
+        image=with_weights(tower, tower.state_dict() | load_ema_weights(runs / "image", "encoder.")),
+        speech=with_weights(Wav2Vec2Model(speech_config(CONFIG)), load_ema_weights(runs / "speech", "encoder.")),
     )
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
+    parser = make_parser("export", __doc__)
     parser.add_argument("runs", type=Path, metavar="RUNS")
     parser.add_argument("folder", type=Path, metavar="DIR")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    write_bundle(CONFIG, trained_networks(options.runs), options.folder, torch.bfloat16)
+    write_bundle(CONFIG, load_trained_networks(options.runs), options.folder, torch.bfloat16)
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
-    logger.info("%s holds %.1f MB", options.folder, size / 1e6)
+    logger.info("%s has %.1f MB", options.folder, size / 1e6)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""`python -m training.finetune_decoder RUNS`: train the VAE's decoder on, the encoder as it is.
+"""`python -m training.finetune_decoder RUNS`: fine-tune the VAE's decoder with a frozen encoder.
 
-What a chunk hands over is decoded and encoded again, chunk after chunk. So the decoder is asked, besides for the
-picture, for one that the encoder sees as the same latent, from latents with small errors as the transformer makes them.
-The latents stay what they were: data and transformer need not be made again.
+Every chunk decodes and re-encodes the motion frames. The decoder is therefore trained, from latents with small errors
+like the transformer's, on reconstruction and on frames that encode to the same latents. The encoder's latents do not
+change, so that shards and transformer stay valid.
 """
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -16,49 +15,57 @@ from torch import Tensor
 
 from training.components import CONFIG
 from training.muon import Muon
-from training.training_loop import DEVICE, TrainingRun, descend, load_average, schedule, step_generator
-from training.vae import SingleFrames, decode, draw_crops, picture_loss
+from training.training_loop import (
+    DEVICE,
+    TrainingRun,
+    load_ema_weights,
+    lr_schedule,
+    make_parser,
+    optimizer_step,
+    step_generator,
+)
+from training.vae import SingleFrames, decode, reconstruction_loss, sample_crops
 from wan.modules.vae import build_vae
 
-_SAME_WEIGHT = 0.3
+_LATENT_WEIGHT = 0.3
 _NOISE = 0.15
-"""Deviation, at most, of the errors, in deviations of the latents."""
+"""Maximum standard deviation of the latent errors, relative to that of the latents."""
 
 
-def loss_of(
+def decoder_loss(
     model: AutoencoderKLWan, video_BCFHW: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """The picture's error, and how far the latent is from itself after a trip."""
+    """Reconstruction error, plus the error of the latents after decoding and encoding."""
     std = torch.tensor(CONFIG.vae.latents_std, device=DEVICE)[:, None, None, None]
     with SingleFrames():
         with torch.no_grad():
             latent = model.encode(video_BCFHW).latent_dist.mode()
         strength = _NOISE * torch.rand(len(latent), 1, 1, 1, 1, generator=generator, device=DEVICE)
         noise = torch.randn(latent.shape, generator=generator, device=DEVICE)
-        shown = decode(model, latent + strength * std * noise)
-        again = model.encode(shown).latent_dist.mode()
-    loss, figures = picture_loss(shown, video_BCFHW)
-    same = ((again - latent) / std).square().mean()
-    return loss + _SAME_WEIGHT * same, {**figures, "same": same.item()}
+        decoded = decode(model, latent + strength * std * noise)
+        reencoded = model.encode(decoded).latent_dist.mode()
+    loss, metrics = reconstruction_loss(decoded, video_BCFHW)
+    latent_error = ((reencoded - latent) / std).square().mean()
+    return loss + _LATENT_WEIGHT * latent_error, {**metrics, "same": latent_error.item()}
 
 
 def train(runs: Path, steps: int, seed: int) -> None:
-    """Train, or go on, until `steps`."""
+    """Train or resume until `steps`."""
     model = build_vae(CONFIG.vae)
-    model.load_state_dict(load_average(runs / "vae"))
+    model.load_state_dict(load_ema_weights(runs / "vae"))
     model.to(DEVICE)
-    for part in (model.encoder, model.quant_conv):
-        part.requires_grad_(False)
-    apart = {"decoder.conv_in.weight", "decoder.conv_out.weight"}
+    for module in (model.encoder, model.quant_conv):
+        module.requires_grad_(False)
+    adam_names = {"decoder.conv_in.weight", "decoder.conv_out.weight"}
     run = TrainingRun(
-        runs / "decoder", model, Muon(model, apart.__contains__, matrix_peak=0.01, other_peak=1e-3), decay=0.99
+        runs / "decoder", model, Muon(model, adam_names.__contains__, muon_lr=0.01, adam_lr=1e-3), decay=0.99
     )
     while run.step < steps:
         rng = np.random.default_rng((seed, 2, run.step))
-        video = draw_crops(rng, 3, int(rng.choice([1, 5, 9]))).to(DEVICE)
-        loss, figures = loss_of(model, video, step_generator(seed, run.step))
-        norm = descend(loss, run, schedule(run.step, steps, warm_up=20))
-        run.log({"loss": loss.item(), **figures, "gradient": norm}, every=20)
+        video = sample_crops(rng, 3, int(rng.choice([1, 5, 9]))).to(DEVICE)
+        loss, metrics = decoder_loss(model, video, step_generator(seed, run.step))
+        norm = optimizer_step(loss, run, lr_schedule(run.step, steps, warm_up=20))
+        run.log({"loss": loss.item(), **metrics, "gradient": norm}, every=20)
         if run.step % 100 == 0:
             run.save()
     run.save()
@@ -66,10 +73,10 @@ def train(runs: Path, steps: int, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.finetune_decoder", description=__doc__)
+    parser = make_parser("finetune_decoder", __doc__)
     parser.add_argument("runs", type=Path, metavar="RUNS")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train(options.runs, options.steps, options.seed)

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024) for weights that are matrices or kernels, Adam for the rest, as one optimiser.
+"""Muon (Jordan et al. 2024) for matrices and convolution kernels, Adam for all other parameters, in one optimizer.
 
-`torch.optim.Muon` takes matrices only; here a convolution's kernel is the matrix of its flattened filters, and both
-rules are one optimiser with one state to save.
+`torch.optim.Muon` supports matrices only; here a convolution kernel is treated as the matrix of its flattened filters,
+and both update rules share one state dict.
 """
 
 from collections.abc import Callable
@@ -15,63 +15,62 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along the orthogonalised momentum of every kernel.
+    """Updates matrices with their orthogonalized momentum, and with Adam vectors and parameters named by `use_adam`.
 
-    `apart` names the parameters that Adam moves, as it does vectors. `descend` sets each group's
-    "lr" to its "peak" times the schedule's share.
+    `optimizer_step` sets each group's "lr" to its "peak" times the factor of the schedule.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        apart: Callable[[str], bool],
-        matrix_peak: float = 0.02,
-        other_peak: float = 2e-3,
+        use_adam: Callable[[str], bool],
+        muon_lr: float = 0.02,
+        adam_lr: float = 2e-3,
         momentum: float = 0.95,
     ) -> None:
         named = list(module.named_parameters())
-        matrices = [p for name, p in named if _is_matrix(p) and not apart(name)]
-        others = [p for name, p in named if not _is_matrix(p) or apart(name)]
+        matrices = [p for name, p in named if _is_matrix(p) and not use_adam(name)]
+        others = [p for name, p in named if not _is_matrix(p) or use_adam(name)]
         groups = [
-            {"params": matrices, "peak": matrix_peak, "lr": 0.0, "momentum": momentum, "matrices": True},
-            {"params": others, "peak": other_peak, "lr": 0.0, "betas": (0.9, 0.98), "matrices": False},
+            {"params": matrices, "peak": muon_lr, "lr": 0.0, "momentum": momentum, "matrices": True},
+            {"params": others, "peak": adam_lr, "lr": 0.0, "betas": (0.9, 0.98), "matrices": False},
         ]
         super().__init__(groups, {})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step; parameters without a gradient stay."""
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
-            move = self._move_matrix if group["matrices"] else self._move_other
+            update = self._muon_step if group["matrices"] else self._adam_step
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    move(parameter, parameter.grad, group)
+                    update(parameter, parameter.grad, group)
 
-    def _move_matrix(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _muon_step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
-        average = state.setdefault("momentum", torch.zeros_like(parameter))
-        average.lerp_(gradient, 1 - group["momentum"])
-        ahead = torch.lerp(gradient, average, group["momentum"])
-        update = orthogonalize(ahead.flatten(1))
+        momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        nesterov = torch.lerp(gradient, momentum, group["momentum"])
+        update = orthogonalize(nesterov.flatten(1))
         scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
         parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
 
-    def _move_other(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _adam_step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state.update(steps=0, first=torch.zeros_like(parameter), second=torch.zeros_like(parameter))
         state["steps"] += 1
-        one, two = group["betas"]
-        state["first"].lerp_(gradient, 1 - one)
-        state["second"].lerp_(gradient.square(), 1 - two)
-        first, second = state["first"] / (1 - one ** state["steps"]), state["second"] / (1 - two ** state["steps"])
+        beta1, beta2 = group["betas"]
+        state["first"].lerp_(gradient, 1 - beta1)
+        state["second"].lerp_(gradient.square(), 1 - beta2)
+        first, second = state["first"] / (1 - beta1 ** state["steps"]), state["second"] / (1 - beta2 ** state["steps"])
         parameter.sub_(group["lr"] * first / (second.sqrt() + 1e-8))
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Singular values of a matrix to about 1 by Newton and Schulz's iteration of fifth order.
+    """Bring the singular values of a matrix X to about 1 with the quintic Newton-Schulz iteration.
 
-    Its steps commute with X X^T, so that they are taken on that small square instead of on X.
+    The polynomials are accumulated on the smaller of X X^T and X^T X and applied to X once.
     """
     a, b, c = _COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)

@@ -1,6 +1,5 @@
 """`python -m training.random_weights DIR`: a model with random weights in the published file formats."""
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from training.components import speech_config
 from training.export import Networks, write_bundle
+from training.training_loop import make_parser
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.image import build_image_encoder
 from wan.modules.text import build_text_encoder
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def random_networks(config: ModelConfig, seed: int) -> Networks:
-    """Every network of `config`, drawn from one seed."""
+    """Every network of `config` with random weights from one seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Networks(
@@ -38,10 +38,10 @@ def write_model(config: ModelConfig, folder: Path, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.random_weights", description=__doc__)
+    parser = make_parser("random_weights", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--model", default="multitalk-puppet", choices=sorted(WAN_CONFIGS))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="multitalk-puppet", choices=sorted(WAN_CONFIGS), help="configuration")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     write_model(WAN_CONFIGS[options.model], options.folder, options.seed)

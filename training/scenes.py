@@ -1,4 +1,4 @@
-"""Clips to learn from: one or two drawn people who talk, and everything that a model is told about them.
+"""Scenes of one or two talking cartoon characters, their prompts, and rendering of their frames.
 
 Shapes: F frames, H x W pixels.
 """
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from src.media.rates import FPS
-from training.characters import Character, Color, Pose, draw_character, draw_color, paint
-from training.mouths import Track
+from training.characters import Character, Color, Pose, paint_character, sample_character, sample_color
+from training.mouths import MouthCurve
 from wan.conditioning.speakers import BoxRegion
 
 _SUPERSAMPLING = 4
-_STAGING = 6
-"""Frames in which a face takes on what the prompt says."""
+_EXPRESSION_FRAMES = 6
+"""Frames over which the expressions named in the prompt fade in."""
 
 SMALL = {"wide": (64, 128), "square": (96, 96), "upright": (128, 64)}
-"""Height and width of the frames, as the small model's buckets of the class 480 have them."""
+"""Frame heights and widths of the puppet model's buckets in size class 480."""
 LARGE = {"wide": (96, 192), "square": (144, 144), "upright": (192, 96)}
-"""Those of its class 720."""
+"""Those in size class 720."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backdrop:
-    """What is behind the people."""
+    """What is behind the characters."""
 
     kind: str
     colors: tuple[Color, Color]
@@ -35,23 +35,23 @@ class Backdrop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where a person is and how they move: pixels, radians, frames."""
+    """Position of a face and its motion: in pixels and radians, `blinks` are frame indices."""
 
     x: float
     y: float
     unit: float
     sway: tuple[float, float, float]
-    """Amplitude in units of the face, frequency in Hz, phase."""
+    """Amplitude in units of the face, frequency in Hz, phase; `tilt` likewise in radians."""
     tilt: tuple[float, float, float]
     blinks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """People in front of a backdrop; everything but their mouths."""
+    """Characters in front of a backdrop: everything except their mouths."""
 
     size: tuple[int, int]
-    people: tuple[Character, ...]
+    characters: tuple[Character, ...]
     placements: tuple[Placement, ...]
     backdrop: Backdrop
     prompt: str
@@ -59,36 +59,36 @@ class Scene:
     brows_raised: bool
 
 
-def draw_scene(rng: np.random.Generator, persons: int, size: tuple[int, int], frames: int, split: str) -> Scene:
-    """A new scene; two persons stand side by side, in an upright picture one above the other."""
+def sample_scene(rng: np.random.Generator, persons: int, size: tuple[int, int], frames: int, split: str) -> Scene:
+    """Sample a scene; two persons are side by side, in an upright image one above the other."""
     eyes_closed, brows_raised = rng.random() < 0.3, rng.random() < 0.3
     return Scene(
         size=size,
-        people=tuple(draw_character(rng, split) for _ in range(persons)),
-        placements=tuple(_place(rng, i, persons, size, frames) for i in range(persons)),
+        characters=tuple(sample_character(rng, split) for _ in range(persons)),
+        placements=tuple(_sample_placement(rng, i, persons, size, frames) for i in range(persons)),
         backdrop=Backdrop(
             kind=str(rng.choice(["plain", "gradient", "floor", "stripes", "window", "dots"])),
-            colors=(draw_color(rng, split, 0.35, 0.8), draw_color(rng, split, 0.4, 0.7)),
+            colors=(sample_color(rng, split, 0.35, 0.8), sample_color(rng, split, 0.4, 0.7)),
             phase=rng.random(),
         ),
-        prompt=describe(rng, persons, eyes_closed, brows_raised),
+        prompt=sample_prompt(rng, persons, eyes_closed, brows_raised),
         eyes_closed=bool(eyes_closed),
         brows_raised=bool(brows_raised),
     )
 
 
-def describe(rng: np.random.Generator, persons: int, eyes_closed: bool, brows_raised: bool) -> str:
-    """A sentence about the scene; "eyes closed" and "eyebrows raised" are what the picture obeys.
+def sample_prompt(rng: np.random.Generator, persons: int, eyes_closed: bool, brows_raised: bool) -> str:
+    """Sample a prompt; the image follows only its phrases "eyes closed" and "eyebrows raised".
 
-    All else, order and punctuation among it, tells nothing about the faces and must not be mistaken for it.
+    All other words, order and punctuation are independent of the faces, so that the model learns to ignore them.
     """
-    who = _TWO if persons == 2 else _ONE
-    asked = [phrase for phrase, said in (("eyes closed", eyes_closed), ("eyebrows raised", brows_raised)) if said]
+    subjects = _TWO if persons == 2 else _ONE
+    followed = [phrase for phrase, shown in (("eyes closed", eyes_closed), ("eyebrows raised", brows_raised)) if shown]
     idle = rng.choice(_IDLE, size=rng.integers(0, 3), replace=False).tolist()
-    manner = [str(phrase) for phrase in rng.permutation(asked + idle)]
-    opening = f"{rng.choice(who)} {rng.choice(_VERBS)}{rng.choice(_PLACES)}"
-    joint = str(rng.choice([", ", " and ", "; ", ", with "]))
-    return joint.join([opening, *manner]) + str(rng.choice([".", "", "!"]))
+    phrases = [str(phrase) for phrase in rng.permutation(followed + idle)]
+    opening = f"{rng.choice(subjects)} {rng.choice(_VERBS)}{rng.choice(_PLACES)}"
+    separator = str(rng.choice([", ", " and ", "; ", ", with "]))
+    return separator.join([opening, *phrases]) + str(rng.choice([".", "", "!"]))
 
 
 _ONE = ("A person", "Somebody", "A cartoon character", "A drawn face", "One friend", "A woman", "A man")
@@ -113,7 +113,9 @@ _IDLE = (
 )
 
 
-def _place(rng: np.random.Generator, index: int, persons: int, size: tuple[int, int], frames: int) -> Placement:
+def _sample_placement(
+    rng: np.random.Generator, index: int, persons: int, size: tuple[int, int], frames: int
+) -> Placement:
     height, width = size
     cell_height, cell_width = height, width
     top, left = 0.0, 0.0
@@ -134,8 +136,8 @@ def _place(rng: np.random.Generator, index: int, persons: int, size: tuple[int, 
     )
 
 
-def render(scene: Scene, openings: list[Track], shapes: list[Track], start: int = 0) -> NDArray[np.uint8]:
-    """The frames of a scene, F x H x W x 3; a track per person says how the mouth stands. `start`: frames gone by."""
+def render(scene: Scene, openings: list[MouthCurve], shapes: list[MouthCurve], start: int = 0) -> NDArray[np.uint8]:
+    """Frames of a scene from index `start`, F x H x W x 3, with one opening and one shape curve per person."""
     return np.stack(
         [
             render_frame(
@@ -146,57 +148,57 @@ def render(scene: Scene, openings: list[Track], shapes: list[Track], start: int 
     )
 
 
-def draw_still(scene: Scene) -> NDArray[np.uint8]:
-    """The first frame with closed mouths, H x W x 3: the picture that a user would send."""
-    rest = [np.zeros(1)] * len(scene.people)
-    return render(scene, rest, rest)[0]
+def render_still(scene: Scene) -> NDArray[np.uint8]:
+    """The first frame with closed mouths, H x W x 3, like the image of a request."""
+    closed = [np.zeros(1)] * len(scene.characters)
+    return render(scene, closed, closed)[0]
 
 
 def render_frame(scene: Scene, poses: list[Pose]) -> NDArray[np.uint8]:
-    """One frame, H x W x 3, antialiased."""
+    """Render one antialiased frame, H x W x 3."""
     height, width = scene.size
     canvas = Image.new("RGB", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)
     _paint_backdrop(draw, scene.backdrop, canvas.height, canvas.width)
-    for person, pose in zip(scene.people, poses, strict=True):
+    for person, pose in zip(scene.characters, poses, strict=True):
         scaled = pose._replace(x=pose.x * _SUPERSAMPLING, y=pose.y * _SUPERSAMPLING, unit=pose.unit * _SUPERSAMPLING)
-        paint(draw, person, scaled)
+        paint_character(draw, person, scaled)
     return np.asarray(canvas.reduce(_SUPERSAMPLING))
 
 
 def face_boxes(scene: Scene) -> list[BoxRegion]:
-    """The box of every face, hair and sway included, within the picture."""
+    """The box of every face, hair and motion included, clipped to the image."""
     height, width = scene.size
     return [
         BoxRegion(
-            top=max(0, int(place.y - 1.15 * place.unit)),
-            left=max(0, int(place.x - 1.0 * place.unit)),
-            bottom=min(height, int(np.ceil(place.y + 1.1 * place.unit))),
-            right=min(width, int(np.ceil(place.x + 1.0 * place.unit))),
+            top=max(0, int(placement.y - 1.15 * placement.unit)),
+            left=max(0, int(placement.x - 1.0 * placement.unit)),
+            bottom=min(height, int(np.ceil(placement.y + 1.1 * placement.unit))),
+            right=min(width, int(np.ceil(placement.x + 1.0 * placement.unit))),
         )
-        for place in scene.placements
+        for placement in scene.placements
     ]
 
 
 def _pose(scene: Scene, index: int, frame: int, opening: float, shape: float) -> Pose:
-    place = scene.placements[index]
-    staged = min(1.0, frame / _STAGING)
-    eyes = min([1.0, *(abs(frame - blink) / 2.5 for blink in place.blinks)])
+    placement = scene.placements[index]
+    expression = min(1.0, frame / _EXPRESSION_FRAMES)
+    eyes = min([1.0, *(abs(frame - blink) / 2.5 for blink in placement.blinks)])
     if scene.eyes_closed:
-        eyes = min(eyes, 1 - staged)
+        eyes = min(eyes, 1 - expression)
     return Pose(
-        x=place.x + place.unit * _swing(place.sway, frame),
-        y=place.y + 0.5 * place.unit * _swing(place.sway, 1.7 * frame),
-        unit=place.unit,
-        tilt=_swing(place.tilt, frame),
+        x=placement.x + placement.unit * _oscillate(placement.sway, frame),
+        y=placement.y + 0.5 * placement.unit * _oscillate(placement.sway, 1.7 * frame),
+        unit=placement.unit,
+        tilt=_oscillate(placement.tilt, frame),
         opening=float(opening),
         shape=float(shape),
         eyes=eyes,
-        brows=staged if scene.brows_raised else 0.0,
+        brows=expression if scene.brows_raised else 0.0,
     )
 
 
-def _swing(motion: tuple[float, float, float], frame: float) -> float:
+def _oscillate(motion: tuple[float, float, float], frame: float) -> float:
     amplitude, frequency, phase = motion
     return amplitude * float(np.sin(2 * np.pi * frequency * frame / FPS + phase))
 

@@ -1,4 +1,4 @@
-"""Batches from the shards that `training.dataset` wrote.
+"""Batches of clips from the shards that `training.dataset` writes.
 
 Shapes: B batch, C latent channels, T latent frames, h x w latent rows and columns.
 """
@@ -14,51 +14,51 @@ from training.components import CONFIG
 from training.training_loop import DEVICE
 from wan.types import latent_frames
 
-SHORT = 17
-"""Frames that most batches are cut to: the VAE is causal, so that the beginning of a chunk needs nothing after it."""
-_CELLS = 128
-"""Latent cells of a frame of the smallest size."""
+SHORT_FRAMES = 17
+"""Frames that most batches are truncated to, which is exact, because the VAE is causal."""
+_SMALL_CELLS = 128
+"""Latent cells per frame of the smallest size."""
 
 Batch = dict[str, Tensor]
 
 
 class Shards:
-    """The clips of a folder; new shards are found as they are written."""
+    """The clips of a folder, to which other processes may add shards."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards: dict[Path, Batch] = {}
 
     def refresh(self) -> None:
-        """Read what is new; raises FileNotFoundError while there is nothing."""
+        """Load new shards. Raises FileNotFoundError while there are none."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in self.shards:
                 self.shards[path] = load_file(path)
         if not self.shards:
-            raise FileNotFoundError(f"{self.folder} holds no shards; `python -m training.dataset` writes them")
+            raise FileNotFoundError(f"{self.folder} has no shards; `python -m training.dataset` writes them")
 
-    def draw(self, rng: np.random.Generator, batch: int, frames: int) -> Batch:
-        """The first `frames` of clips of one size and number of persons, from any shards that hold such.
+    def sample(self, rng: np.random.Generator, batch: int, frames: int) -> Batch:
+        """The first `frames` of random clips of one frame size and number of persons, from any shards.
 
-        As many as have the tokens of `batch` whole chunks of the smallest frames.
+        The number of clips gives as many tokens as `batch` whole chunks of the smallest frame size.
         """
         shards = list(self.shards.values())
-        like = shards[rng.integers(len(shards))]
-        shape = (like["video"].shape[1:], like["speech"].shape[1])
+        first = shards[rng.integers(len(shards))]
+        shape = (first["video"].shape[1:], first["speech"].shape[1])
         same = [shard for shard in shards if (shard["video"].shape[1:], shard["speech"].shape[1]) == shape]
-        cells = like["video"].shape[-1] * like["video"].shape[-2]
-        count = max(2, batch * _CELLS * latent_frames(CONFIG.frame_num) // (cells * latent_frames(frames)))
+        cells = first["video"].shape[-1] * first["video"].shape[-2]
+        count = max(2, batch * _SMALL_CELLS * latent_frames(CONFIG.frame_num) // (cells * latent_frames(frames)))
         chosen = [same[i] for i in rng.integers(len(same), size=count)]
-        places = [int(rng.integers(len(shard["video"]))) for shard in chosen]
+        indices = [int(rng.integers(len(shard["video"]))) for shard in chosen]
         examples = {
-            name: torch.stack([shard[name][i] for shard, i in zip(chosen, places, strict=True)]).float().to(DEVICE)
-            for name in like
+            name: torch.stack([shard[name][i] for shard, i in zip(chosen, indices, strict=True)]).float().to(DEVICE)
+            for name in first
         }
-        return cut(examples, frames)
+        return truncate_frames(examples, frames)
 
 
-def cut(batch: Batch, frames: int) -> Batch:
+def truncate_frames(batch: Batch, frames: int) -> Batch:
     """The first `frames` (4n + 1) of every clip."""
-    latents, margin = latent_frames(frames), CONFIG.transformer.audio_window - 1
-    shorter = {name: batch[name][:, :, :latents] for name in ("video", "condition")}
-    return batch | shorter | {"speech": batch["speech"][:, :, : frames + margin]}
+    num_latents, margin = latent_frames(frames), CONFIG.transformer.audio_window - 1
+    truncated = {name: batch[name][:, :, :num_latents] for name in ("video", "condition")}
+    return batch | truncated | {"speech": batch["speech"][:, :, : frames + margin]}

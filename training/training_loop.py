@@ -1,5 +1,6 @@
-"""What every training script shares: a folder with the state to resume from, a log, a plot, a schedule, an average."""
+"""Training runs: resumable state, log, curves, learning-rate schedule and averaged weights."""
 
+import argparse
 import json
 import logging
 import math
@@ -13,11 +14,20 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-"""Where training computes; what is drawn is drawn on the CPU."""
+"""Device of the networks; clips are rendered on the CPU."""
 
 
-class Average:
-    """Exponential moving average of a module's parameters and buffers; its weights are what is kept in the end."""
+def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """The argument parser of `python -m training.<command>`, whose help shows defaults."""
+    return argparse.ArgumentParser(
+        prog=f"python -m training.{command}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+class ExponentialMovingAverage:
+    """Exponential moving average of a module's parameters and buffers, from which the final weights are taken."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -26,7 +36,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take a step towards the module; early ones are longer, so that the random start is forgotten."""
+        """Average in the current weights, with a lower decay in early steps to forget the initial weights."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
         for name, value in module.state_dict().items():
@@ -35,15 +45,15 @@ class Average:
 
 
 class TrainingRun:
-    """One training run in a folder: `state.pt` (resumed from when it is there), `log.jsonl`, `curves.png`.
+    """One training run in a folder with `state.pt`, from which it resumes, `log.jsonl` and `curves.png`.
 
-    The optimiser's groups keep the peak rates that they were built with, whatever rates an earlier part of the run had.
+    On resuming, the optimizer's groups keep their own peak learning rates instead of those in `state.pt`.
     """
 
     def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, decay: float = 0.999) -> None:
         self.folder = folder
         self.module, self.optimizer = module, optimizer
-        self.average = Average(module, decay)
+        self.average = ExponentialMovingAverage(module, decay)
         self.step, self.seconds = 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.pt").exists():
@@ -52,7 +62,7 @@ class TrainingRun:
         self._sums: dict[str, list[float]] = {}
 
     def log(self, values: dict[str, float], every: int = 50) -> None:
-        """Count a step; every so many of them their mean values go to the log and the plot."""
+        """Count a step; after `every` steps write the mean values to the log."""
         self.step += 1
         for name, value in values.items():
             self._sums.setdefault(name, []).append(value)
@@ -66,7 +76,7 @@ class TrainingRun:
         logger.info("%6d %6.0f s  %s", self.step, self.seconds, "  ".join(f"{k} {v:.4f}" for k, v in means.items()))
 
     def save(self) -> None:
-        """Write the state in one rename, and the plot."""
+        """Write the state atomically, and plot the curves."""
         state = {
             "module": self.module.state_dict(),
             "optimiser": self.optimizer.state_dict(),
@@ -76,7 +86,7 @@ class TrainingRun:
         }
         torch.save(state, self.folder / "state.partial")
         (self.folder / "state.partial").replace(self.folder / "state.pt")
-        plot(self.folder)
+        plot_curves(self.folder)
 
     def _resume(self) -> None:
         state: dict[str, Any] = torch.load(self.folder / "state.pt", weights_only=True, map_location=DEVICE)
@@ -90,43 +100,43 @@ class TrainingRun:
         logger.info("resumed at step %d", self.step)
 
 
-def load_average(run: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The averaged weights of a run, those below `prefix` only."""
+def load_ema_weights(run: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The averaged weights of a run whose names start with `prefix`, without it."""
     state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")["average"]
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step on `DEVICE`: a run that was broken off goes on as if it had not been."""
+    """A generator on `DEVICE` for one step, so that a resumed run equals an uninterrupted one."""
     return torch.Generator(DEVICE).manual_seed(seed * 1_000_003 + step)
 
 
-def schedule(step: int, steps: int, warm_up: int = 100) -> float:
-    """Share of the peak learning rate: a linear warm-up, then a cosine down to a fiftieth."""
+def lr_schedule(step: int, steps: int, warm_up: int = 100) -> float:
+    """Factor of the peak learning rate: linear warm-up, then cosine decay to 2 %."""
     if step < warm_up:
         return (step + 1) / warm_up
-    share = min(1.0, (step - warm_up) / max(1, steps - warm_up))
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
+    progress = min(1.0, (step - warm_up) / max(1, steps - warm_up))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def descend(loss: Tensor, run: TrainingRun, share: float, clip: float = 1.0) -> float:
-    """One step of the optimiser, at `share` of its peak rates, and of the average.
+def optimizer_step(loss: Tensor, run: TrainingRun, lr_factor: float, clip: float = 1.0) -> float:
+    """Back-propagate, clip gradients, step with `lr_factor` times the peak rates, and update the average.
 
-    Returns the gradient's norm before clipping.
+    Returns the gradient norm before clipping.
     """
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.module.parameters(), clip)
     for group in run.optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        group["lr"] = group["peak"] * lr_factor
     run.optimizer.step()
     run.average.update(run.module)
     return float(norm)
 
 
-def plot(folder: Path) -> None:
-    """The curves of `log.jsonl` over steps, one panel each."""
-    from matplotlib.figure import Figure  # only training draws
+def plot_curves(folder: Path) -> None:
+    """Plot the values of `log.jsonl` over steps, one panel each."""
+    from matplotlib.figure import Figure  # optional: needed by training only
 
     path = folder / "log.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,10 +1,9 @@
-"""`python -m training.vae DIR`: train the small video VAE on crops of drawn clips.
+"""`python -m training.vae DIR`: train the puppet model's video VAE on crops of rendered clips.
 
-The networks are convolutional: what learns on crops of 64 x 64 pixels and 9 frames serves pictures of any size.
+The networks are convolutional, so that training on crops of 64 x 64 pixels and up to 13 frames suffices for any size.
 Shapes: B batch, C channels, F frames, H x W pixels.
 """
 
-import argparse
 import json
 import logging
 from collections import defaultdict
@@ -18,10 +17,18 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
-from training.components import CONFIG, filled, placed
+from training.components import CONFIG, to_device, with_weights
 from training.muon import Muon
-from training.scenes import SMALL, draw_scene, render
-from training.training_loop import DEVICE, TrainingRun, descend, load_average, schedule, step_generator
+from training.scenes import SMALL, render, sample_scene
+from training.training_loop import (
+    DEVICE,
+    TrainingRun,
+    load_ema_weights,
+    lr_schedule,
+    make_parser,
+    optimizer_step,
+    step_generator,
+)
 from wan.modules.vae import build_vae
 
 logger = logging.getLogger(__name__)
@@ -29,55 +36,57 @@ logger = logging.getLogger(__name__)
 _CROP = 64
 _KL_WEIGHT = 1e-4
 _DARK_WEIGHT = 2.0
-"""Of what is as dark as an open mouth."""
+"""Additional weight of pixels as dark as an open mouth."""
 
 
-def draw_crops(rng: np.random.Generator, batch: int, frames: int) -> Tensor:
-    """Crops of clips of new people whose mouths move at random: B x 3 x F x 64 x 64 in [-1, 1]."""
-    return torch.stack([_draw_crop(rng, frames) for _ in range(batch)])
+def sample_crops(rng: np.random.Generator, batch: int, frames: int) -> Tensor:
+    """Crops of random scenes with random mouth motion: B x 3 x F x 64 x 64 in [-1, 1]."""
+    return torch.stack([_sample_crop(rng, frames) for _ in range(batch)])
 
 
-def _draw_crop(rng: np.random.Generator, frames: int) -> Tensor:
+def _sample_crop(rng: np.random.Generator, frames: int) -> Tensor:
     persons = int(rng.integers(1, 3))
     size = list(SMALL.values())[rng.integers(len(SMALL))]
-    scene = draw_scene(rng, persons, size, frames, "train")
-    openings = [np.clip(_wander(rng, frames) * 0.8 + 0.3, 0, 1) for _ in range(persons)]
-    shapes = [np.clip(_wander(rng, frames), -1, 1) for _ in range(persons)]
+    scene = sample_scene(rng, persons, size, frames, "train")
+    openings = [np.clip(_smooth_noise(rng, frames) * 0.8 + 0.3, 0, 1) for _ in range(persons)]
+    shapes = [np.clip(_smooth_noise(rng, frames), -1, 1) for _ in range(persons)]
     clip = render(scene, openings, shapes, start=int(rng.integers(0, 8)))
     top, left = (int(rng.integers(0, side - _CROP + 1)) for side in size)
     pixels = clip[:, top : top + _CROP, left : left + _CROP].astype(np.float32) / 127.5 - 1
     return torch.from_numpy(pixels).permute(3, 0, 1, 2)
 
 
-def _wander(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """Noise as fast as syllables, about unit variance."""
+def _smooth_noise(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """Noise at the rate of syllables, of about unit variance."""
     return np.convolve(rng.standard_normal(frames + 4), (0.3, 0.5, 0.6, 0.5, 0.3), mode="valid")
 
 
 class SingleFrames:
-    """Context in which causal convolutions of one frame without a past run in two dimensions.
+    """Context manager that runs causal convolutions of a single frame without cache as 2D convolutions.
 
-    The frames before the first are zeros, so that only the last tap in time counts: same numbers, a third of the work.
+    The padding in time is zero, so that only the last temporal tap contributes: same result, a third of the work.
     """
 
     def __enter__(self) -> None:
         self.forward = forward = WanCausalConv3d.forward
 
-        def shorter(conv: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        def forward_2d(conv: WanCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
             if cache_x is not None or x.shape[2] > 1 or conv.kernel_size[0] != 3:
                 return forward(conv, x, cache_x)
             flat = F.pad(x[:, :, 0], conv._padding[:4])
             return F.conv2d(flat, conv.weight[:, :, -1], conv.bias)[:, :, None]
 
-        WanCausalConv3d.forward = shorter
+        WanCausalConv3d.forward = forward_2d
 
     def __exit__(self, *_: object) -> None:
         WanCausalConv3d.forward = self.forward
 
 
-def start_from_pictures(model: AutoencoderKLWan) -> None:
-    """Make the fresh network treat every frame by itself: taps into the past are zero, time is halved by dropping
-    frames and doubled by repeating them. What it learns on pictures then holds for clips from the start."""
+def init_framewise(model: AutoencoderKLWan) -> None:
+    """Initialize the network to process each frame separately, so that training on images carries over to clips.
+
+    Temporal taps into the past are zero; time is downsampled by dropping frames and upsampled by repeating them.
+    """
     with torch.no_grad():
         for name, module in model.named_modules():
             if not isinstance(module, WanCausalConv3d) or module.kernel_size[0] != 3:
@@ -90,7 +99,7 @@ def start_from_pictures(model: AutoencoderKLWan) -> None:
 
 
 def decode(model: AutoencoderKLWan, latent_BCTHW: Tensor) -> Tensor:
-    """What the library decodes to before it clamps, whose gradient would be lost."""
+    """Decode without the library's final clamp, which has no gradient outside [-1, 1]."""
     features: dict[int, Any] = defaultdict(lambda: None)
     z = model.post_quant_conv(latent_BCTHW)
     slices = [
@@ -100,21 +109,21 @@ def decode(model: AutoencoderKLWan, latent_BCTHW: Tensor) -> Tensor:
     return torch.cat(slices, dim=2)
 
 
-def loss_of(
+def vae_loss(
     model: AutoencoderKLWan, video_BCFHW: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """The picture's error, and the KL term."""
+    """Reconstruction error plus KL divergence."""
     with SingleFrames():
         posterior = model.encode(video_BCFHW).latent_dist
-        shown = decode(model, posterior.sample(generator))
-    pixels, figures = picture_loss(shown, video_BCFHW)
+        decoded = decode(model, posterior.sample(generator))
+    reconstruction, metrics = reconstruction_loss(decoded, video_BCFHW)
     kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-    return pixels + _KL_WEIGHT * kl, {**figures, "kl": kl.item()}
+    return reconstruction + _KL_WEIGHT * kl, {**metrics, "kl": kl.item()}
 
 
-def picture_loss(shown_BCFHW: Tensor, video_BCFHW: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Error of pixels and of their differences, dark pixels (mouths, eyes) heavier; and the PSNR."""
-    error = shown_BCFHW - video_BCFHW
+def reconstruction_loss(decoded_BCFHW: Tensor, video_BCFHW: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Error of pixels and of their differences, with a higher weight of dark pixels (mouths, eyes); logs the PSNR."""
+    error = decoded_BCFHW - video_BCFHW
     weight = 1 + _DARK_WEIGHT * torch.sigmoid(-10 * (video_BCFHW.mean(1, keepdim=True) + 0.65))
     pixels = ((error.abs() + 2 * error.square()) * weight).mean()
     edges = torch.stack([error.diff(dim=axis).abs().mean() for axis in (3, 4)]).sum()
@@ -124,20 +133,20 @@ def picture_loss(shown_BCFHW: Tensor, video_BCFHW: Tensor) -> tuple[Tensor, dict
     return pixels + 0.5 * edges, {"psnr": (-10 * mse.log10()).item()}
 
 
-def train(folder: Path, pictures: int, clips: int, seed: int) -> None:
-    """Train, or go on: steps on batches of 10 pictures, then steps on batches of 3 clips."""
+def train(folder: Path, image_steps: int, clip_steps: int, seed: int) -> None:
+    """Train or resume: steps on batches of 10 images, then steps on batches of 3 clips."""
     torch.manual_seed(seed)
     model = build_vae(CONFIG.vae)
-    start_from_pictures(model.to(DEVICE))
-    run = TrainingRun(folder, model, Muon(model, apart=lambda name: "conv_in" in name or "conv_out" in name))
-    while run.step < pictures + clips:
+    init_framewise(model.to(DEVICE))
+    run = TrainingRun(folder, model, Muon(model, use_adam=lambda name: "conv_in" in name or "conv_out" in name))
+    while run.step < image_steps + clip_steps:
         rng = np.random.default_rng((seed, run.step))
-        still = run.step < pictures
-        share = schedule(run.step, pictures) if still else schedule(run.step - pictures, clips)
-        video = draw_crops(rng, 10, 1) if still else draw_crops(rng, 3, int(rng.choice([5, 9, 9, 13])))
-        loss, figures = loss_of(model, video.to(DEVICE), step_generator(seed, run.step))
-        norm = descend(loss, run, share)
-        run.log({"loss": loss.item(), **figures, "gradient": norm}, every=20)
+        on_images = run.step < image_steps
+        step, steps = (run.step, image_steps) if on_images else (run.step - image_steps, clip_steps)
+        video = sample_crops(rng, 10, 1) if on_images else sample_crops(rng, 3, int(rng.choice([5, 9, 9, 13])))
+        loss, metrics = vae_loss(model, video.to(DEVICE), step_generator(seed, run.step))
+        norm = optimizer_step(loss, run, lr_schedule(step, steps))
+        run.log({"loss": loss.item(), **metrics, "gradient": norm}, every=20)
         if run.step % 100 == 0:
             run.save()
     run.save()
@@ -145,29 +154,29 @@ def train(folder: Path, pictures: int, clips: int, seed: int) -> None:
 
 @torch.inference_mode()
 def latent_statistics(model: AutoencoderKLWan, batches: int, seed: int) -> dict[str, list[float]]:
-    """Mean and deviation of every latent channel over crops, for the model's configuration."""
+    """Mean and standard deviation of every latent channel, for `VideoVAEConfig`."""
     rng = np.random.default_rng((seed, 1))
-    means = [model.encode(draw_crops(rng, 4, 17).to(DEVICE)).latent_dist.mode() for _ in range(batches)]
+    means = [model.encode(sample_crops(rng, 4, 17).to(DEVICE)).latent_dist.mode() for _ in range(batches)]
     flat = torch.cat(means).transpose(0, 1).flatten(1)
-    figures = {"latents_mean": flat.mean(1), "latents_std": flat.std(1)}
-    return {name: [round(value, 3) for value in values.tolist()] for name, values in figures.items()}
+    statistics = {"latents_mean": flat.mean(1), "latents_std": flat.std(1)}
+    return {name: [round(value, 3) for value in values.tolist()] for name, values in statistics.items()}
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.vae", description=__doc__)
+    parser = make_parser("vae", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--pictures", type=int, default=1500, help="steps on single pictures")
-    parser.add_argument("--clips", type=int, default=2000, help="steps on clips, after those")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--statistics", action="store_true", help="train nothing; print the latents' statistics")
+    parser.add_argument("--images", "--pictures", type=int, default=1500, help="steps on images")
+    parser.add_argument("--clips", type=int, default=2000, help="steps on clips, after those on images")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--statistics", action="store_true", help="only print mean and deviation of the latents")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.statistics:
-        model = placed(filled(build_vae(CONFIG.vae), load_average(options.folder)))
+        model = to_device(with_weights(build_vae(CONFIG.vae), load_ema_weights(options.folder)))
         logger.info(json.dumps(latent_statistics(model, 24, options.seed)))
         return
-    train(options.folder, options.pictures, options.clips, options.seed)
+    train(options.folder, options.images, options.clips, options.seed)
 
 
 if __name__ == "__main__":

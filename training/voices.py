@@ -1,6 +1,6 @@
-"""Voices to train on: a formant synthesiser, eSpeak NG where it is installed, and what disturbs them.
+"""Training voices: a formant synthesizer, eSpeak NG if it is installed, and added noise and music.
 
-Sounds are mono float32 at 16 kHz. Every draw comes from a `numpy.random.Generator`.
+Waveforms are mono float32 at 16 kHz.
 """
 
 import io
@@ -16,9 +16,9 @@ from scipy.signal import lfilter
 
 from src.media.rates import SPEECH_RATE
 
-Sound = NDArray[np.float32]
+Waveform = NDArray[np.float32]
 
-# First three formants in Hz of an average tract (Peterson & Barney 1952, rounded).
+# First three formants in Hz of an average vocal tract (Peterson & Barney 1952, rounded).
 VOWELS = (
     (270, 2290, 3010),
     (390, 1990, 2550),
@@ -46,29 +46,29 @@ _SENTENCES = (
 )
 
 ESPEAK_VARIANTS = {"train": ("m1", "m2", "m3", "m6", "f1", "f2", "f5"), "held-out": ("m4", "m7", "f3", "f4")}
-"""Voices of eSpeak NG, apart for training and for measuring."""
+"""eSpeak NG voices; those for training and evaluation are disjoint."""
 PITCHES = {"train": ((75.0, 120.0), (150.0, 210.0), (240.0, 320.0)), "held-out": ((120.0, 150.0), (210.0, 240.0))}
-"""Ranges of mean pitch in Hz of the synthetic voices, disjoint."""
+"""Ranges of the mean pitch of synthetic voices in Hz, disjoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
-    """What is said alone (`clean`), and what is heard (`mixed`): the same with noise and music under it."""
+    """Speech without noise, and the same with noise and music."""
 
-    clean: Sound
-    mixed: Sound
+    clean: Waveform
+    noisy: Waveform
 
 
-def draw_voice(rng: np.random.Generator, seconds: float, split: str, kind: str | None = None) -> Voice:
-    """Somebody speaks for about `seconds`; `kind` "synthetic" or "espeak", drawn when None (and espeak is there)."""
+def sample_voice(rng: np.random.Generator, seconds: float, split: str, kind: str | None = None) -> Voice:
+    """Sample speech of about `seconds`; `kind` is "synthetic", "espeak", or None for either, if installed."""
     if kind is None:
         kind = "espeak" if shutil.which("espeak-ng") and rng.random() < 0.5 else "synthetic"
-    clean = espeak(rng, seconds, split) if kind == "espeak" else synthesize(rng, seconds, split)
-    return Voice(clean=clean, mixed=disturb(rng, clean))
+    clean = synthesize_espeak(rng, seconds, split) if kind == "espeak" else synthesize_formants(rng, seconds, split)
+    return Voice(clean=clean, noisy=add_noise(rng, clean))
 
 
-def synthesize(rng: np.random.Generator, seconds: float, split: str) -> Sound:
-    """Syllables of one source-filter voice: a consonant, a vowel, now and then a pause (Fant 1960)."""
+def synthesize_formants(rng: np.random.Generator, seconds: float, split: str) -> Waveform:
+    """Random syllables (consonant, vowel) and pauses of one source-filter voice (Fant 1960)."""
     low, high = PITCHES[split][rng.integers(len(PITCHES[split]))]
     pitch, tract = rng.uniform(low, high), rng.uniform(0.85, 1.2)
     rate = rng.uniform(0.75, 1.3)
@@ -81,7 +81,7 @@ def synthesize(rng: np.random.Generator, seconds: float, split: str) -> Sound:
             parts.append(np.zeros(int(rng.uniform(0.15, 0.9) * SPEECH_RATE)))
             until_pause = rng.integers(2, 8)
         total = sum(map(len, parts))
-    return _to_peak(np.concatenate(parts)[: int(seconds * SPEECH_RATE)])
+    return _normalize_peak(np.concatenate(parts)[: int(seconds * SPEECH_RATE)])
 
 
 def _syllable(rng: np.random.Generator, pitch: float, tract: float, rate: float) -> list[NDArray[np.float64]]:
@@ -94,14 +94,14 @@ def _syllable(rng: np.random.Generator, pitch: float, tract: float, rate: float)
     elif kind == 1:  # a fricative
         onset = 0.06 * np.diff(noise, prepend=0.0) * np.hanning(consonant)
     else:  # a nasal
-        onset = 0.25 * _resonate(_glottis(rng, consonant, pitch), (250.0, 1200.0, 2200.0))
+        onset = 0.25 * _resonate(_glottal_source(rng, consonant, pitch), (250.0, 1200.0, 2200.0))
     formants = np.array(VOWELS[rng.integers(len(VOWELS))]) * tract
     envelope = np.sin(np.linspace(0, np.pi, vowel)) ** rng.uniform(0.4, 1.0) * rng.uniform(0.3, 1.0)
-    return [onset, _resonate(_glottis(rng, vowel, pitch), formants) * envelope]
+    return [onset, _resonate(_glottal_source(rng, vowel, pitch), formants) * envelope]
 
 
-def _glottis(rng: np.random.Generator, length: int, pitch: float) -> NDArray[np.float64]:
-    """A pulse train of gliding pitch with jitter and a little breath."""
+def _glottal_source(rng: np.random.Generator, length: int, pitch: float) -> NDArray[np.float64]:
+    """A pulse train of gliding pitch with jitter and breath noise."""
     contour = pitch * np.linspace(rng.uniform(0.85, 1.2), rng.uniform(0.85, 1.2), length)
     phase = np.cumsum(contour * (1 + 0.02 * rng.standard_normal(length)) / SPEECH_RATE)
     pulses = np.diff(np.floor(phase), prepend=0.0)
@@ -109,29 +109,29 @@ def _glottis(rng: np.random.Generator, length: int, pitch: float) -> NDArray[np.
 
 
 def _resonate(source: NDArray[np.float64], formants: object) -> NDArray[np.float64]:
-    """A cascade of two-pole resonators, scaled to an rms of 1."""
-    sound = source
+    """A cascade of two-pole resonators, normalized to an RMS of 1."""
+    waveform = source
     for formant, width in zip(np.asarray(formants, float), _BANDWIDTHS, strict=True):
         radius = np.exp(-np.pi * width / SPEECH_RATE)
         angle = 2 * np.pi * formant / SPEECH_RATE
-        sound = lfilter([1 - radius], [1.0, -2 * radius * np.cos(angle), radius**2], sound)
-    return sound / (np.sqrt(np.mean(sound**2)) + 1e-9)
+        waveform = lfilter([1 - radius], [1.0, -2 * radius * np.cos(angle), radius**2], waveform)
+    return waveform / (np.sqrt(np.mean(waveform**2)) + 1e-9)
 
 
-def espeak(rng: np.random.Generator, seconds: float, split: str) -> Sound:
-    """eSpeak NG reads the sentences' words in a random order. Raises FileNotFoundError where it is not installed."""
+def synthesize_espeak(rng: np.random.Generator, seconds: float, split: str) -> Waveform:
+    """Random words spoken by eSpeak NG. Raises FileNotFoundError if it is not installed."""
     words = rng.permutation(" ".join(_SENTENCES).split())[: max(2, round(seconds * 2.5))]
     variant = ESPEAK_VARIANTS[split][rng.integers(len(ESPEAK_VARIANTS[split]))]
     command = ["espeak-ng", "-v", f"en+{variant}", "-s", str(rng.integers(120, 190)), "-p", str(rng.integers(20, 80))]
     spoken = subprocess.run([*command, "--stdout", " ".join(words)], capture_output=True, check=True).stdout
-    sound, rate = soundfile.read(io.BytesIO(spoken), dtype="float32")
-    sound = librosa.resample(sound, orig_sr=rate, target_sr=SPEECH_RATE, res_type="soxr_hq")
+    waveform, rate = soundfile.read(io.BytesIO(spoken), dtype="float32")
+    waveform = librosa.resample(waveform, orig_sr=rate, target_sr=SPEECH_RATE, res_type="soxr_hq")
     length = int(seconds * SPEECH_RATE)
-    return _to_peak(np.pad(sound, (0, max(0, length - len(sound))))[:length])
+    return _normalize_peak(np.pad(waveform, (0, max(0, length - len(waveform))))[:length])
 
 
-def disturb(rng: np.random.Generator, clean: Sound) -> Sound:
-    """Noise (half of the time) and chords (a quarter of it) 15 to 40 dB below the voice."""
+def add_noise(rng: np.random.Generator, clean: Waveform) -> Waveform:
+    """Add noise (in half of the calls) and chords (in a quarter) at 15 to 45 dB below the voice."""
     mixed = clean.astype(np.float64)
     level = np.sqrt(np.mean(mixed**2))
     if rng.random() < 0.5:
@@ -139,11 +139,11 @@ def disturb(rng: np.random.Generator, clean: Sound) -> Sound:
         mixed += hiss / hiss.std() * level * 10 ** (-rng.uniform(20, 45) / 20)
     if rng.random() < 0.25:
         mixed += _chords(rng, len(clean)) * level * 10 ** (-rng.uniform(15, 35) / 20)
-    return _to_peak(mixed)
+    return _normalize_peak(mixed)
 
 
 def _chords(rng: np.random.Generator, length: int) -> NDArray[np.float64]:
-    """Sine triads that change every half second or so, rms about 1."""
+    """Sine triads that change about every half second, RMS about 1."""
     time = np.arange(length) / SPEECH_RATE
     music = np.zeros(length)
     beat = int(rng.uniform(0.3, 0.8) * SPEECH_RATE)
@@ -154,5 +154,5 @@ def _chords(rng: np.random.Generator, length: int) -> NDArray[np.float64]:
     return music
 
 
-def _to_peak(sound: NDArray[np.float64] | Sound, peak: float = 0.6) -> Sound:
-    return (sound * (peak / (np.abs(sound).max() + 1e-9))).astype(np.float32)
+def _normalize_peak(waveform: NDArray[np.float64] | Waveform, peak: float = 0.6) -> Waveform:
+    return (waveform * (peak / (np.abs(waveform).max() + 1e-9))).astype(np.float32)

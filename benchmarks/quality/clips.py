@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from src.audio_analysis.timeline import Mode, mix, pad_to_frames
 from src.media.audio.audio import Audio
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
-from training.mouths import Track, opening_track, shape_track
-from training.scenes import SMALL, Scene, draw_scene, render
-from training.voices import Voice, draw_voice
+from training.mouths import MouthCurve, opening_curve, shape_curve
+from training.scenes import SMALL, Scene, sample_scene, render
+from training.voices import Voice, sample_voice
 from wan.configs import WAN_CONFIGS
 
 SPLIT = "held-out"
@@ -84,8 +84,8 @@ class Clip:
     row: Row
     scene: Scene
     waveforms: tuple[NDArray[np.float32], ...]
-    openings: list[Track]
-    shapes: list[Track]
+    openings: list[MouthCurve]
+    shapes: list[MouthCurve]
     active: list[NDArray[np.bool_]]
 
     def ground_truth(self) -> NDArray[np.uint8]:
@@ -103,38 +103,38 @@ class Clip:
 def draw_clip(row: Row, seed: int, index: int) -> Clip:
     """Clip `index` of a row, deterministic in row and seed; kinds of voices alternate."""
     rng = np.random.default_rng([seed, index, *row.name.encode()])
-    scene = draw_scene(rng, row.persons, SMALL[row.aspect], row.num_frames, SPLIT)
+    scene = sample_scene(rng, row.persons, SMALL[row.aspect], row.num_frames, SPLIT)
     kinds = [VOICE_KINDS[(index + person) % len(VOICE_KINDS)] for person in range(row.persons)]
     voices = [_draw_speech(rng, seconds, kind) for seconds, kind in zip(_voice_seconds(rng, row), kinds, strict=True)]
     if row.audio == "none":
-        voices = [Voice(clean=np.zeros_like(voice.clean), mixed=np.zeros_like(voice.mixed)) for voice in voices]
-    mixed = _mix_by_face([voice.mixed for voice in voices], row)
+        voices = [Voice(clean=np.zeros_like(voice.clean), noisy=np.zeros_like(voice.noisy)) for voice in voices]
+    mixed = _mix_by_face([voice.noisy for voice in voices], row)
     clean = _mix_by_face([voice.clean for voice in voices], row)
     active = _mix_by_face([np.ones_like(voice.clean) for voice in voices], row)
     return Clip(
         row=row,
         scene=scene,
         waveforms=tuple(mixed),
-        openings=[opening_track(waveform)[: row.num_frames] for waveform in clean],
-        shapes=[shape_track(waveform)[: row.num_frames] for waveform in clean],
+        openings=[opening_curve(waveform)[: row.num_frames] for waveform in clean],
+        shapes=[shape_curve(waveform)[: row.num_frames] for waveform in clean],
         active=[_nonzero_frames(waveform)[: row.num_frames] for waveform in active],
     )
 
 
 def with_bare_faces(clip: Clip, prompt: str, *, eyes_closed: bool = False, brows_raised: bool = False) -> Clip:
     """The same clip with another prompt, and without anything that covers eyes and brows."""
-    people = tuple(replace(person, hair="none", hat="none", glasses="none") for person in clip.scene.people)
-    bare = replace(clip.scene, people=people, prompt=prompt)
+    people = tuple(replace(person, hair="none", hat="none", glasses="none") for person in clip.scene.characters)
+    bare = replace(clip.scene, characters=people, prompt=prompt)
     return replace(clip, scene=replace(bare, eyes_closed=eyes_closed, brows_raised=brows_raised))
 
 
 def _draw_speech(rng: np.random.Generator, seconds: float, kind: str) -> Voice:
     """A random section of a longer voice, so that not every clip starts with the start of a sentence."""
     skipped = rng.uniform(0, _MAX_SKIP_S)
-    voice = draw_voice(rng, seconds + skipped, SPLIT, kind)
+    voice = sample_voice(rng, seconds + skipped, SPLIT, kind)
     start, count = round(skipped * SPEECH_RATE), round(seconds * SPEECH_RATE)
-    clean, mixed = (np.pad(samples_N[start:], (0, count))[:count] for samples_N in (voice.clean, voice.mixed))
-    return Voice(clean=clean, mixed=mixed)
+    clean, mixed = (np.pad(samples_N[start:], (0, count))[:count] for samples_N in (voice.clean, voice.noisy))
+    return Voice(clean=clean, noisy=mixed)
 
 
 def _voice_seconds(rng: np.random.Generator, row: Row) -> list[float]:

@@ -14,7 +14,7 @@ from benchmarks.quality.clips import Clip, Row, draw_clip, with_bare_faces
 from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness
 from benchmarks.quality.metrics import read_mouths, to_json_value
 from benchmarks.quality.sync_metrics import own_correlation
-from training.mouths import Track
+from training.mouths import MouthCurve
 from training.scenes import face_boxes
 from wan.conditioning.speakers import BoxRegion
 from wan.sampling.options import SamplingOptions
@@ -27,7 +27,7 @@ MINIMAL_PROMPT = "."
 _WARM_UP_FRAMES = 10
 """Frames until the effect of a prompt is fully visible."""
 
-FaceMeasure = Callable[[Video, BoxRegion], Track]
+FaceMeasure = Callable[[Video, BoxRegion], MouthCurve]
 
 
 def ablate_conditioning(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:

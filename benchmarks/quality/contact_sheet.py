@@ -18,7 +18,7 @@ from benchmarks.quality.face_reader import Video
 from benchmarks.report import cli_args
 from benchmarks.report.parser import make_parser
 from src.media.rates import FPS
-from training.mouths import Track
+from training.mouths import MouthCurve
 
 _GAP = 4
 _BAR_HEIGHT = 10
@@ -26,7 +26,7 @@ _BACKGROUND, _FOREGROUND = (255, 255, 255), (30, 90, 160)
 
 
 def contact_sheet(
-    videos: Sequence[Video], openings: Sequence[Track], columns: int, count: int, scale: int
+    videos: Sequence[Video], openings: Sequence[MouthCurve], columns: int, count: int, scale: int
 ) -> Image.Image:
     """Up to `count` evenly spaced frames of every video, above bars of the openings (0..1)."""
     indices = np.unique(np.linspace(0, len(videos[0]) - 1, count).round().astype(int))
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=2, help="magnification")
     cli_args.add_arguments(parser)
     args = parser.parse_args()
-    openings: list[Track] = []
+    openings: list[MouthCurve] = []
     if args.video is not None:
         videos = [read_video(args.video)]
     else:

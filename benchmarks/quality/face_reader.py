@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.characters import MOUTH_HEIGHT, MOUTH_INSIDE
-from training.mouths import Track
+from training.mouths import MouthCurve
 from wan.conditioning.speakers import BoxRegion
 
 Video = NDArray[np.uint8]
@@ -71,7 +71,7 @@ class Face:
         return rows[:, None] * np.minimum(columns, 1)
 
 
-def mouth_opening(video: Video, box: BoxRegion) -> Track:
+def mouth_opening(video: Video, box: BoxRegion) -> MouthCurve:
     """Mouth opening per frame, about 0..1: height of the pixels darker than lips in the center of the mouth."""
     face = Face.from_box(box)
     red = video[..., _RED].astype(np.float64)
@@ -81,7 +81,7 @@ def mouth_opening(video: Video, box: BoxRegion) -> Track:
     return area / (2 * MOUTH_HEIGHT)
 
 
-def eye_whiteness(video: Video, box: BoxRegion) -> Track:
+def eye_whiteness(video: Video, box: BoxRegion) -> MouthCurve:
     """White fraction of the eye region per frame; about 0 for closed eyes."""
     face = Face.from_box(box)
     blue = video[..., _BLUE].astype(np.float64)
@@ -89,7 +89,7 @@ def eye_whiteness(video: Video, box: BoxRegion) -> Track:
     return _mean(np.clip((blue - skin) / np.maximum(_EYE_WHITE - skin, 1), 0, 1), face, EYES)
 
 
-def brow_darkness(video: Video, box: BoxRegion) -> Track:
+def brow_darkness(video: Video, box: BoxRegion) -> MouthCurve:
     """Difference of the region of unraised brows from the skin per frame, 0..1; small for raised brows."""
     face = Face.from_box(box)
     pixels = video.astype(np.float64)
@@ -110,7 +110,7 @@ def _skin(channel: Pixels, face: Face) -> Pixels:
     return np.median(channel[:, inside], axis=1)[:, None, None]
 
 
-def _mean(values: Pixels, face: Face, region: Region) -> Track:
+def _mean(values: Pixels, face: Face, region: Region) -> MouthCurve:
     """Mean of F x H x W over a region, per frame."""
     weights = face.weights(region, *values.shape[1:])
     return np.tensordot(values, weights, axes=2) / weights.sum()

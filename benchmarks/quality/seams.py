@@ -24,7 +24,7 @@ from benchmarks.quality.sync_metrics import correlation
 from benchmarks.report import cli_args
 from benchmarks.report.environment import RESULTS, environment, write_result
 from benchmarks.report.parser import make_parser
-from training.mouths import Track
+from training.mouths import MouthCurve
 from training.scenes import face_boxes
 from wan.sampling.options import SamplingOptions
 from wan.types import TEMPORAL_STRIDE
@@ -49,10 +49,10 @@ class Signals:
     Per latent frame: `step`, the distance of the mean color to the previous latent frame. Colors are in 0..255.
     """
 
-    opening: Track
-    expected: Track
-    color: Track
-    step: Track
+    opening: MouthCurve
+    expected: MouthCurve
+    color: MouthCurve
+    step: MouthCurve
 
 
 def measure_signals(clip: Clip, video: Video) -> Signals:
@@ -66,7 +66,7 @@ def measure_signals(clip: Clip, video: Video) -> Signals:
     return Signals(opening=reading.measured, expected=reading.own, color=_rms(colors_FC - image_C), step=steps)
 
 
-def _rms(colors_FC: NDArray[np.float64]) -> Track:
+def _rms(colors_FC: NDArray[np.float64]) -> MouthCurve:
     return np.sqrt(np.square(colors_FC).mean(axis=1))
 
 
@@ -109,7 +109,7 @@ def _mask_near(positions: NDArray[np.int64], length: int, radius: int) -> NDArra
 def compare_seams(videos: list[Signals]) -> dict[str, dict[str, float]]:
     """Seams compared with other frames, by `correlation`, `distance`, `color` and color `step`."""
 
-    def select(name: str, masks: list[NDArray[np.bool_]]) -> Track:
+    def select(name: str, masks: list[NDArray[np.bool_]]) -> MouthCurve:
         return np.concatenate([getattr(video, name)[mask] for video, mask in zip(videos, masks, strict=True)])
 
     def distance(masks: list[NDArray[np.bool_]]) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.mouths import Track
+from training.mouths import MouthCurve
 
 MAX_LAG = 5
 MIN_OPENING = 0.05
@@ -32,9 +32,9 @@ class MouthReading:
     """
 
     face: int
-    measured: Track
-    own: Track
-    other: Track | None
+    measured: MouthCurve
+    own: MouthCurve
+    other: MouthCurve | None
     active: NDArray[np.bool_]
 
     def slice(self, start: int, stop: int | None) -> "MouthReading":
@@ -44,7 +44,7 @@ class MouthReading:
         return replace(self, measured=self.measured[span], own=self.own[span], other=other, active=self.active[span])
 
 
-def correlation(measured: Track, expected: Track) -> float:
+def correlation(measured: MouthCurve, expected: MouthCurve) -> float:
     """Pearson correlation; 0 if `measured` is constant, NaN if `expected` is constant or empty."""
     if not len(measured):
         return float("nan")
@@ -54,7 +54,7 @@ def correlation(measured: Track, expected: Track) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b))) if np.abs(a).max() >= _EPS else 0.0
 
 
-def partial_correlation(measured: Track, expected: Track, control: Track) -> float:
+def partial_correlation(measured: MouthCurve, expected: MouthCurve, control: MouthCurve) -> float:
     """Correlation of the residuals of both signals after linear regression on `control`; NaN for under 4 frames."""
     if len(measured) < 4:
         return float("nan")
@@ -78,7 +78,7 @@ def best_lag(readings: Sequence[MouthReading]) -> int:
 
 def other_correlation(readings: Sequence[MouthReading]) -> float:
     """Pooled partial correlation with the other voice, controlling for the own, while the other is audible."""
-    parts: list[tuple[Track, Track, Track]] = []
+    parts: list[tuple[MouthCurve, MouthCurve, MouthCurve]] = []
     for reading in readings:
         if reading.other is not None:
             audible = reading.other > MIN_OPENING
@@ -130,13 +130,13 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _align(measured: Track, own: Track, lag: int) -> tuple[Track, Track]:
+def _align(measured: MouthCurve, own: MouthCurve, lag: int) -> tuple[MouthCurve, MouthCurve]:
     """The overlapping frames of both when `measured` is `lag` frames late."""
     if lag < 0:
         return measured[:lag], own[-lag:]
     return measured[lag:], own[: len(own) - lag]
 
 
-def _silent(own: Track) -> NDArray[np.bool_]:
+def _silent(own: MouthCurve) -> NDArray[np.bool_]:
     loud = np.convolve(own > 0, np.ones(3), mode="same") > 0.5
     return ~loud

@@ -1,31 +1,31 @@
-"""The distillation: a student that begins as its teacher, learns, and is a LoRA that the loading code merges."""
+"""Distillation: initial student, training, and the LoRA merged by the loading code."""
 
 import numpy as np
 import torch
 
 from tests.training.test_networks import random_batch
-from training.distil import Distillation, lora_of, student_of
-from training.examples import context_of, prepare
+from training.distil import Distillation, lora_state_dict, make_student
+from training.examples import make_context, prepare
 from training.muon import Muon
 from training.random_weights import random_networks
-from training.shards import cut
+from training.shards import truncate_frames
 from training.training_loop import step_generator
 from wan.checkpoint.lora import Lora, LoraManager
 from wan.configs import ModelConfig
 
 
-def test_a_student_begins_as_its_teacher_and_ends_as_a_lora(puppet: ModelConfig) -> None:
+def test_student_starts_as_the_teacher_and_exports_as_lora(puppet: ModelConfig) -> None:
     teacher = random_networks(puppet, seed=0).transformer
-    student, batch = student_of(teacher), cut(random_batch(2), 9)
+    student, batch = make_student(teacher), truncate_frames(random_batch(2), 9)
     examples, times = prepare(batch, step_generator(0, 0)), torch.tensor([0.9, 0.4])
 
-    def predicted(model: torch.nn.Module) -> torch.Tensor:
+    def predict(model: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            context = context_of(model, batch, batch["text"], hears=True)  # type: ignore[arg-type]
-            return examples.velocity(model, examples.at(times), times, context)  # type: ignore[arg-type]
+            context = make_context(model, batch, batch["text"], with_speech=True)  # type: ignore[arg-type]
+            return examples.predict_velocity(model, examples.noised_at(times), times, context)  # type: ignore[arg-type]
 
-    torch.testing.assert_close(predicted(student), predicted(teacher))
-    optimizer = Muon(student, apart=lambda _: True, other_peak=5e-3)
+    torch.testing.assert_close(predict(student), predict(teacher))
+    optimizer = Muon(student, use_adam=lambda _: True, adam_lr=5e-3)
     loss_of, losses = Distillation(teacher, student, torch.zeros(1, 128, 64)), []
     for _ in range(8):
         loss, _ = loss_of(batch, np.random.default_rng(1), step_generator(0, 1))
@@ -37,23 +37,23 @@ def test_a_student_begins_as_its_teacher_and_ends_as_a_lora(puppet: ModelConfig)
         optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
 
-    before, changed = predicted(teacher), predicted(student)
-    assert (changed - before).abs().max() > 1e-3
-    LoraManager().set_active(teacher, [Lora(weights=lora_of(student.state_dict()))])
-    assert (predicted(teacher) - changed).norm() < 0.05 * (changed - before).norm()
+    before, distilled = predict(teacher), predict(student)
+    assert (distilled - before).abs().max() > 1e-3
+    LoraManager().set_active(teacher, [Lora(weights=lora_state_dict(student.state_dict()))])
+    assert (predict(teacher) - distilled).norm() < 0.05 * (distilled - before).norm()
 
 
-def test_the_teacher_arrives_where_a_constant_velocity_leads(puppet: ModelConfig) -> None:
-    model, batch = random_networks(puppet, seed=0).transformer, cut(random_batch(3), 9)
+def test_teacher_steps_follow_a_constant_velocity(puppet: ModelConfig) -> None:
+    model, batch = random_networks(puppet, seed=0).transformer, truncate_frames(random_batch(3), 9)
     batch["known"][1:] = torch.tensor([9, 1])
     distillation = Distillation(model, model, torch.zeros(1, 128, 64), guidance=(1.0, 1.0))
     examples = prepare(batch, step_generator(0, 0))
-    ideal = type(examples)
+    cls = type(examples)
     start, stop = torch.tensor([1.0, 0.8, 0.5]), torch.tensor([0.8, 0.5, 0.0])
-    velocity = ideal.velocity
-    ideal.velocity = lambda self, *_: self.noise - self.known  # type: ignore[method-assign]
+    predict_velocity = cls.predict_velocity
+    cls.predict_velocity = lambda self, *_: self.noise - self.corrupted  # type: ignore[method-assign]
     try:
-        arrived = distillation.follow(batch, examples, start, stop)
+        end_state = distillation.teacher_steps(batch, examples, start, stop)
     finally:
-        ideal.velocity = velocity  # type: ignore[method-assign]
-    torch.testing.assert_close(arrived, examples.at(stop), rtol=1e-4, atol=1e-4)
+        cls.predict_velocity = predict_velocity  # type: ignore[method-assign]
+    torch.testing.assert_close(end_state, examples.noised_at(stop), rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ from benchmarks.quality.lipsync import missed_goals, worst_values
 from benchmarks.quality.metrics import compute_metrics
 from benchmarks.quality.sync_metrics import correlation
 from src.media.rates import SAMPLES_PER_FRAME
-from training.mouths import opening_track
+from training.mouths import opening_curve
 
 BY_NAME = {row.name: row for row in ROWS}
 
@@ -30,7 +30,7 @@ def test_clip_matches_its_row_and_is_deterministic(row: Row) -> None:
 def test_expected_opening_matches_the_audio_of_the_face(name: str) -> None:
     clip = draw_clip(BY_NAME[name], 0, 1)
     for waveform, opening in zip(clip.waveforms, clip.openings, strict=True):
-        assert correlation(opening_track(waveform), opening) > 0.9
+        assert correlation(opening_curve(waveform), opening) > 0.9
 
 
 @pytest.mark.parametrize(("name", "first"), [("two add", 0), ("two add, swapped", 1)])

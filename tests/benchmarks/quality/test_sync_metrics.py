@@ -15,18 +15,18 @@ from benchmarks.quality.sync_metrics import (
     shuffled_correlation,
     silent_opening,
 )
-from training.mouths import Track
+from training.mouths import MouthCurve
 
 FRAMES = 33
 
 
-def voice(seed: int) -> Track:
+def voice(seed: int) -> MouthCurve:
     """A random smooth mouth curve, 0..1."""
     noise = np.random.default_rng(seed).random(FRAMES + 2)
     return np.convolve(noise, np.ones(3) / 3, mode="valid")
 
 
-def reading(measured: Track, own: Track, other: Track | None = None, face: int = 0) -> MouthReading:
+def reading(measured: MouthCurve, own: MouthCurve, other: MouthCurve | None = None, face: int = 0) -> MouthReading:
     return MouthReading(face=face, measured=measured, own=own, other=other, active=np.ones(len(own), bool))
 
 
