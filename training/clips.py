@@ -36,7 +36,7 @@ class Clip:
     """`video`: F x H x W x 3. `condition`: its first one or nine frames; for "infinitetalk" an image of the scene.
     `num_clean`: leading frames of the video that get no noise (only for "infinitetalk").
 
-    `waveforms` are as long as a whole request; the clip is what they sound like from frame `start` on.
+    `waveforms` are as long as a whole request; the clip starts at their frame `start`.
     """
 
     scene: Scene

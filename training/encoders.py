@@ -126,7 +126,7 @@ def image_loss(model: EncoderWithHead, batch: int = 16) -> Loss:
             for prediction, target in zip(logits.split(_NUM_CLASSES, dim=1), targets, strict=True)
         ]
         color = (predicted_colors - torch.stack(colors).to(DEVICE)).square().mean()
-        return color * 10 + sum(entropies), {"colour": color.item(), "kinds": float(sum(entropies))}
+        return color * 10 + sum(entropies), {"color": color.item(), "kinds": float(sum(entropies))}
 
     return loss
 

@@ -1,4 +1,4 @@
-"""Checkpoint files in any known layout to the networks of a model."""
+"""Checkpoints: from files in any known layout to the networks of a model."""
 
 from wan.checkpoint.components import Models, load_models
 from wan.checkpoint.layout import Precision

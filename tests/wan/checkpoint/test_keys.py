@@ -33,9 +33,9 @@ def published(component: str) -> dict[str, list[int]]:
 
 
 def test_transformer_keys() -> None:
-    ours = shapes(lambda: MultiTalkTransformer(CONFIG.transformer))
-    assert ours == published("dit")
-    assert len(ours) == 1633
+    actual = shapes(lambda: MultiTalkTransformer(CONFIG.transformer))
+    assert actual == published("dit")
+    assert len(actual) == 1633
 
 
 def test_fp32_params_have_published_keys() -> None:
@@ -55,11 +55,11 @@ def test_vae_keys() -> None:
 
 def test_image_encoder_keys() -> None:
     file = {name: torch.empty(shape, device="meta") for name, shape in published("clip").items()}
-    theirs = {name: list(tensor.shape) for name, tensor in keys.split_qkv(file).items()}
-    ours = shapes(lambda: build_image_encoder(CONFIG.image_encoder), keys.image_encoder_key)
-    assert ours.items() <= theirs.items()
+    expected = {name: list(tensor.shape) for name, tensor in keys.split_qkv(file).items()}
+    actual = shapes(lambda: build_image_encoder(CONFIG.image_encoder), keys.image_encoder_key)
+    assert actual.items() <= expected.items()
     ignored = (*keys.IMAGE_IGNORED_PREFIXES, "visual.transformer.31.")
-    assert all(name.startswith(ignored) for name in set(theirs) - set(ours))
+    assert all(name.startswith(ignored) for name in set(expected) - set(actual))
 
 
 def test_merge_qkv_inverts_split_qkv() -> None:

@@ -246,9 +246,9 @@ def test_converted_folder_loads_to_the_same_weights(
     models, expected = (load_models(config, folder, CPU, precision) for folder in (target, puppet_folder))
     assert equal(state(models), state(expected))
     for component, module in modules(models):
-        theirs = dict(modules(expected))[component]
+        reference = dict(modules(expected))[component]
         assert [getattr(layer, "fp8_matmul", None) for layer in module.modules()] == [
-            getattr(layer, "fp8_matmul", None) for layer in theirs.modules()
+            getattr(layer, "fp8_matmul", None) for layer in reference.modules()
         ]
     assert models.transformer.state_dict()["blocks.0.modulation"].dtype == torch.float32
 

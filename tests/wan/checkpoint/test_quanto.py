@@ -19,7 +19,7 @@ MAP = {"a": NONE, "b": NONE}
 
 
 class Small(nn.Module):
-    """Two linear layers to quantize, one that stays, and a norm."""
+    """Two linear layers to quantize, one unquantized, and a norm."""
 
     def __init__(self) -> None:
         super().__init__()
