@@ -13,7 +13,7 @@ from src.audio_analysis.timeline import Mode, mix, pad_to_frames
 from src.media.audio.audio import Audio
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
 from training.mouths import MouthCurve, opening_curve, shape_curve
-from training.scenes import SMALL, Scene, sample_scene, render
+from training.scenes import SMALL, Scene, render, sample_scene
 from training.voices import Voice, sample_voice
 from wan.configs import WAN_CONFIGS
 
