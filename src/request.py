@@ -10,16 +10,16 @@ from typing import cast
 
 from PIL import Image
 
-from src.audio_analysis.timeline import Mode, Timeline, mix, pad_to_frames
+from src.audio_analysis.timeline import Mode, Timeline, count_frames, mix
 from src.errors import InputError
-from src.media.audio.audio import Audio, read_audio, silence_like
-from src.media.file_type import local_path, require_file
+from src.media.audio.audio import Audio, silence_like
+from src.media.audio.read import read_audio
+from src.media.file_type import local_path, probe
 from src.media.image import KINDS, read_image
 from src.media.persons.masks import PersonMasks, person_masks
 from src.media.rates import FPS
 from src.media.video.reader import VideoReader
 from src.media.video.stream import KINDS as VIDEO_KINDS
-from src.media.video.stream import is_video
 
 # Source separation keeps the length of a recording to within a packet or two.
 CONDITIONING_TOLERANCE = 0.5
@@ -89,32 +89,26 @@ def load_inputs(raw: RawInputs, limits: MediaLimits) -> MediaInputs:
     conditioning = read_conditioning_audio(voices, raw, limits)
     image, video = read_source(raw, limits)
     mask_paths = [local_path(path, name="person_masks", allowed=limits.local_files) for path in raw.person_masks]
-    masks = person_masks(raw.person_boxes, mask_paths, width=image.width, height=image.height, voices=len(voices))
-    mode = raw.audio_mode
+    masks = person_masks(raw.person_boxes, mask_paths, width=image.width, height=image.height, num_voices=len(voices))
+    mode = cast(Mode, raw.audio_mode)
     if masks is not None and len(voices) == 1:
         silence = silence_like(voices[0])
         voices, conditioning, mode = [*voices, silence], [*conditioning, silence], "para"
     check_length(voices, mode, raw, limits)
-    timeline = mix(voices, cast(Mode, mode), conditioning)
-    num_frames = timeline.num_frames if raw.num_frames is None else raw.num_frames
-    return MediaInputs(
-        image=image,
-        video=video,
-        person_masks=masks,
-        timeline=pad_to_frames(timeline, num_frames),
-        num_frames=num_frames,
-    )
+    num_frames = count_frames(voices, mode) if raw.num_frames is None else raw.num_frames
+    timeline = mix(voices, mode, conditioning=conditioning, num_frames=num_frames)
+    return MediaInputs(image=image, video=video, person_masks=masks, timeline=timeline, num_frames=num_frames)
 
 
 def read_source(raw: RawInputs, limits: MediaLimits) -> tuple[Image.Image, VideoReader | None]:
     """The image, or the first frame of a video and its reader."""
     path = local_path(raw.image, name="image", allowed=limits.local_files)
-    require_file(path, name="image")
-    if not is_video(path):
-        return read_image(path, kinds=KINDS if limits.video_unsupported else f"{KINDS}, or {VIDEO_KINDS},"), None
+    file = probe(path, name="image")
+    if file.video_container is None:
+        return read_image(file, kinds=KINDS if limits.video_unsupported else f"{KINDS}, or {VIDEO_KINDS},"), None
     if limits.video_unsupported:
         raise InputError(limits.video_unsupported)
-    video = VideoReader(path, max_seconds=limits.max_seconds)
+    video = VideoReader(file, max_seconds=limits.max_seconds)
     return video.frame(0), video
 
 

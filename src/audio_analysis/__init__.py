@@ -1,1 +1,1 @@
-"""From voices to what the video model hears: timeline, loudness, speech embedding."""
+"""From voices to the model's audio conditioning: timeline, loudness, speech embeddings."""

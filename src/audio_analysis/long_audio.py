@@ -1,9 +1,9 @@
-"""The speech of a long track, encoded in overlapping windows while it is asked for, so that no length fills the memory.
+"""Speech embeddings of long audio, computed on demand in overlapping segments, so that memory use is bounded.
 
-A window is encoded as a file of its own would be, except that what the encoder measures over a whole file (mean and
-deviation of the samples, and of the channels after its first layer) is measured once, over the first minutes that are
-not silent: a pause is not amplified, and a state does not depend on what comes after its window.
-F frames, N samples of 16 kHz, Y layers, D width.
+A segment is encoded like a file of its own, except for the two normalizations over the whole input (of the samples, and
+of the channels after the encoder's first layer): their statistics are measured once, over the first minutes that are
+not silent. So a pause is not amplified, and a state does not depend on audio after its segment.
+F frames, N samples at 16 kHz, Y layers, D width.
 """
 
 from collections.abc import Iterator
@@ -18,59 +18,60 @@ from src.media.audio.spool import release_pages
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
 
 MAX_WHOLE_SECONDS = 600
-"""Up to here a track is encoded whole, as the reference does: of the published encoder 15,000 frames of 12 x 768 states
-take 553 MB, and what its first convolution makes of them, for a moment, 3.9 GB and as much again for each copy. It is
-also what MAX_SECONDS allows unless the operator raises it."""
+"""Audio up to this length is encoded at once, as the reference does. With the published encoder its 15,000 frames of
+12 x 768 states take 553 MB, and the output of the first convolution 3.9 GB, plus as much for each temporary copy. It is
+also the default of MAX_SECONDS."""
 CACHED_SEGMENTS = 2
-"""A chunk is shorter than a window, and the next chunk goes back by less."""
+"""A chunk is shorter than a segment, and the next chunk starts less than a segment before its end."""
 SILENCE_PEAK = 1e-4
-"""A second with no sample above it says nothing about a voice."""
+"""A second without a larger sample is excluded from the statistics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSize:
-    """Frames that a window answers for, and frames that it hears before and after them.
+    """Frames that a segment contributes, and frames of context before and after them.
 
-    Together 16 seconds, about as much as wav2vec 2.0 was trained on at once (250,000 samples).
+    16 seconds in all, about the length of the crops that wav2vec 2.0 was trained on (250,000 samples).
     """
 
     core: int = 8 * FPS
     context: int = 4 * FPS
 
 
-def embed_speech(model: Wav2Vec2Model, track_N: np.ndarray) -> "Tensor | LazySpeechEmbeddings":
-    """Speech states of a 16 kHz track, F x Y x D on the CPU, or of a long one what makes them."""
-    if len(track_N) > MAX_WHOLE_SECONDS * SPEECH_RATE:
-        return LazySpeechEmbeddings(model, track_N)
-    return model.get_embeddings(model.extract_features(track_N, SPEECH_RATE)).cpu()
+def embed_speech(model: Wav2Vec2Model, waveform_N: np.ndarray) -> "Tensor | LazySpeechEmbeddings":
+    """Speech embeddings of a 16 kHz waveform, F x Y x D on the CPU; computed lazily for long audio."""
+    if len(waveform_N) > MAX_WHOLE_SECONDS * SPEECH_RATE:
+        return LazySpeechEmbeddings(model, waveform_N)
+    return model.get_embeddings(model.extract_features(waveform_N, SPEECH_RATE)).cpu()
 
 
 class LazySpeechEmbeddings:
-    """States of a track by frame, as a tensor F x Y x D gives them to a tensor of indices.
+    """Embeddings of a waveform, indexed with a tensor of frame numbers like a tensor F x Y x D.
 
-    `measured` is over how many seconds the measures are taken.
+    The statistics are measured over the first `stats_seconds` that are not silent.
     """
 
     def __init__(
         self,
         model: Wav2Vec2Model,
-        track_N: np.ndarray,
-        windows: SegmentSize | None = None,
-        measured: int = MAX_WHOLE_SECONDS,
+        waveform_N: np.ndarray,
+        segment: SegmentSize | None = None,
+        stats_seconds: int = MAX_WHOLE_SECONDS,
     ) -> None:
         self.model = model
-        self.track_N = track_N
-        self.windows = windows or SegmentSize()
-        self.scale = (
-            Normalization.of(non_silent_seconds(track_N, measured))
+        self.waveform_N = waveform_N
+        self.segment = segment or SegmentSize()
+        self.normalization = (
+            Normalization.measure(non_silent_seconds(waveform_N, stats_seconds))
             if model.preprocessor.do_normalize
             else Normalization()
         )
-        self.norm = model.channel_norm(self.scale(part_N) for part_N in non_silent_seconds(track_N, measured))
-        self.kept: dict[int, Tensor] = {}
+        speech = non_silent_seconds(waveform_N, stats_seconds)
+        self.channel_norm = model.channel_norm(self.normalization(second_N) for second_N in speech)
+        self.cache: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.track_N) // SAMPLES_PER_FRAME
+        return len(self.waveform_N) // SAMPLES_PER_FRAME
 
     @property
     def shape(self) -> torch.Size:
@@ -78,63 +79,64 @@ class LazySpeechEmbeddings:
         config = self.model.config
         return torch.Size((len(self), config.num_hidden_layers, config.hidden_size))
 
-    def __getitem__(self, places: Tensor) -> Tensor:
-        """States of frames: (*places.shape, Y, D), float32 on the CPU."""
-        numbers = places // self.windows.core
-        states = torch.empty(*places.shape, *self.shape[1:])
-        for number in numbers.unique().tolist():
-            inside = numbers == number
-            states[inside] = self._window(number)[places[inside] - number * self.windows.core]
+    def __getitem__(self, frame_idx: Tensor) -> Tensor:
+        """States of the given frames: (*frame_idx.shape, Y, D), float32 on the CPU."""
+        segment_idx = frame_idx // self.segment.core
+        states = torch.empty(*frame_idx.shape, *self.shape[1:])
+        for index in segment_idx.unique().tolist():
+            is_inside = segment_idx == index
+            states[is_inside] = self._get_segment(index)[frame_idx[is_inside] - index * self.segment.core]
         return states
 
-    def _window(self, number: int) -> Tensor:
-        """The states that a window answers for; the last few are kept."""
-        if number not in self.kept:
-            while len(self.kept) >= CACHED_SEGMENTS:
-                del self.kept[next(iter(self.kept))]
-            self.kept[number] = self._encoded(number * self.windows.core)
-        return self.kept[number]
+    def _get_segment(self, index: int) -> Tensor:
+        """The states of a segment, from a cache of the last CACHED_SEGMENTS."""
+        if index not in self.cache:
+            while len(self.cache) >= CACHED_SEGMENTS:
+                del self.cache[next(iter(self.cache))]
+            self.cache[index] = self._encode(index * self.segment.core)
+        return self.cache[index]
 
     @torch.inference_mode()
-    def _encoded(self, first: int) -> Tensor:
-        """The states of the frames from `first` on, heard with their context."""
-        last = min(first + self.windows.core, len(self))
-        begin, end = max(0, first - self.windows.context), min(last + self.windows.context, len(self))
-        heard_N = self.scale(self.track_N[begin * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME])
-        release_pages(self.track_N)
+    def _encode(self, first: int) -> Tensor:
+        """The states of the segment that starts at frame `first`, encoded with its context."""
+        last = min(first + self.segment.core, len(self))
+        start, end = max(0, first - self.segment.context), min(last + self.segment.context, len(self))
+        samples_N = self.normalization(self.waveform_N[start * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME])
+        release_pages(self.waveform_N)
         weight = self.model.encoder.layer_norm.weight
-        states = self.model.layer_states(torch.from_numpy(heard_N)[None].to(weight.device, weight.dtype), self.norm)
-        return states[0, first - begin : last - begin].float().cpu()
+        samples_1N = torch.from_numpy(samples_N)[None].to(weight.device, weight.dtype)
+        states = self.model.layer_states(samples_1N, self.channel_norm)
+        return states[0, first - start : last - start].float().cpu()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalization:
-    """Zero mean and unit variance for the samples that were measured."""
+    """Shift and scale that give the measured samples zero mean and unit variance."""
 
     mean: float = 0.0
     deviation: float = 1.0
 
     @classmethod
-    def of(cls, parts: Iterator[np.ndarray]) -> "Normalization":
-        """Measured over parts of a track; as transformers' feature extractor does, 1e-7 is added to the variance."""
-        count, total, squares = 0, 0.0, 0.0
-        for part_N in parts:
-            count += len(part_N)
-            total += float(part_N.sum(dtype=np.float64))
-            squares += float(np.square(part_N, dtype=np.float64).sum())
+    def measure(cls, chunks: Iterator[np.ndarray]) -> "Normalization":
+        """Statistics of all chunks; 1e-7 is added to the variance, as in transformers' feature extractor."""
+        count, total, total_squares = 0, 0.0, 0.0
+        for chunk_N in chunks:
+            count += len(chunk_N)
+            total += float(chunk_N.sum(dtype=np.float64))
+            total_squares += float(np.square(chunk_N, dtype=np.float64).sum())
         mean = total / max(1, count)
-        return cls(mean=mean, deviation=float(np.sqrt(squares / max(1, count) - mean**2 + 1e-7)))
+        return cls(mean=mean, deviation=float(np.sqrt(total_squares / max(1, count) - mean**2 + 1e-7)))
 
     def __call__(self, samples_N: np.ndarray) -> np.ndarray:
         return ((samples_N - self.mean) / self.deviation).astype(np.float32)
 
 
-def non_silent_seconds(track_N: np.ndarray, seconds: int) -> Iterator[np.ndarray]:
-    """The first seconds of a track that are not silent, at most so many, one by one."""
-    left = seconds
-    for first in range(0, len(track_N) - SPEECH_RATE + 1, SPEECH_RATE):
-        second_N = track_N[first : first + SPEECH_RATE]
+def non_silent_seconds(waveform_N: np.ndarray, max_seconds: int) -> Iterator[np.ndarray]:
+    """The first `max_seconds` seconds that are not silent, one by one."""
+    left = max_seconds
+    for first in range(0, len(waveform_N) - SPEECH_RATE + 1, SPEECH_RATE):
+        second_N = waveform_N[first : first + SPEECH_RATE]
         if left and np.abs(second_N).max() > SILENCE_PEAK:
             left -= 1
             yield second_N
-        release_pages(track_N)
+        release_pages(waveform_N)

@@ -1,146 +1,161 @@
-"""Who is heard when: voices laid out in time, one track a person and one soundtrack of all.
+"""Voices placed in time: one waveform per person for the speech encoder, and the soundtrack of the video.
 
 N samples, C channels.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
 
-from src.audio_analysis.loudness import normalize
+from src.audio_analysis.loudness import normalization_gain
 from src.errors import InputError
-from src.media.audio.audio import MAX_VALUES, Audio, convert, pad_or_trim, to_mono
-from src.media.audio.spool import iter_chunks, peak, spool, zeros
-from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
+from src.media.audio.audio import MAX_VALUES, Audio
+from src.media.audio.convert import convert, converted_length, pad_or_trim
+from src.media.audio.spool import CHUNK_SAMPLES, iter_chunks, peak, release_pages, spool, zeros
+from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE, samples_at
 
-# -80 dBFS, three steps of 16 bits: above the dither of a silent recording, below any voice.
+# -80 dBFS, three quantization steps of 16 bits: above the dither of a silent recording, below any voice.
 SILENT_PEAK = 1e-4
 
 Mode = Literal["add", "para"]
+"""One voice after the other, or both from the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """What the video sounds like, and what each person says.
+    """`soundtrack` in the quality of the inputs; `waveforms` (N,) float32 at 16 kHz and -23 LUFS.
 
-    `soundtrack` has the callers' own quality; `tracks` are (N,) float32 of 16 kHz, normalised to -23 LUFS,
-    one a person and all equally long.
+    One waveform per person, all of the same length.
     """
 
     soundtrack: Audio
     waveforms: tuple[np.ndarray, ...]
 
-    @property
-    def num_frames(self) -> int:
-        """Frames of 25 fps video that the soundtrack lasts: rounded as Python rounds, at least one."""
-        sound = self.soundtrack
-        return max(1, round(Fraction(FPS * sound.samples_CN.shape[1], sound.sample_rate)))
 
+def mix(
+    voices: Sequence[Audio], mode: Mode, *, conditioning: Sequence[Audio] | None = None, num_frames: int | None = None
+) -> Timeline:
+    """Place one or two voices in time, the first person's first.
 
-def mix(voices: Sequence[Audio], mode: Mode, conditioning: Sequence[Audio] | None = None) -> Timeline:
-    """Lay out one or two voices, the first person's first.
+    `add`: one after the other; a person's waveform is silent while the other one speaks. `para`: both from the start;
+    the shorter one is padded with silence. Loudness is normalized before padding.
 
-    The soundtrack is made from the voices, and so are the waveforms unless `conditioning` is given: one
-    recording for each voice, such as the same without its music, cut or padded to the voice's length.
+    The soundtrack is made of the voices, and so are the waveforms unless `conditioning` is given: one recording for
+    each voice, such as the same without its music, cut or padded to the voice's length. Two voices are mixed at the
+    higher sample rate and the larger number of channels (mono is copied to the front pair), and scaled down as a whole
+    if the sum exceeds full scale.
 
-    `add`: one after the other, a track is silent while the other person speaks. `para`: together, the
-    shorter is silent at its end. Loudness is normalised before silence is added.
-    The soundtrack of two has the higher rate and the larger number of channels of both (one channel is
-    copied to the front pair); where the sum of two exceeds full scale, the whole is scaled down to it.
-    Raises InputError for another mode or number of voices, and when no voice is above SILENT_PEAK (a
-    silent or empty voice beside an audible one is a person who listens).
+    With `num_frames`, the soundtrack is cut or padded to that many video frames, and the waveforms are padded but never
+    cut, because the speech encoder processes a person's whole waveform.
+
+    Raises InputError for another mode or number of voices, and if no voice is above SILENT_PEAK (a silent or empty
+    voice beside an audible one is a listening person).
     """
+    conditioning = conditioning or voices
+    _check_mode(voices, mode)
+    _check_audible(conditioning, voices)
+    speech = [_to_speech(*pair) for pair in zip(conditioning, voices, strict=True)]
+    offsets, length = _place([len(waveform_N) for waveform_N in speech], mode)
+    length = max(length, (num_frames or 0) * SAMPLES_PER_FRAME)
+    waveforms = tuple(
+        _normalize_and_pad(waveform_N, offset, length) for waveform_N, offset in zip(speech, offsets, strict=True)
+    )
+    return Timeline(soundtrack=_soundtrack(voices, mode, num_frames), waveforms=waveforms)
+
+
+def count_frames(voices: Sequence[Audio], mode: Mode) -> int:
+    """The length of the mixed voices in video frames: rounded half to even, at least one."""
+    _check_mode(voices, mode)
+    sample_rate = max(voice.sample_rate for voice in voices)
+    _, length = _place([converted_length(voice, sample_rate) for voice in voices], mode)
+    return max(1, round(Fraction(FPS * length, sample_rate)))
+
+
+def _check_mode(voices: Sequence[Audio], mode: Mode) -> None:
     if mode not in get_args(Mode):
         raise InputError(f"audio_mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
     if len(voices) not in (1, 2):
-        raise InputError(f"{len(voices)} voices are given; the model knows one or two people who speak")
-    _check_audible(conditioning or voices, voices)
-    tracks = [_waveform(*pair) for pair in zip(conditioning or voices, voices, strict=True)]
-    if len(voices) == 1:
-        return Timeline(soundtrack=voices[0], waveforms=tuple(tracks))
-    place = _sequential if mode == "add" else _parallel
-    return Timeline(soundtrack=_mixed(voices, place), waveforms=tuple(place(tracks)))
+        raise InputError(f"{len(voices)} voices are given; the model supports one or two")
 
 
-def pad_to_frames(timeline: Timeline, frames: int) -> Timeline:
-    """A timeline for exactly `frames` frames of video.
-
-    The soundtrack is cut or padded with silence to their length; tracks are padded to it but never cut,
-    since the speech encoder hears a person's whole track.
-    """
-    sound = timeline.soundtrack
-    samples = round(Fraction(frames * sound.sample_rate, FPS))
-    least = frames * SAMPLES_PER_FRAME
-    waveforms = tuple(_padded(track_N, after=max(0, least - len(track_N))) for track_N in timeline.waveforms)
-    return replace(timeline, soundtrack=pad_or_trim(sound, samples), waveforms=waveforms)
-
-
-def _waveform(heard: Audio, voice: Audio) -> np.ndarray:
-    """What the speech encoder hears in place of a voice: (N,) float32 of its length."""
-    track_N = to_mono(heard, SPEECH_RATE)
-    if heard is not voice:
-        samples = math.ceil(Fraction(voice.samples_CN.shape[1] * SPEECH_RATE, voice.sample_rate))
-        track_N = _padded(track_N[:samples], after=max(0, samples - len(track_N)))
-    return normalize(track_N, SPEECH_RATE)
-
-
-def _check_audible(heard: Sequence[Audio], voices: Sequence[Audio]) -> None:
-    loudest = max(peak(sound.samples_CN) for sound in heard)
+def _check_audible(conditioning: Sequence[Audio], voices: Sequence[Audio]) -> None:
+    loudest = max(peak(iter_chunks(audio.samples_CN)) for audio in conditioning)
     if loudest < SILENT_PEAK:
-        named = zip(("first_audio", "second_audio"), heard, voices, strict=False)
-        names = " and ".join(name if sound is voice else "conditioning_audio" for name, sound, voice in named)
-        reason = f"nothing can be heard, its loudest sample is {loudest:g}"
-        raise InputError(f"{names}: {reason}; at least {SILENT_PEAK:g} of full scale is needed")
-
-
-Placement = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-
-
-def _sequential(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Two signals, samples on the last axis, so that the second begins where the first ends."""
-    first, second = parts
-    return [_padded(first, after=second.shape[-1]), _padded(second, before=first.shape[-1])]
-
-
-def _parallel(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Signals, samples on the last axis, that begin together, with silence up to the end of the longest."""
-    longest = max(part.shape[-1] for part in parts)
-    return [_padded(part, after=longest - part.shape[-1]) for part in parts]
-
-
-def _padded(signal: np.ndarray, *, before: int = 0, after: int = 0) -> np.ndarray:
-    if not before and not after:
-        return signal
-    rows_CN = np.atleast_2d(signal)
-    count = len(rows_CN)
-    padded_CN = spool(chain(zeros(count, before), iter_chunks(rows_CN), zeros(count, after)))
-    return padded_CN if signal.ndim == 2 else padded_CN[0]
-
-
-def _check_mix(voices: Sequence[Audio], rate: int, channels: int) -> None:
-    """InputError when a long sound of low quality beside a short one of high quality would fill the memory."""
-    values = round(sum(voice.seconds for voice in voices) * rate) * channels
-    if values > MAX_VALUES:
+        labels = zip(("first_audio", "second_audio"), conditioning, voices, strict=False)
+        names = " and ".join(name if audio is voice else "conditioning_audio" for name, audio, voice in labels)
         raise InputError(
-            f"first_audio and second_audio are mixed at {rate:,} Hz in {channels} channels, which makes {values:,} "
-            f"samples; at most {MAX_VALUES:,} are allowed, so convert both to a lower rate or to stereo"
+            f"{names}: the audio is silent, its largest sample is {loudest:g}; at least {SILENT_PEAK:g} of full scale "
+            "is needed"
         )
 
 
-def _mixed(voices: Sequence[Audio], place: Placement) -> Audio:
-    """The sum of the voices where `place` puts them, scaled down to full scale where it exceeds it."""
-    rate = max(voice.sample_rate for voice in voices)
-    channels = max(voice.num_channels for voice in voices)
-    _check_mix(voices, rate, channels)
-    parts = [convert(voice, sample_rate=rate, num_channels=channels).samples_CN for voice in voices]
-    placed = place(parts)
-    sum_CN = spool(np.sum(both, axis=0) for both in zip(*map(iter_chunks, placed), strict=True))
-    loudest = peak(sum_CN)
-    if loudest > 1:
-        sum_CN = spool(piece_CN / loudest for piece_CN in iter_chunks(sum_CN))
-    return Audio(samples_CN=sum_CN, sample_rate=rate)
+def _place(lengths: Sequence[int], mode: Mode) -> tuple[list[int], int]:
+    """Where each voice starts, and where the last one ends, in samples."""
+    if mode == "para" or len(lengths) == 1:
+        return [0] * len(lengths), max(lengths)
+    return [0, lengths[0]], sum(lengths)
+
+
+def _to_speech(conditioning: Audio, voice: Audio) -> np.ndarray:
+    """What the speech encoder receives for a voice, as long as the voice: (N,) float32 at 16 kHz."""
+    num_samples = None
+    if conditioning is not voice:
+        num_samples = math.ceil(Fraction(voice.num_samples * SPEECH_RATE, voice.sample_rate))
+    speech = convert(conditioning, sample_rate=SPEECH_RATE, num_channels=1, num_samples=num_samples)
+    return speech.samples_CN[0]
+
+
+def _normalize_and_pad(waveform_N: np.ndarray, offset: int, length: int) -> np.ndarray:
+    """The waveform at -23 LUFS, from `offset` on, in silence of `length` samples."""
+    gain = normalization_gain(waveform_N, SPEECH_RATE)
+    scaled = (chunk_N.astype(np.float64)[None] * gain for chunk_N in iter_chunks(waveform_N))
+    return spool(chain(zeros(1, offset), scaled, zeros(1, length - offset - len(waveform_N))))[0]
+
+
+def _soundtrack(voices: Sequence[Audio], mode: Mode, num_frames: int | None) -> Audio:
+    """The voices mixed, as long as they are or as `num_frames`."""
+    sample_rate = max(voice.sample_rate for voice in voices)
+    num_samples = None if num_frames is None else samples_at(sample_rate, num_frames)
+    if len(voices) == 1:
+        return voices[0] if num_samples is None else pad_or_trim(voices[0], num_samples)
+    num_channels = max(voice.num_channels for voice in voices)
+    _check_mix(voices, sample_rate, num_channels)
+    parts = [convert(voice, sample_rate=sample_rate, num_channels=num_channels).samples_CN for voice in voices]
+    offsets, length = _place([part_CN.shape[1] for part_CN in parts], mode)
+    scale = max(peak(_sum_chunks(parts, offsets, length)), 1)
+    mixed = _sum_chunks(parts, offsets, length if num_samples is None else num_samples)
+    return Audio(samples_CN=spool(chunk_CN / scale for chunk_CN in mixed), sample_rate=sample_rate)
+
+
+def _check_mix(voices: Sequence[Audio], sample_rate: int, num_channels: int) -> None:
+    """Raises InputError if a long voice of low quality beside a short one of high quality would exhaust the memory."""
+    num_values = round(sum(voice.seconds for voice in voices) * sample_rate) * num_channels
+    if num_values > MAX_VALUES:
+        raise InputError(
+            f"first_audio and second_audio are mixed at {sample_rate:,} Hz in {num_channels} channels, which makes "
+            f"{num_values:,} samples; at most {MAX_VALUES:,} are allowed, so convert both to a lower sample rate or to "
+            "stereo"
+        )
+
+
+def _sum_chunks(parts: Sequence[np.ndarray], offsets: Sequence[int], length: int) -> Iterator[np.ndarray]:
+    """Chunks (C, n) of the sum of `parts` (C, N), each starting at its offset, cut or zero-padded to `length`."""
+    for start in range(0, max(1, length), CHUNK_SAMPLES):
+        size = min(CHUNK_SAMPLES, length - start)
+        pieces = (_slice(part_CN, start - offset, size) for part_CN, offset in zip(parts, offsets, strict=True))
+        yield reduce(np.add, pieces)
+        for part_CN in parts:
+            release_pages(part_CN)
+
+
+def _slice(samples_CN: np.ndarray, start: int, size: int) -> np.ndarray:
+    """`size` samples from `start` on, which may be negative or beyond the end; zeros outside the array."""
+    inside_CN = samples_CN[:, max(start, 0) : max(start + size, 0)]
+    before = min(max(-start, 0), size)
+    return np.pad(inside_CN, ((0, 0), (before, size - before - inside_CN.shape[1])))

@@ -1,1 +1,1 @@
-"""Decode any picture, sound or video; encode the MP4."""
+"""Decode image, audio and video files; encode MP4."""

@@ -1,80 +1,99 @@
-"""A file somebody sent: that it is there, and how to speak of it.
+"""What an uploaded file is, by its first bytes; uploads often have no name."""
 
-Uploads often arrive without a name, so messages describe them by their size and first bytes.
-"""
-
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from src.errors import InputError
+from src.errors import InputError, truncated_repr
 
 HEAD_BYTES = 64
-EXCERPT = 20
+EXCERPT_BYTES = 20
+MATROSKA = b"\x1aE\xdf\xa3"
+# Types of the first box of an MP4 or MOV file, and the brands of those that are images or audio.
+MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+OTHER_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"M4A ", b"M4B ")
 
-# (offset, bytes there, what such a file is)
+# (offset, magic bytes, description)
 SIGNATURES = (
-    (0, b"\x89PNG\r\n", "a PNG picture"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"GIF8", "a GIF picture"),
-    (8, b"WEBP", "a WebP picture"),
-    (8, b"WAVE", "WAV sound"),
-    (0, b"fLaC", "FLAC sound"),
-    (0, b"OggS", "Ogg sound"),
-    (0, b"ID3", "MP3 sound"),
-    (0, b"\xff\xfb", "MP3 sound"),
-    (8, b"AIF", "AIFF sound"),
-    (4, b"ftypavif", "an AVIF picture"),
-    (4, b"ftyphei", "a HEIC picture"),
-    (4, b"ftypmif1", "a HEIF picture"),
-    (4, b"ftypM4A", "M4A sound"),
+    (0, b"\x89PNG\r\n", "a PNG image"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"GIF8", "a GIF image"),
+    (8, b"WEBP", "a WebP image"),
+    (8, b"WAVE", "WAV audio"),
+    (0, b"fLaC", "FLAC audio"),
+    (0, b"OggS", "Ogg audio"),
+    (0, b"ID3", "MP3 audio"),
+    (0, b"\xff\xfb", "MP3 audio"),
+    (8, b"AIF", "AIFF audio"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIF image"),
+    (4, b"ftypM4A", "M4A audio"),
     (4, b"ftyp", "an MP4 video"),
-    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (0, MATROSKA, "a Matroska or WebM video"),
     (8, b"AVI ", "an AVI video"),
     (0, b"%PDF", "a PDF document"),
     (0, b"PK\x03\x04", "a ZIP archive"),
 )
 
 
-def local_path(value: Path | str, *, name: str, allowed: bool) -> Path:
-    """Where an input file lies. Cog turns uploads, URLs and data URIs into paths; any other text stays text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaFile:
+    """A non-empty file of the input `name`: its size in bytes and its first HEAD_BYTES bytes."""
 
-    Raises InputError for text unless the operator allows paths on this machine.
+    path: Path
+    name: str
+    size: int
+    head: bytes
+
+    @property
+    def video_container(self) -> Literal["mov", "matroska"] | None:
+        """FFmpeg's name of the container of a video, None for any other kind of file."""
+        if self.head.startswith(MATROSKA):
+            return "matroska"
+        return "mov" if self.head[4:8] in MOV_BOXES and self.head[8:12] not in OTHER_BRANDS else None
+
+    def error(self, problem: str) -> InputError:
+        """An error whose message begins with the input's name and a description of the file."""
+        return InputError(f"{self.name}: {self} {problem}")
+
+    def __str__(self) -> str:
+        label = f"the file {self.path.name!r}" if self.path.suffix else "the file"
+        return f"{label} ({self.size:,} bytes{_sniff(self.head)})"
+
+
+def probe(path: Path, *, name: str) -> MediaFile:
+    """Read the first bytes of a file. Raises InputError unless it is a regular file of at least one byte."""
+    if path.is_dir():
+        raise InputError(f"{name}: {path.name!r} is a folder; a file is needed")
+    if not path.is_file():
+        raise InputError(f"{name}: the file {path.name!r} does not exist; a file is needed")
+    with path.open("rb") as file:
+        media = MediaFile(path=path, name=name, size=path.stat().st_size, head=file.read(HEAD_BYTES))
+    if media.size == 0:
+        raise media.error("is empty; at least one byte is needed")
+    return media
+
+
+def local_path(value: Path | str, *, name: str, allowed: bool) -> Path:
+    """The path of an input file. Cog turns uploads, URLs and data URIs into `Path`s; any other text stays `str`.
+
+    Raises InputError for text unless the operator allows paths on the server.
     """
     if isinstance(value, str) and not allowed:
         raise InputError(
-            f"{name} is {value[:100]!r}; an upload, an http or https URL or a data URI is needed "
+            f"{name} is {truncated_repr(value)}; an upload, an http or https URL or a data URI is needed "
             "(MULTITALK_LOCAL_FILES=1 lets the operator allow paths on the server)"
         )
     return Path(value)
 
 
-def require_file(path: Path, *, name: str) -> None:
-    """Raises InputError when `path` is no file that can be read, or an empty one."""
-    if path.is_dir():
-        raise InputError(f"{name}: {path.name!r} is a folder; a file is needed")
-    if not path.is_file():
-        raise InputError(f"{name}: the file {path.name!r} does not exist; a file is needed")
-    if path.stat().st_size == 0:
-        raise InputError(f"{name}: {describe_file(path)} is empty; at least one byte is needed")
-
-
-def read_head(path: Path, count: int = HEAD_BYTES) -> bytes:
-    """The first `count` bytes of a file, fewer when it is shorter."""
-    with path.open("rb") as file:
-        return file.read(count)
-
-
-def describe_file(path: Path) -> str:
-    """What a file is called, how large it is and what it looks like, for an error message."""
-    called = f"the file {path.name!r}" if path.suffix else "the file"
-    return f"{called} ({path.stat().st_size:,} bytes{_sniff(read_head(path))})"
-
-
 def _sniff(head: bytes) -> str:
-    """The kind of file that begins with `head`, else an excerpt, as text where it is text, else in hex."""
-    for offset, mark, kind in SIGNATURES:
-        if head[offset:].startswith(mark):
-            return f", looks like {kind}"
-    text = head[:EXCERPT].decode("utf-8", errors="replace").rstrip("\ufffd")  # a letter cut in two
+    """The type of a file by its magic bytes, else an excerpt: as text if it is text, else in hex."""
+    for offset, magic, description in SIGNATURES:
+        if head[offset:].startswith(magic):
+            return f", looks like {description}"
+    text = head[:EXCERPT_BYTES].decode("utf-8", errors="replace").rstrip("\ufffd")  # a character cut in two
     if not head:
         return ""
     if text and "\ufffd" not in text and all(letter.isprintable() or letter.isspace() for letter in text):

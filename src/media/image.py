@@ -1,33 +1,35 @@
-"""A picture file of any common kind becomes 8-bit RGB, upright and opaque."""
+"""Decode an image file of any common format to 8-bit RGB, upright and opaque.
+
+H height, W width.
+"""
 
 import re
 import struct
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from src.errors import InputError
-from src.media.file_type import describe_file, require_file
+from src.media.file_type import MediaFile
 
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 32
-# A strip would be scaled until its short side fills the video, and its long side then fills the memory.
+# A narrow strip is scaled until its short side fills the video, and its long side then exhausts the memory.
 MAX_RATIO = 16
-# Only formats that are recognised by their content and decoded in this process (EPS would start a program).
+# Only formats that are recognized by content and decoded in this process (EPS would run Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture"
+KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 image"
 
-# What Pillow raises on damaged files, depending on the format and the place of the damage.
+# What Pillow raises on damaged files, depending on format and position of the damage.
 DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, RuntimeError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 ORIENTATION_TAG = 0x0112
-UPRIGHT = {
+TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,68 +38,49 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Of 256; what a mask counts as white.
+# Of 256; at least this bright is white in a mask.
 MASK_THRESHOLD = 128
-# The range of samples deeper than 8 bits is the smallest of these that holds the brightest one.
-HIGH_BIT_RANGES = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
+# The white level of samples deeper than 8 bits is the smallest of these that is not exceeded.
+WHITE_LEVELS = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 
 
-def read_image(path: Path, *, name: str = "image", ground: str = "white", kinds: str = KINDS) -> Image.Image:
-    """Read a picture as 8-bit RGB: upright by its EXIF, transparency on the ground, the first frame of several.
+def read_image(file: MediaFile, *, background_color: str = "white", kinds: str = KINDS) -> Image.Image:
+    """Decode to 8-bit RGB: upright by EXIF, transparency over `background_color`, the first frame of an animation.
 
-    Raises InputError, which says that one of the `kinds` is needed, for what is no picture and for a damaged one;
-    and for one of more than MAX_PIXELS (judged by its header, before anything is decoded), one with a side below
-    MIN_SIDE pixels and one that is more than MAX_RATIO times as long as wide.
+    Raises InputError for a file that is not an image or is damaged, with `kinds` as what is needed; and as `check_size`
+    does, from the header, before any pixel is decoded.
     """
-    require_file(path, name=name)
-    with _open(path, name=name, kinds=kinds) as image:
-        check_size(*image.size, name=name)
+    with _open(file, kinds=kinds) as image:
+        check_size(*image.size, name=file.name)
         try:
             image.load()
-            return _upright(_opaque(_eight_bit(image, name=name), ground), _orientation(image))
+            return _to_upright(_to_opaque(_to_8_bit(image, name=file.name), background_color), _orientation(image))
         except InputError:
             raise
         except DECODE_ERRORS as error:
-            reason = f"is damaged or cut off ({error})"
-            raise InputError(f"{name}: {describe_file(path)} {reason}; {kinds} is needed") from error
+            raise file.error(f"is damaged or cut off ({error}); {kinds} is needed") from error
 
 
-def read_mask(path: Path, *, name: str, height: int, width: int) -> np.ndarray:
-    """Where a picture is white (at least half bright, and not transparent), as bool H x W of the given size.
+def read_mask(file: MediaFile, *, height: int, width: int) -> np.ndarray:
+    """Where an image is white (at least half bright, and not transparent): bool (H, W) of the given size.
 
-    Raises InputError as `read_image` does, for another shape than height x width, and for one without any white.
+    Raises InputError as `read_image` does, for another aspect ratio than height x width, and without a white pixel.
     """
-    mask = read_image(path, name=name, ground="black")
+    mask = read_image(file, background_color="black")
     if abs(mask.width * height - mask.height * width) > max(height, width):  # one pixel of the mask
         raise InputError(
-            f"{name} has {mask.width} x {mask.height} pixels; the picture's {width} x {height} are needed, or the same "
-            "shape at another size"
+            f"{file.name} has {mask.width} x {mask.height} pixels; the image's {width} x {height} are needed, or the "
+            "same shape at another size"
         )
-    scaled = mask.convert("L").resize((width, height), Image.Resampling.NEAREST)
-    mask_HW = np.asarray(scaled) >= MASK_THRESHOLD
+    resized = mask.convert("L").resize((width, height), Image.Resampling.NEAREST)
+    mask_HW = np.asarray(resized) >= MASK_THRESHOLD
     if not mask_HW.any():
-        raise InputError(f"{name} has no white pixel; white is needed where the person is")
+        raise InputError(f"{file.name} has no white pixel; white is needed where the person is")
     return mask_HW
 
 
-def _open(path: Path, *, name: str, kinds: str) -> Image.Image:
-    """Read the header only."""
-    Image.init()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        pixels = int(re.findall(r"\d+", str(error))[0])  # all that Pillow tells of a picture it refuses
-        raise InputError(f"{name} has {pixels:,} pixels; at most {MAX_PIXELS:,} are allowed") from error
-    except DECODE_ERRORS as error:
-        raise InputError(
-            f"{name}: {describe_file(path)} is not a picture, or its beginning is damaged; {kinds} is needed"
-        ) from error
-
-
 def check_size(width: int, height: int, *, name: str) -> None:
-    """Raises InputError for more pixels than MAX_PIXELS, a side below MIN_SIDE, and a shape beyond MAX_RATIO."""
+    """Raises InputError for more than MAX_PIXELS, a side below MIN_SIDE, or an aspect ratio beyond MAX_RATIO."""
     size = f"{name} has {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise InputError(f"{size}, {width * height:,} in all; at most {MAX_PIXELS:,} are allowed")
@@ -107,36 +90,50 @@ def check_size(width: int, height: int, *, name: str) -> None:
         raise InputError(f"{size}; the longer side may be at most {MAX_RATIO} times the shorter")
 
 
+def _open(file: MediaFile, *, kinds: str) -> Image.Image:
+    """Read the header only."""
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file.path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        num_pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow does not report the size in any other way
+        raise InputError(f"{file.name} has {num_pixels:,} pixels; at most {MAX_PIXELS:,} are allowed") from error
+    except DECODE_ERRORS as error:
+        raise file.error(f"is not an image, or its beginning is damaged; {kinds} is needed") from error
+
+
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; a damaged EXIF block is ignored, as browsers do."""
+    """The EXIF orientation, 1 to 8; damaged EXIF data is ignored, as browsers do."""
     try:
         return image.getexif().get(ORIENTATION_TAG, 1)
     except DECODE_ERRORS:
         return 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+def _to_upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
 
 
-def _eight_bit(image: Image.Image, *, name: str) -> Image.Image:
-    """Bring grey values of more than 8 bits to 0..255; other modes pass."""
+def _to_8_bit(image: Image.Image, *, name: str) -> Image.Image:
+    """Scale grayscale values of more than 8 bits to 0..255; other modes are unchanged."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     gray_HW = np.asarray(image).astype(np.float64)
     if not np.isfinite(gray_HW).all():
-        raise InputError(f"{name} holds NaN or infinite grey values; finite ones are needed")
-    brightest = float(gray_HW.max())
-    ranges = HIGH_BIT_RANGES.get(image.mode, (65535.0,))
-    white = next((white for white in ranges if brightest <= white), brightest)
+        raise InputError(f"{name} has NaN or infinite pixel values; finite ones are needed")
+    maximum = float(gray_HW.max())
+    white_levels = WHITE_LEVELS.get(image.mode, (65535.0,))
+    white = next((level for level in white_levels if maximum <= level), maximum)
     return Image.fromarray(np.rint(gray_HW.clip(0, white) * (255 / white)).astype(np.uint8))
 
 
-def _opaque(image: Image.Image, ground: str) -> Image.Image:
-    """Convert to RGB, transparent parts over a colour."""
+def _to_opaque(image: Image.Image, background_color: str) -> Image.Image:
+    """Convert to RGB, transparent pixels composited over a color."""
     if image.mode == "La":
         image = image.convert("LA")
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, background_color), rgba).convert("RGB")

@@ -1,9 +1,9 @@
-"""What a finished file says of itself: that nobody filmed it."""
+"""The provenance tag of a generated file."""
 
-# IPTC's term for media that a trained model made.
+# IPTC's term for media made by a trained model.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
 def provenance(model: str, seed: int) -> str:
-    """The comment in the MP4, readable by people and, pair by pair, by programs."""
+    """The comment in the MP4: key=value pairs for people and programs."""
     return f"synthetic=true; generator=MultiTalk; model={model}; seed={seed}; digitalsourcetype={SOURCE_TYPE}"

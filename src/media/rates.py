@@ -1,19 +1,24 @@
-"""The two clocks that everything here is counted on."""
+"""Frame rate and sample rate of the models, and conversions between clocks."""
 
 from fractions import Fraction
 
 FPS = 25
-"""Frames of video a second."""
+"""Video frames per second."""
 SPEECH_RATE = 16_000
-"""Samples a second of what the speech encoder hears."""
+"""Samples per second of the speech encoder's input."""
 SAMPLES_PER_FRAME = SPEECH_RATE // FPS
 
 
-def frames_at(fps: int, frames: int) -> int:
-    """How many frames of `fps` a second last as long as `frames` of FPS, to the nearest; at least one."""
-    return max(1, round(Fraction(frames * fps, FPS)))
+def samples_at(sample_rate: int, num_frames: int) -> int:
+    """The number of samples that last as long as `num_frames` at FPS, to the nearest."""
+    return round(Fraction(num_frames * sample_rate, FPS))
+
+
+def frames_at(fps: int, num_frames: int) -> int:
+    """The number of frames at `fps` that last as long as `num_frames` at FPS, to the nearest; at least one."""
+    return max(1, round(Fraction(num_frames * fps, FPS)))
 
 
 def source_frame(fps: int, index: int) -> int:
-    """Which frame of FPS a second is seen in the middle of frame `index` of `fps` a second."""
+    """The index of the frame at FPS that is shown in the middle of frame `index` at `fps`."""
     return (2 * index + 1) * FPS // (2 * fps)

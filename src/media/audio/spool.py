@@ -1,6 +1,6 @@
-"""Long sounds wait in a file without a name, so that memory does not grow with their length.
+"""Sample arrays in unnamed temporary files, so that memory use does not grow with the length of the audio.
 
-They are arrays all the same, read-only; whoever goes through one piece by piece leaves nothing of it in memory.
+They are read-only memory maps; reading one with `iter_chunks` keeps at most one chunk of it in memory.
 N samples, C channels.
 """
 
@@ -11,47 +11,47 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 CHUNK_SAMPLES = 1 << 18
-"""Samples at a time: 16 seconds of 16 kHz."""
+"""16 seconds at 16 kHz."""
 MAX_IN_MEMORY = 1 << 22
-"""Bytes that stay where they are: 65 seconds of one channel of 16 kHz."""
+"""Bytes up to which an array stays in memory: 65 seconds of one channel at 16 kHz."""
 
 
-def spool(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """Parts (C, n), at least one, behind each other as one array (C, N) of float32; a long one is in a file."""
-    channels = 0
+def spool(chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """Concatenate chunks (C, n), at least one, to an array (C, N) of float32, in a file if it is long."""
+    num_channels = 0
     with tempfile.SpooledTemporaryFile(max_size=MAX_IN_MEMORY) as file:
-        for part_CN in parts:
-            channels = len(part_CN)
-            file.write(np.ascontiguousarray(part_CN.T, np.float32).tobytes())
-        assert channels, "no parts"
+        for chunk_CN in chunks:
+            num_channels = len(chunk_CN)
+            file.write(np.ascontiguousarray(chunk_CN.T, np.float32).tobytes())
+        assert num_channels, "no chunks"
         if file.tell() <= MAX_IN_MEMORY:
             file.seek(0)
-            return np.frombuffer(file.read(), np.float32).reshape(-1, channels).T.copy()
+            return np.frombuffer(file.read(), np.float32).reshape(-1, num_channels).T.copy()
         file.flush()
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # stays valid when the file is closed
-    return np.frombuffer(mapped, np.float32).reshape(-1, channels).T
+    return np.frombuffer(mapped, np.float32).reshape(-1, num_channels).T
 
 
 def iter_chunks(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """An array in pieces of at most CHUNK_SAMPLES along its last axis, at least one; what has been read is let go."""
+    """Views of at most CHUNK_SAMPLES along the last axis, at least one; pages already read are released."""
     for first in range(0, max(1, samples.shape[-1]), CHUNK_SAMPLES):
         yield samples[..., first : first + CHUNK_SAMPLES]
         release_pages(samples)
 
 
-def zeros(channels: int, samples: int) -> Iterator[np.ndarray]:
-    """As many zeros (C, n), in pieces."""
-    for first in range(0, samples, CHUNK_SAMPLES):
-        yield np.zeros((channels, min(CHUNK_SAMPLES, samples - first)), np.float32)
+def zeros(num_channels: int, num_samples: int) -> Iterator[np.ndarray]:
+    """Chunks (C, n) of zeros, `num_samples` in all."""
+    for first in range(0, num_samples, CHUNK_SAMPLES):
+        yield np.zeros((num_channels, min(CHUNK_SAMPLES, num_samples - first)), np.float32)
 
 
-def peak(samples: np.ndarray) -> float:
-    """The largest magnitude; 0 without any."""
-    return max(float(np.abs(piece).max(initial=0.0)) for piece in iter_chunks(samples))
+def peak(chunks: Iterable[np.ndarray]) -> float:
+    """The largest magnitude; 0 without any sample."""
+    return max(float(np.abs(chunk).max(initial=0.0)) for chunk in chunks)
 
 
 def release_pages(samples: np.ndarray) -> None:
-    """Leave what was read of an array from a file to the file."""
+    """Free the memory of a mapped array's pages; they are read from the file again when needed."""
     while isinstance(samples.base, np.ndarray):
         samples = samples.base
     if isinstance(samples.base, memoryview) and isinstance(samples.base.obj, mmap.mmap):

@@ -1,6 +1,6 @@
-"""Pictures as H.264: 4:2:0, limited range, BT.709, and tagged as such.
+"""Encode frames as H.264: 4:2:0, limited range, BT.709, and tagged so.
 
-H height, W width, 3 colours.
+H height, W width, 3 colors.
 """
 
 from fractions import Fraction
@@ -11,8 +11,8 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from av.video.stream import VideoStream
 
-# x264's macroblock tree gives the same frames other bits from one time to the next (seen where a row is no
-# multiple of eight blocks wide); the same seed must give the same video.
+# x264's macroblock tree is not deterministic (seen where a row is not a multiple of eight blocks wide); the same seed
+# must give the same file.
 OPTIONS = {"crf": "17", "preset": "medium", "mbtree": "0"}
 
 
@@ -28,9 +28,9 @@ def add_video(container: OutputContainer, *, width: int, height: int, fps: int) 
     return stream
 
 
-def video_frame(picture_HWC: np.ndarray, index: int, fps: int) -> av.VideoFrame:
-    """Frame `index` from uint8 RGB."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC), format="rgb24").reformat(
+def video_frame(frame_HWC: np.ndarray, index: int, fps: int) -> av.VideoFrame:
+    """Frame `index` of a stream, from uint8 RGB."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24").reformat(
         format="yuv420p",
         dst_colorspace=Colorspace.ITU709,
         src_color_range=ColorRange.JPEG,

@@ -1,71 +1,68 @@
-"""How many samples the index of an MP4 or MOV file announces, counted before FFmpeg makes room for all of them.
+"""The number of samples that the index of an MP4 or MOV file declares, counted before FFmpeg allocates memory for them.
 
-A table may give one size for all samples, so that a few bytes announce billions.
+A table may give one size for all samples, so a few bytes can declare billions.
 """
 
 import re
 import struct
 from collections.abc import Iterator
-from pathlib import Path
+from typing import BinaryIO
 
-from src.errors import InputError
-from src.media.file_type import describe_file
+from src.media.file_type import MediaFile
 
-# Far beyond what the longest allowed sound and video have.
+# Far beyond the longest audio and video allowed.
 MAX_SAMPLES = 4_000_000
 MAX_INDEX_BYTES = 1 << 26
 MAX_BOXES = 100_000
-# The boxes in which FFmpeg looks for others.
-NESTING = frozenset(
+# The boxes that FFmpeg descends into.
+NESTED_BOXES = frozenset(
     (
         *(b"moov", b"moof", b"trak", b"traf", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"udta"),
         *(b"meta", b"tref", b"wave", b"ilst", b"wide", b"free", b"hoov", b"cmov", b"sinf", b"schi", b"ipro"),
     )
 )
-# Where each kind of table keeps its count, behind its name.
+# Sample counts, at fixed offsets after the box type.
 COUNTS = re.compile(rb"(?s:stsz.{8}(.{4})|stz2.{8}(.{4})|trun.{4}(.{4}))")
 DURATIONS = re.compile(rb"(?s:stts.{4}(.{4}).{4}(.{4}))")
 VIDEO_OR_OTHER = re.compile(rb"(?s:hdlr.{8}(vide|subt|text|meta|tmcd))")
 ONE = struct.pack(">I", 1)
 
 
-def check_index_size(path: Path, *, name: str) -> None:
+def check_index_size(data: BinaryIO, file: MediaFile) -> None:
     """Raises InputError for more than MAX_SAMPLES samples in all tracks, or an index that is huge or compressed.
 
-    A file of another format has no such tables and passes.
+    Files of other formats have no such tables and pass.
     """
-    samples = size = 0
-    for count, content in enumerate(_index_boxes(path), 1):
-        size += len(content)
-        samples += sum(_samples(track) for track in content.split(b"trak"))
-        if samples > MAX_SAMPLES or size > MAX_INDEX_BYTES or count > MAX_BOXES or b"cmov" in content:
-            raise InputError(
-                f"{name}: {describe_file(path)} has an index of {samples:,} samples, {size:,} bytes and {count:,} "
-                f"boxes; at most {MAX_SAMPLES:,}, {MAX_INDEX_BYTES:,} and {MAX_BOXES:,} are allowed, and none that is "
-                "compressed"
+    num_samples = num_bytes = 0
+    for num_boxes, content in enumerate(_index_boxes(data, file.size), 1):
+        num_bytes += len(content)
+        num_samples += sum(_count_samples(track) for track in content.split(b"trak"))
+        too_large = num_samples > MAX_SAMPLES or num_bytes > MAX_INDEX_BYTES or num_boxes > MAX_BOXES
+        if too_large or b"cmov" in content:
+            raise file.error(
+                f"has an index of {num_samples:,} samples, {num_bytes:,} bytes and {num_boxes:,} boxes; at most "
+                f"{MAX_SAMPLES:,}, {MAX_INDEX_BYTES:,} and {MAX_BOXES:,} are allowed, and no compressed index"
             )
 
 
-def _index_boxes(path: Path) -> Iterator[bytes]:
-    """The content of the outermost boxes, cut where it is too long anyway; empty for those that hold no tables."""
-    end = path.stat().st_size
-    with path.open("rb") as file:
-        begin = 0
-        while begin + 8 <= end:
-            file.seek(begin)
-            size, kind = struct.unpack(">I4s", file.read(8))
-            if size == 1:
-                size = int.from_bytes(file.read(8), "big")
-            stop = min(begin + size, end) if size else end
-            readable = min(max(0, stop - file.tell()), MAX_INDEX_BYTES + 1)
-            yield kind + file.read(readable) if kind in NESTING else b""
-            if stop < begin + 8:
-                return
-            begin = stop
+def _index_boxes(data: BinaryIO, end: int) -> Iterator[bytes]:
+    """Type and content of each top-level box, read up to MAX_INDEX_BYTES; empty for boxes without tables."""
+    start = 0
+    while start + 8 <= end:
+        data.seek(start)
+        size, kind = struct.unpack(">I4s", data.read(8))
+        if size == 1:
+            size = int.from_bytes(data.read(8), "big")
+        stop = min(start + size, end) if size else end
+        readable = min(max(0, stop - data.tell()), MAX_INDEX_BYTES + 1)
+        yield kind + data.read(readable) if kind in NESTED_BOXES else b""
+        if stop < start + 8:
+            return
+        start = stop
 
 
-def _samples(track: bytes) -> int:
-    """How many samples FFmpeg would list; of sound in samples of one tick each it lists the chunks only."""
+def _count_samples(track: bytes) -> int:
+    """The number of samples that FFmpeg would list; for PCM audio, one tick each, it lists only the chunks."""
     durations = DURATIONS.findall(track)
     if durations and all(pair == (ONE, ONE) for pair in durations) and not VIDEO_OR_OTHER.search(track):
         return 0

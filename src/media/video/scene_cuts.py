@@ -1,4 +1,4 @@
-"""Where a film goes over to another scene, by FFmpeg's detector of scene changes (the filter scdet)."""
+"""Scene cuts of a video, by FFmpeg's filter scdet."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -9,35 +9,36 @@ from av.video.format import VideoFormat
 from src.media.rates import FPS
 from src.media.video.reader import VideoReader
 
-# What the detector compares: enough to tell scenes apart, little enough to be cheap.
+# Size at which frames are compared.
 WIDTH, HEIGHT = 128, 72
-# The difference of two pictures beyond that of the two before, in percent of the range; FFmpeg's own default.
+# How much the difference of two frames exceeds that of the two before, in percent of the range; scdet's default.
 THRESHOLD = 10.0
-SCORE = "lavfi.scd.score"
-# Scenes that are shorter stay with the one before: every scene costs a chunk of its own.
+SCORE_KEY = "lavfi.scd.score"
+# Shorter scenes stay with the one before, because every scene is generated in a chunk of its own.
 MIN_SCENE_FRAMES = FPS
 
 
-def detect_scene_cuts(film: VideoReader, frames: int, check: Callable[[], None] = lambda: None) -> tuple[int, ...]:
-    """The indices below `frames`, ascending and at least MIN_SCENE_FRAMES apart, at which another scene begins.
+def detect_scene_cuts(
+    video: VideoReader, num_frames: int, check: Callable[[], None] = lambda: None
+) -> tuple[int, ...]:
+    """The indices below `num_frames` at which another scene begins, ascending, at least MIN_SCENE_FRAMES apart.
 
-    Reads the film from the beginning, so that its next picture costs reading it again. `check` is asked at every frame,
-    and raises when nobody waits any more.
+    Reads the video from its start. `check` is called at every frame and may raise, to cancel.
     """
     graph = Graph()
     source = graph.add_buffer(width=WIDTH, height=HEIGHT, format=VideoFormat("rgb24"), time_base=Fraction(1, FPS))
     graph.link_nodes(source, graph.add("scdet", f"threshold={THRESHOLD:g}"), graph.add("buffersink")).configure()
     cuts: list[int] = []
-    due = None
-    for index in range(frames):
+    timestamp = None
+    for index in range(num_frames):
         check()
-        before, due = due, film.timestamp(index)
-        if due == before:  # the detector takes a picture that stands still, and then moves on, for a change
+        previous, timestamp = timestamp, video.timestamp(index)
+        if timestamp == previous:  # scdet mistakes motion after a repeated frame for a cut
             continue
-        frame = film.thumbnail(index, width=WIDTH, height=HEIGHT)
+        frame = video.thumbnail(index, width=WIDTH, height=HEIGHT)
         frame.pts, frame.time_base = index, Fraction(1, FPS)
         graph.vpush(frame)
-        score = float(graph.vpull().metadata.get(SCORE, 0))
+        score = float(graph.vpull().metadata.get(SCORE_KEY, 0))
         if score >= THRESHOLD and index - max(cuts, default=0) >= MIN_SCENE_FRAMES:
             cuts.append(index)
     return tuple(cuts)

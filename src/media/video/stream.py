@@ -1,24 +1,21 @@
-"""The video track of a file: what may be opened at all, and its pictures with their times.
+"""The video stream of an untrusted file: what may be opened, and its decoded frames with timestamps.
 
-Uploads come from strangers: only known containers and encodings are opened, and FFmpeg refuses larger pictures itself.
+Only known containers and codecs are opened, and FFmpeg itself refuses larger frames.
 """
 
 import logging
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from src.errors import InputError
-from src.media.audio.declared_length import is_truncated_matroska
-from src.media.audio.ffmpeg import OPTIONS
-from src.media.file_type import describe_file, read_head
+from src.media.container import OPTIONS, is_truncated_matroska, open_container
+from src.media.file_type import MediaFile
 from src.media.rates import FPS
 from src.media.video.frame import sanitize_color_tags
 from src.media.video.mp4_index import check_index_size
@@ -26,126 +23,109 @@ from src.media.video.mp4_index import check_index_size
 logger = logging.getLogger(__name__)
 
 KINDS = "an MP4, MOV, WebM or MKV video"
-EBML = b"\x1aE\xdf\xa3"
-# What the first box of an MP4 or MOV file may be, and the brands of those that are pictures or sound.
-BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-OTHER_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"M4A ", b"M4B ")
+NEEDED = f"{KINDS} is needed"
 CODECS = {"h264": "H.264", "hevc": "HEVC", "vp8": "VP8", "vp9": "VP9", "av1": "AV1"} | {
     "mpeg4": "MPEG-4",
     "mjpeg": "Motion JPEG",
     "prores": "ProRes",
 }
 MAX_PIXELS = 4096 * 2304
-# FFmpeg decodes a little to learn what a header leaves open; that much larger may be what is refused by its size.
+# FFmpeg decodes a few frames while probing; within this limit it can report the size in the error message.
 MAX_PROBE_PIXELS = 4 * MAX_PIXELS
 PROBE_OPTIONS = OPTIONS | {"max_pixels": str(MAX_PROBE_PIXELS)}
-MAX_STREAMS = 32
-MAX_RATE = 240
-# How much of a track may be missing before its file counts as cut off: the last picture's duration is often a guess.
+MAX_FRAME_RATE = 240
+# A stream that misses more than this counts as cut off; the duration of the last frame is often an estimate.
 TOLERANCE_SECONDS = 1
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded picture, when it is due, and how wide its pixels are for their height."""
+    """A decoded frame, its timestamp in seconds, and its sample aspect ratio."""
 
     seconds: Fraction
     frame: VideoFrame
     pixel_ratio: Fraction
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is a video in a container that is known here, by its first bytes."""
-    head = read_head(path)
-    return head[:4] == EBML or (head[4:8] in BOXES and head[8:12] not in OTHER_BRANDS)
+def decode_stream(file: MediaFile, *, scan_seconds: float | None = None) -> Generator[DecodedFrame]:
+    """Yield the frames of a video; damaged ones are skipped, with a warning.
+
+    The file is opened once. With `scan_seconds` its index and the packets of that many seconds are checked before the
+    first frame is decoded; FFmpeg then opens it anew, because a seek to the start skips other frames of damaged files.
+    Raises InputError for a file that is not a video, is damaged or cut off, has another codec, or exceeds MAX_PIXELS,
+    MAX_STREAMS or MAX_FRAME_RATE.
+    """
+    with file.path.open("rb") as data:
+        if scan_seconds is not None:
+            check_index_size(data, file)
+            truncated = is_truncated_matroska(data, file)
+            with open_stream(data, file) as (container, stream):
+                _scan_packets(container, stream, file, max_seconds=scan_seconds, truncated=truncated)
+        with open_stream(data, file) as (container, stream):
+            yield from _decode(container, stream, file)
 
 
 @contextmanager
-def open_stream(path: Path, *, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its main video track, once both are allowed. Raises InputError for what is not."""
-    check_index_size(path, name=name)
-    kind = "matroska" if read_head(path)[:4] == EBML else "mov"
-    try:
-        with (
-            path.open("rb") as file,
-            av.open(file, "r", format=kind, options=PROBE_OPTIONS, metadata_errors="replace") as container,
-        ):
-            yield container, _video_stream(container, path, name=name)
-    except (av.FFmpegError, OSError) as error:
-        reason = f"is no video, damaged or cut off ({error.strerror})"
-        raise InputError(f"{name}: {describe_file(path)} {reason}; {KINDS} is needed") from error
+def open_stream(data: BinaryIO, file: MediaFile) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its main video stream."""
+    format = file.video_container or "mov"
+    with open_container(data, file, kind="video", needed=NEEDED, format=format, options=PROBE_OPTIONS) as container:
+        yield container, _video_stream(container, file)
 
 
-def _video_stream(container: InputContainer, path: Path, *, name: str) -> VideoStream:
-    what = f"{name}: {describe_file(path)}"
-    if len(container.streams) > MAX_STREAMS:
-        raise InputError(f"{what} has {len(container.streams):,} tracks; at most {MAX_STREAMS} are allowed")
+def _video_stream(container: InputContainer, file: MediaFile) -> VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or av.stream.Disposition.attached_pic in stream.disposition:
-        raise InputError(f"{what} has no video track; {KINDS} is needed")
+        raise file.error(f"has no video stream; {NEEDED}")
     context = stream.codec_context
     if context is None or context.codec.canonical_name not in CODECS:
-        raise InputError(f"{what} has a video of another encoding; allowed are {', '.join(CODECS.values())}")
-    if context.width * context.height > MAX_PIXELS:
-        size = f"has {context.width} x {context.height} pixels"
-        raise InputError(
-            f"{what} {size}, {context.width * context.height:,} in all; at most {MAX_PIXELS:,} are allowed"
-        )
+        raise file.error(f"has a video stream of another codec; allowed are {', '.join(CODECS.values())}")
+    num_pixels = context.width * context.height
+    if num_pixels > MAX_PIXELS:
+        size = f"{context.width} x {context.height} pixels"
+        raise file.error(f"has {size}, {num_pixels:,} in all; at most {MAX_PIXELS:,} are allowed")
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
 
 
-def scan_packets(path: Path, *, max_seconds: float, name: str) -> None:
-    """Look through the packets of the first `max_seconds`, without decoding them.
-
-    Raises InputError for more than MAX_RATE pictures a second, and for a file that was cut off.
-    """
-    with open_stream(path, name=name) as (container, stream):
-        count, latest = 0, Fraction(0)
-        begin = None
-        for packet in container.demux(stream):
-            if packet.pts is None:
-                continue
-            begin = packet.pts if begin is None else begin
-            latest = max(latest, (packet.pts - begin + (packet.duration or 0)) * packet.time_base)
-            count += 1
-            if count > MAX_RATE * (latest + 1):
-                raise InputError(
-                    f"{name}: {describe_file(path)} has more than {MAX_RATE} frames a second, which is the maximum"
-                )
-            if latest > max_seconds:
-                return
-        _check_not_truncated(container, stream, latest, path, name=name)
-
-
-def _check_not_truncated(
-    container: InputContainer, stream: VideoStream, found: Fraction, path: Path, *, name: str
+def _scan_packets(
+    container: InputContainer, stream: VideoStream, file: MediaFile, *, max_seconds: float, truncated: bool
 ) -> None:
-    """InputError when the track ends well before its container says."""
-    promised = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+    """Check frame rate and completeness of the first `max_seconds`, without decoding."""
+    num_packets, end = 0, Fraction(0)
+    start = None
+    for packet in container.demux(stream):
+        if packet.pts is None:
+            continue
+        start = packet.pts if start is None else start
+        end = max(end, (packet.pts - start + (packet.duration or 0)) * packet.time_base)
+        num_packets += 1
+        if num_packets > MAX_FRAME_RATE * (end + 1):
+            raise file.error(f"has more than {MAX_FRAME_RATE} frames per second, which is the maximum")
+        if end > max_seconds:
+            return
+    declared = stream.duration * stream.time_base if stream.duration and stream.time_base else None
     if "matroska" in container.format.name:
-        promised = Fraction(container.duration or 0, av.time_base) if is_truncated_matroska(path) else None
-    if promised is not None and found < promised - TOLERANCE_SECONDS:
-        raise InputError(
-            f"{name}: {describe_file(path)} is damaged or cut off: its header declares {float(promised):.2f} s "
-            f"of video, but it holds {float(found):.2f} s; a complete file is needed"
+        declared = Fraction(container.duration or 0, av.time_base) if truncated else None
+    if declared is not None and end < declared - TOLERANCE_SECONDS:
+        raise file.error(
+            f"is damaged or cut off: its header declares {float(declared):.2f} s of video, but it holds "
+            f"{float(end):.2f} s; a complete file is needed"
         )
 
 
-def decode_stream(path: Path, *, name: str) -> Generator[DecodedFrame]:
-    """The pictures of a file, one after the other; damaged ones are left out, with a warning."""
-    damaged = False
-    with open_stream(path, name=name) as (container, stream):
-        seconds, step = Fraction(0), 1 / Fraction(stream.average_rate or FPS)
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.InvalidDataError:
-                if not damaged:
-                    logger.warning("%s has damaged pictures near %.2f s, and others hold over them", name, seconds)
-                damaged, frames = True, []
-            for frame in frames:
-                if frame.pts is None or frame.time_base is None:
-                    seconds += step
-                else:
-                    seconds = frame.pts * frame.time_base
-                yield DecodedFrame(seconds, sanitize_color_tags(frame), stream.sample_aspect_ratio or Fraction(1))
+def _decode(container: InputContainer, stream: VideoStream, file: MediaFile) -> Iterator[DecodedFrame]:
+    is_damaged = False
+    seconds, frame_seconds = Fraction(0), 1 / Fraction(stream.average_rate or FPS)
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            if not is_damaged:
+                logger.warning("%s has damaged frames near %.2f s; the ones before are repeated", file.name, seconds)
+            is_damaged, frames = True, []
+        for frame in frames:
+            if frame.pts is None or frame.time_base is None:
+                seconds += frame_seconds
+            else:
+                seconds = frame.pts * frame.time_base
+            yield DecodedFrame(seconds, sanitize_color_tags(frame), stream.sample_aspect_ratio or Fraction(1))

@@ -1,6 +1,6 @@
-"""Frames are encoded in a thread of their own while the next ones are made.
+"""Encode frames in a thread while the next ones are generated.
 
-F frames, H height, W width, 3 colours.
+F frames, H height, W width, 3 colors.
 """
 
 import queue
@@ -12,25 +12,26 @@ from typing import Self
 import numpy as np
 
 QUEUE_SIZE = 24
-"""Batches of frames that may wait for the encoder, so that memory does not grow where it is the slower one. They come
-in fours, and a chunk of 81 may wait while the next one is made."""
+"""Arrays of frames in the queue at most, which bounds its memory. The pipeline yields four frames at a time; a chunk of
+81 fits, so that the encoder can be one chunk behind."""
 BATCH_FRAMES = 8
-"""Frames after which the thread looks whether it is still wanted."""
+"""Frames encoded between two checks for cancellation."""
 POLL_S = 0.05
-"""A service stops a request between two steps of Python: nothing here may wait longer than this at once."""
+"""Longest single wait. Requests are cancelled by an exception between two Python instructions, which a longer blocking
+call would delay."""
 
 
 class ThreadedWriter:
-    """Passes frames on to `write` in order, from a thread.
+    """Call `write` with the frames, in order, in a thread.
 
-    A context manager: leaving it waits until all is written; after an exception what waits is dropped, and in either
-    case the thread has ended. What `write` raises is raised by the next call here, or on leaving.
+    A context manager: leaving it waits until all frames are written; after an exception the queued frames are dropped.
+    The thread has ended in either case. An exception of `write` is raised by the next call, or on leaving.
     """
 
     def __init__(self, write: Callable[[np.ndarray], None], queue_size: int = QUEUE_SIZE) -> None:
         self._write = write
-        self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(queue_size)
-        self._unwanted = threading.Event()
+        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(queue_size)
+        self._cancelled = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
 
@@ -39,7 +40,7 @@ class ThreadedWriter:
         return self
 
     def write(self, frames_FHWC: np.ndarray) -> None:
-        """Hand the next frames over; waits while the encoder is behind."""
+        """Queue the next frames; blocks while the queue is full."""
         self._put(frames_FHWC)
 
     def __exit__(
@@ -51,7 +52,7 @@ class ThreadedWriter:
                 while self._thread.is_alive():
                     self._thread.join(POLL_S)
         finally:
-            self._unwanted.set()
+            self._cancelled.set()
             self._thread.join()
         if kind is None and self._error is not None:
             raise self._error
@@ -59,7 +60,7 @@ class ThreadedWriter:
     def _put(self, frames_FHWC: np.ndarray | None) -> None:
         while self._thread.is_alive():
             try:
-                return self._waiting.put(frames_FHWC, timeout=POLL_S)
+                return self._queue.put(frames_FHWC, timeout=POLL_S)
             except queue.Full:
                 continue
         if self._error is not None:
@@ -68,19 +69,19 @@ class ThreadedWriter:
 
     def _run(self) -> None:
         try:
-            while (frames_FHWC := self._next()) is not None:
+            while (frames_FHWC := self._get()) is not None:
                 for first in range(0, len(frames_FHWC), BATCH_FRAMES):
-                    if self._unwanted.is_set():
+                    if self._cancelled.is_set():
                         return
                     self._write(frames_FHWC[first : first + BATCH_FRAMES])
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who is in another thread
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._error = error
 
-    def _next(self) -> np.ndarray | None:
-        """The next frames; None when there are no more, or nobody wants them."""
-        while not self._unwanted.is_set():
+    def _get(self) -> np.ndarray | None:
+        """The next frames; None at the end or when cancelled."""
+        while not self._cancelled.is_set():
             try:
-                return self._waiting.get(timeout=POLL_S)
+                return self._queue.get(timeout=POLL_S)
             except queue.Empty:
                 continue
         return None
