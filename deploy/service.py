@@ -16,8 +16,9 @@ from app.inputs import validate_inputs
 from deploy.errors import CLIENT_ERRORS
 from deploy.runner import Runner
 from src.errors import InputError
+from src.media.file_type import probe
 from src.media.image import check_size, read_image
-from src.media.persons.masks import MAX_PEOPLE
+from src.media.persons.masks import MAX_PERSONS
 from src.media.video.resize import Size, resize_video
 from src.serving.cancellation import (
     CancelledError,
@@ -92,8 +93,8 @@ class Service:
 def check_counts(files: Mapping[str, FileReference]) -> None:
     """InputError for a list of more files than there can be persons. Called before anything is downloaded."""
     for name, value in files.items():
-        if not isinstance(value, str) and len(value) > MAX_PEOPLE:
-            raise InputError(f"{name} has {len(value):,} files; at most {MAX_PEOPLE} are allowed")
+        if not isinstance(value, str) and len(value) > MAX_PERSONS:
+            raise InputError(f"{name} has {len(value):,} files; at most {MAX_PERSONS} are allowed")
 
 
 def crop_to_aspect(path: Path, size: Size, work_dir: Path) -> Path:
@@ -101,7 +102,7 @@ def crop_to_aspect(path: Path, size: Size, work_dir: Path) -> Path:
 
     InputError when the crop is smaller than the model accepts.
     """
-    image = read_image(path)
+    image = read_image(probe(path, name="image"))
     width, height = size
     ratio = width / height
     crop = (min(image.width, round(image.height * ratio)), min(image.height, round(image.width / ratio)))
@@ -116,7 +117,7 @@ def resize_output(output: Output, size: Size, work_dir: Path) -> Output:
     raise_if_cancelled()
     report_progress("finishing")
     path = work_dir / "resized.mp4"
-    resize_video(output.path, path, size)
+    resize_video(output.path, path, size, raise_if_cancelled)
     generated = (output.metrics["width"], output.metrics["height"])
     metrics = {**output.metrics, "width": size[0], "height": size[1], "made": generated}
     return replace(output, path=path, metrics=metrics)

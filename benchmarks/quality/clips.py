@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from src.audio_analysis.timeline import Mode, mix, pad_to_frames
+from src.audio_analysis.timeline import Mode, mix
 from src.media.audio.audio import Audio
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
 from training.mouths import MouthCurve, opening_curve, shape_curve
@@ -155,7 +155,7 @@ def _mix_by_face(samples: list[NDArray[np.float32]], row: Row) -> list[NDArray[n
     if not any(samples_N.any() for samples_N in samples):
         return [np.zeros(row.num_frames * SAMPLES_PER_FRAME, np.float32) for _ in samples]
     voices = [Audio(samples_CN=samples[face][None], sample_rate=SPEECH_RATE) for face in row.face_of_voice]
-    waveforms = pad_to_frames(mix(voices, row.mode), row.num_frames).waveforms
+    waveforms = mix(voices, row.mode, num_frames=row.num_frames).waveforms
     return [waveforms[row.face_of_voice.index(face)] for face in range(row.persons)]
 
 

@@ -40,10 +40,10 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **options: Any) -> Self:  # type: ignore[override]
-        """Load a folder of config.json, preprocessor_config.json and weights; float32 unless `dtype` is given, in eval mode.
+        """Load config.json, preprocessor_config.json and weights, in eval mode and float32 unless `dtype` is given.
 
-        `options` are passed to transformers. Raises OSError for a missing file, and ValueError for missing or unexpected
-        weights and for another sample rate.
+        `options` are passed to transformers. Raises OSError for a missing file, and ValueError for missing or
+        unexpected weights and for another sample rate.
         """
         options = {"dtype": torch.float32, **options, "output_loading_info": True}
         result: Any = super().from_pretrained(directory, **options)
@@ -88,7 +88,9 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
         The first layer's group norm uses the statistics `norm`, or else those of its input.
         """
         num_frames = features_BN.shape[-1] * FPS // SPEECH_RATE
-        features_BCT = self.feature_extractor(features_BN) if norm is None else self._extract_features(features_BN, norm)
+        features_BCT = (
+            self.feature_extractor(features_BN) if norm is None else self._extract_features(features_BN, norm)
+        )
         features_BCF = functional.interpolate(features_BCT, size=num_frames, mode="linear", align_corners=True)
         state_BFD, _ = self.feature_projection(features_BCF.mT)
         state_BFD = self.encoder.layer_norm(state_BFD + self.encoder.pos_conv_embed(state_BFD))
@@ -104,7 +106,12 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
         first, *rest = layers
         group_norm = first.layer_norm
         features_BCT = functional.batch_norm(
-            first.conv(features_BN[:, None]), norm.mean, norm.variance, group_norm.weight, group_norm.bias, eps=group_norm.eps
+            first.conv(features_BN[:, None]),
+            norm.mean,
+            norm.variance,
+            group_norm.weight,
+            group_norm.bias,
+            eps=group_norm.eps,
         )
         features_BCT = first.activation(features_BCT)
         for layer in rest:

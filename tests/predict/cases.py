@@ -25,8 +25,8 @@ from tests.predict.media_files import (
 )
 
 ABSENT = object()
-PICTURES = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture is needed"
-SOUNDS = "a sound file, or a video with a sound track, is needed"
+PICTURES = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 image is needed"
+SOUNDS = "an audio file, or a video with an audio stream, is needed"
 CUT_OFF = ("damaged or cut off",)
 UPLOADS = "an upload, an http or https URL or a data URI is needed"
 ONE_FRAME = "at least 0.04 s"
@@ -106,18 +106,18 @@ PICTURE_FILES = (
     picture("PDF", PDF, "looks like a PDF document", PICTURES),
     picture("ZIP", ZIP, "looks like a ZIP archive", PICTURES),
     picture("a video", voice("video"), "is a video", "multitalk-puppet", "supported by infinitetalk-14B-single"),
-    picture("a WAV", voice(), "looks like WAV sound", PICTURES),
-    picture("an MP3", voice("MP3"), "looks like MP3 sound", PICTURES),
-    picture("half a PNG", half(plain("PNG")), "looks like a PNG picture", *CUT_OFF, PICTURES),
-    picture("half a JPEG", half(plain("JPEG")), "looks like a JPEG picture", *CUT_OFF, PICTURES),
-    picture("half a WebP", half(plain("WEBP")), "looks like a WebP picture", PICTURES),
-    picture("half a GIF", half(plain("GIF")), "looks like a GIF picture", *CUT_OFF, PICTURES),
+    picture("a WAV", voice(), "looks like WAV audio", PICTURES),
+    picture("an MP3", voice("MP3"), "looks like MP3 audio", PICTURES),
+    picture("half a PNG", half(plain("PNG")), "looks like a PNG image", *CUT_OFF, PICTURES),
+    picture("half a JPEG", half(plain("JPEG")), "looks like a JPEG image", *CUT_OFF, PICTURES),
+    picture("half a WebP", half(plain("WEBP")), "looks like a WebP image", PICTURES),
+    picture("half a GIF", half(plain("GIF")), "looks like a GIF image", *CUT_OFF, PICTURES),
     picture("half a BMP", half(plain("BMP")), "bytes", *CUT_OFF, PICTURES),
     picture("half a TIFF", half(plain("TIFF")), "bytes", PICTURES),
-    picture("half an AVIF", half(plain("AVIF")), "looks like an AVIF picture", PICTURES),
+    picture("half an AVIF", half(plain("AVIF")), "looks like an AVIF image", PICTURES),
     picture("half a JPEG 2000", half(plain("JPEG2000")), "bytes", PICTURES),
     picture("half a PPM", half(plain("PPM")), "bytes", PICTURES),
-    picture("a PNG's first 30 bytes", plain()[:30], "30 bytes, looks like a PNG picture", PICTURES),
+    picture("a PNG's first 30 bytes", plain()[:30], "30 bytes, looks like a PNG image", PICTURES),
     picture("a bomb of 400 million pixels", blank(20_000, 20_000), "400,000,000 pixels", "at most 80,000,000"),
     picture("a bomb of 100 million pixels", blank(10_000, 10_000), "10000 x 10000 pixels", "at most 80,000,000"),
     picture("a TIFF bomb", blank(10_000, 10_000, "TIFF"), "10000 x 10000 pixels", "at most 80,000,000"),
@@ -135,17 +135,17 @@ SOUND_FILES = (
     sound("a playlist of other files", PLAYLIST, "begins with the text '#EXTM3U", SOUNDS),
     sound("PDF", PDF, "looks like a PDF document", SOUNDS),
     sound("ZIP", ZIP, "looks like a ZIP archive", SOUNDS),
-    sound("a picture", plain(), "looks like a PNG picture", "no sound track", SOUNDS),
-    sound("a video without sound", video_without_audio(), "looks like an MP4 video", "no sound track", SOUNDS),
-    sound("half a WAV", half(voice("WAV")), "WAV sound", *CUT_OFF, "0.40 s", "complete file"),
-    sound("half a FLAC", half(voice("FLAC")), "FLAC sound", *CUT_OFF, "0.40 s", "complete file"),
-    sound("half an MP3", half(voice("MP3", 4.0)), "MP3 sound", *CUT_OFF, "complete file"),
-    sound("half an OGG", half(voice("OGG")), "Ogg sound", *CUT_OFF),
-    sound("half an M4A", half(voice("M4A")), "M4A sound", *CUT_OFF, SOUNDS),
+    sound("a picture", plain(), "looks like a PNG image", "no audio stream", SOUNDS),
+    sound("a video without sound", video_without_audio(), "looks like an MP4 video", "no audio stream", SOUNDS),
+    sound("half a WAV", half(voice("WAV")), "WAV audio", *CUT_OFF, "0.40 s", "complete file"),
+    sound("half a FLAC", half(voice("FLAC")), "FLAC audio", *CUT_OFF, "0.40 s", "complete file"),
+    sound("half an MP3", half(voice("MP3", 4.0)), "MP3 audio", *CUT_OFF, "complete file"),
+    sound("half an OGG", half(voice("OGG")), "Ogg audio", *CUT_OFF),
+    sound("half an M4A", half(voice("M4A")), "M4A audio", *CUT_OFF, SOUNDS),
     sound("half a video", half(voice("video")), "MP4 video", *CUT_OFF, SOUNDS),
-    sound("a WAV's header", voice()[:44], "44 bytes, looks like WAV sound"),
-    sound("a WAV without samples", recorded(np.zeros((0, 1), np.float32)), "WAV sound", "needed"),
-    sound("all zeros", silence(), "its loudest sample is 0", "at least 0.0001 of full scale"),
+    sound("a WAV's header", voice()[:44], "44 bytes, looks like WAV audio"),
+    sound("a WAV without samples", recorded(np.zeros((0, 1), np.float32)), "WAV audio", "needed"),
+    sound("all zeros", silence(), "its largest sample is 0", "at least 0.0001 of full scale"),
     sound("both all zeros", silence(), "second_audio", "0;", "at least 0.0001", second_audio=uri(silence())),
     sound("zeros beside a silent person", silence(), "0;", "at least 0.0001", person_boxes=TWO_BOXES),
     sound("NaN", recorded(samples(0, np.nan), subtype="FLOAT"), "NaN or infinite", "finite"),
@@ -240,12 +240,12 @@ def masks(title: str, files: list[bytes], *words: str, **others: Any) -> Case:
 
 MASKS = (
     masks("text", [TEXT], "45 bytes", PICTURES),
-    masks("a sound", [voice()], "looks like WAV sound", PICTURES),
+    masks("a sound", [voice()], "looks like WAV audio", PICTURES),
     masks("a video", [voice("video")], "looks like an MP4 video", PICTURES),
     masks("half a PNG", [half(plain("PNG"))], *CUT_OFF),
     masks("a bomb", [WHITE, blank(20_000, 20_000)], "number 2", "400,000,000 pixels", "at most 80,000,000"),
     masks("no white", [WHITE, DARK], "number 2", "no white pixel"),
-    masks("another shape", [TALL], "128 x 256 pixels", "the picture's 256 x 128 are needed"),
+    masks("another shape", [TALL], "128 x 256 pixels", "the image's 256 x 128 are needed"),
     masks("one for two", [WHITE], "has 1 with first_audio and second_audio", "2 to 10", second_audio=uri(voice())),
     masks("too many", [WHITE] * 11, "has 11", "at most 10"),
     masks("nobody else", [WHITE], "has 1", "nothing of person 2", TOKEN),
@@ -265,12 +265,12 @@ def vocals(title: str, files: list[bytes], *words: str, **others: Any) -> Case:
 
 VOCALS = (
     vocals("text", [TEXT], "number 1", "45 bytes, begins with the text", SOUNDS),
-    vocals("a picture", [plain()], "looks like a PNG picture", SOUNDS),
+    vocals("a picture", [plain()], "looks like a PNG image", SOUNDS),
     vocals("half a WAV", [half(voice())], *CUT_OFF),
     vocals("two for one", [voice(), voice()], "has 2 files", "there are 1 voices", "at most one for each"),
     vocals("longer", [voice("WAV", 1.0)], "1.00 s", "first_audio 0.40 s", "equal to within 0.5 s"),
     vocals("longer, second", [voice(), voice("WAV", 1.0)], "second_audio 0.40 s", second_audio=uri(voice())),
-    vocals("all zeros", [silence()], "its loudest sample is 0", "at least 0.0001 of full scale"),
+    vocals("all zeros", [silence()], "its largest sample is 0", "at least 0.0001 of full scale"),
     value("conditioning_audio", ["/etc/passwd"], "'/etc/passwd'", UPLOADS),
 )
 

@@ -7,7 +7,7 @@ from tests.predict.cases import TEXT
 from tests.predict.conftest import Service, good
 from tests.predict.media_files import half, recorded, tones, uri, video_without_audio, voice
 from tests.predict.output_video import OutputVideo, decode_frames, decode_output
-from tests.src.media.video.video_files import write_film
+from tests.src.media.video.video_files import write_video
 
 COLORS = ((40, 60, 160), (60, 150, 60))
 
@@ -18,7 +18,7 @@ def video_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     pictures = [Image.new("RGB", (128, 64), COLORS[number >= 31]) for number in range(50)]
     path = tmp_path_factory.mktemp("films") / "video_file.webm"
     times = [number / 30 for number in range(len(pictures))]
-    return write_film(path, codec="libvpx-vp9", times=times, pictures=pictures).read_bytes()
+    return write_video(path, codec="libvpx-vp9", times=times, images=pictures).read_bytes()
 
 
 def test_scene_cut_stays_at_its_frame(infinitetalk_service: Service, video_file: bytes) -> None:
@@ -64,8 +64,8 @@ def test_preview_shows_the_first_frame(infinitetalk_service: Service, video_file
         (video_without_audio()[:40], "an MP4, MOV, WebM or MKV video is needed"),
         (b"\x1aE\xdf\xa3" + bytes(200), "an MP4, MOV, WebM or MKV video is needed"),
         (bytes(4) + b"ftypisom" + bytes(500), "an MP4, MOV, WebM or MKV video is needed"),
-        (voice("M4A"), "looks like M4A sound"),
-        (TEXT, "picture, or an MP4, MOV, WebM or MKV video, is needed"),
+        (voice("M4A"), "looks like M4A audio"),
+        (TEXT, "image, or an MP4, MOV, WebM or MKV video, is needed"),
     ],
 )
 def test_invalid_videos(infinitetalk_service: Service, data: bytes, words: str) -> None:

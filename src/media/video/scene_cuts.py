@@ -18,9 +18,7 @@ SCORE_KEY = "lavfi.scd.score"
 MIN_SCENE_FRAMES = FPS
 
 
-def detect_scene_cuts(
-    video: VideoReader, num_frames: int, check: Callable[[], None] = lambda: None
-) -> tuple[int, ...]:
+def detect_scene_cuts(video: VideoReader, num_frames: int, check: Callable[[], None] = lambda: None) -> tuple[int, ...]:
     """The indices below `num_frames` at which another scene begins, ascending, at least MIN_SCENE_FRAMES apart.
 
     Reads the video from its start. `check` is called at every frame and may raise, to cancel.

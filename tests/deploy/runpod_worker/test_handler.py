@@ -126,7 +126,7 @@ def test_health_over_runpods_server(call: Callable[..., dict[str, Any]]) -> None
         (basic_request(audio_1="missing.wav"), "audio_1: there is no 'missing.wav' in the bucket"),
         (basic_request(audio_1="https://127.0.0.1/a.wav"), "not on the public internet"),
         (basic_request(audio_1="/etc/passwd"), "audio_1 is '/etc/passwd'"),
-        (basic_request(audio_1=uri(plain())), "no sound track"),
+        (basic_request(audio_1=uri(plain())), "no audio stream"),
         (basic_request(prompt=" "), "prompt is ' '"),
         (basic_request(reference_image=uri(voice())), "reference_image: the file"),
         ({"action": "generate", "audio": "1.wav"}, "reference_image is missing"),

@@ -1,4 +1,4 @@
-"""The speech encoder gives the reference's numbers, from every kind of folder."""
+"""The speech encoder matches the reference, and loads from every kind of folder."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def sound(samples: int = 32000, rate: int = 16000) -> np.ndarray:
 
 
 @pytest.mark.parametrize("samples", [640, 1279, 1280, 16000, 16639, 51200])
-def test_one_state_of_every_layer_for_every_frame(model: Wav2Vec2Model, samples: int) -> None:
+def test_hidden_states_of_every_layer_and_frame(model: Wav2Vec2Model, samples: int) -> None:
     embedding = model.get_embeddings(model.extract_features(sound(samples), 16000))
     assert embedding.shape == (samples * 25 // 16000, 3, 16)
     assert embedding.dtype == torch.float32
@@ -50,10 +50,10 @@ def test_one_state_of_every_layer_for_every_frame(model: Wav2Vec2Model, samples:
     assert torch.isfinite(embedding).all()
 
 
-def test_the_last_layer_is_the_librarys_own_where_the_rates_agree(
+def test_last_layer_equals_transformers_at_its_own_frame_rate(
     model: Wav2Vec2Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked for as many frames as the convolutions give, interpolation does nothing."""
+    """Interpolation to the number of frames that the convolutions give changes nothing."""
     features_1N = model.extract_features(sound(16000), 16000)
     with torch.no_grad():
         theirs_FD = model(features_1N).last_hidden_state[0]
@@ -61,7 +61,7 @@ def test_the_last_layer_is_the_librarys_own_where_the_rates_agree(
     assert relative_error(model.get_embeddings(features_1N)[:, -1], theirs_FD) < 2e-6
 
 
-def test_less_than_a_frame(model: Wav2Vec2Model) -> None:
+def test_less_than_one_frame_is_refused(model: Wav2Vec2Model) -> None:
     with pytest.raises(ValueError, match="639 samples of audio; needs at least 640"):
         model.get_embeddings(torch.zeros(1, 639))
 
@@ -81,13 +81,13 @@ def test_stereo_is_mixed_down(model: Wav2Vec2Model) -> None:
     torch.testing.assert_close(both_1N, model.extract_features((left_N + right_N) / 2, 16000))
 
 
-def test_other_rates_are_resampled(model: Wav2Vec2Model) -> None:
+def test_other_sample_rates_are_resampled(model: Wav2Vec2Model) -> None:
     high_N = sound(rate=48000)
     low_N = librosa.resample(high_N, orig_sr=48000, target_sr=16000, res_type="soxr_hq")
     torch.testing.assert_close(model.extract_features(high_N, 48000), model.extract_features(low_N, 16000))
 
 
-def test_a_sound_of_three_axes(model: Wav2Vec2Model) -> None:
+def test_three_dimensional_audio_is_refused(model: Wav2Vec2Model) -> None:
     with pytest.raises(ValueError, match=r"shape \(1, 2, 3\)"):
         model.extract_features(np.zeros((1, 2, 3)), 16000)
 
@@ -98,7 +98,7 @@ def test_stable_layer_norm_is_refused() -> None:
 
 
 def write_folder(path: Path, model: Wav2Vec2Model, *, weights: dict[str, torch.Tensor] | None = None) -> Path:
-    """As published: safetensors, or the given weights as `pytorch_model.bin`."""
+    """Save as published: as safetensors, or the given weights as `pytorch_model.bin`."""
     model.preprocessor.save_pretrained(path)
     if weights is None:
         model.save_pretrained(path)
@@ -109,7 +109,7 @@ def write_folder(path: Path, model: Wav2Vec2Model, *, weights: dict[str, torch.T
 
 
 def pretraining_weights(model: Wav2Vec2Model) -> dict[str, torch.Tensor]:
-    """The same network within what pre-training saves: a prefix, more heads, weight norm's older names."""
+    """The checkpoint of pre-training: a prefix, more heads, and weight norm's older names."""
     whole = transformers.Wav2Vec2ForPreTraining(model.config)
     whole.wav2vec2.load_state_dict(model.state_dict())
     names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
@@ -139,27 +139,27 @@ def test_loading_a_folder(tmp_path: Path, model: Wav2Vec2Model, kind: str, caplo
     assert relative_error(loaded.get_embeddings(features_1N), theirs) < (2e-2 if kind == "half" else 1e-7)
 
 
-def test_the_folder_says_whether_to_normalize(tmp_path: Path, model: Wav2Vec2Model) -> None:
+def test_preprocessor_config_decides_about_normalization(tmp_path: Path, model: Wav2Vec2Model) -> None:
     folder = write_folder(tmp_path, model)
     transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     loaded = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
     np.testing.assert_array_equal(loaded.extract_features(sound(), 16000)[0].numpy(), sound())
 
 
-def test_a_folder_for_another_rate(tmp_path: Path, model: Wav2Vec2Model) -> None:
+def test_folder_of_another_sample_rate_is_refused(tmp_path: Path, model: Wav2Vec2Model) -> None:
     folder = write_folder(tmp_path, model)
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
     with pytest.raises(ValueError, match="8000 Hz; 16000 Hz is needed"):
         Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         Wav2Vec2Model.from_pretrained(tmp_path / "nowhere", local_files_only=True)
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
-def test_weights_that_do_not_fit_are_listed(tmp_path: Path, model: Wav2Vec2Model, change: str) -> None:
+def test_missing_and_unexpected_weights_are_listed(tmp_path: Path, model: Wav2Vec2Model, change: str) -> None:
     weights = dict(model.state_dict())
     name = "encoder.layers.1.attention.k_proj.bias"
     if change == "missing":

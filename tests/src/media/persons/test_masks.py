@@ -1,4 +1,4 @@
-"""Who is where: boxes and drawn masks of any number of people, for the two whom the model knows."""
+"""Boxes and mask images of any number of persons, for the two that the model supports."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from src.errors import InputError
-from src.media.persons.masks import MAX_PEOPLE, PersonMasks, person_masks
+from src.media.persons.masks import MAX_PERSONS, PersonMasks, person_masks
 
 WIDTH, HEIGHT = 80, 40
 SIDES = {"a": (0, 20), "b": (20, 40), "c": (35, 60), "d": (60, 80)}
@@ -20,20 +20,20 @@ def box(name: str) -> str:
 
 def mask(folder: Path, name: str, scale: float = 1) -> Path:
     left, right = SIDES[name]
-    picture = Image.new("L", (WIDTH, HEIGHT))
-    picture.paste(255, (left, 0, right, HEIGHT))
+    image = Image.new("L", (WIDTH, HEIGHT))
+    image.paste(255, (left, 0, right, HEIGHT))
     path = folder / f"{name}.png"
-    picture.resize((round(WIDTH * scale), round(HEIGHT * scale)), Image.Resampling.NEAREST).save(path)
+    image.resize((round(WIDTH * scale), round(HEIGHT * scale)), Image.Resampling.NEAREST).save(path)
     return path
 
 
-def columns(people: PersonMasks | None) -> tuple[set[int], set[int]]:
-    """Which columns are whose; every row is alike."""
-    assert people is not None
-    for mask_HW in people:
+def columns(masks: PersonMasks | None) -> tuple[set[int], set[int]]:
+    """The columns of both masks, whose rows are all equal."""
+    assert masks is not None
+    for mask_HW in masks:
         assert mask_HW.shape == (HEIGHT, WIDTH)
         assert (mask_HW == mask_HW[:1]).all()
-    first, second = (set(np.flatnonzero(mask_HW[0]).tolist()) for mask_HW in people)
+    first, second = (set(np.flatnonzero(mask_HW[0]).tolist()) for mask_HW in masks)
     return first, second
 
 
@@ -55,64 +55,64 @@ def between(*names: str) -> set[int]:
     ],
 )
 @pytest.mark.parametrize("drawn", [False, True])
-def test_everybody_has_a_place(
+def test_masks_of_both_persons(
     tmp_path: Path, names: str, voices: int, first: set[int], second: set[int], drawn: bool
 ) -> None:
     boxes = None if drawn else ";".join(map(box, names))
     masks = [mask(tmp_path, name) for name in names] if drawn else []
-    assert columns(person_masks(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)) == (first, second)
+    assert columns(person_masks(boxes, masks, width=WIDTH, height=HEIGHT, num_voices=voices)) == (first, second)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 5])
-def test_a_mask_may_have_another_size(tmp_path: Path, scale: float) -> None:
+def test_mask_may_have_another_size(tmp_path: Path, scale: float) -> None:
     masks = [mask(tmp_path, name, scale) for name in "ad"]
-    assert columns(person_masks(None, masks, width=WIDTH, height=HEIGHT, voices=2)) == (between("a"), between("d"))
+    assert columns(person_masks(None, masks, width=WIDTH, height=HEIGHT, num_voices=2)) == (between("a"), between("d"))
 
 
-def test_what_is_transparent_in_a_mask_is_not_the_person(tmp_path: Path) -> None:
+def test_transparent_pixels_are_not_part_of_a_mask(tmp_path: Path) -> None:
     cutout = Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 0))
     cutout.paste((255, 255, 255, 255), (0, 0, 20, HEIGHT))
     cutout.save(tmp_path / "cutout.png")
-    people = person_masks(None, [tmp_path / "cutout.png"], width=WIDTH, height=HEIGHT, voices=1)
-    assert columns(people)[0] == between("a")
+    masks = person_masks(None, [tmp_path / "cutout.png"], width=WIDTH, height=HEIGHT, num_voices=1)
+    assert columns(masks)[0] == between("a")
 
 
 @pytest.mark.parametrize("boxes", [None, "", "  \n"])
-def test_nobody_is_given(boxes: str | None) -> None:
-    assert person_masks(boxes, [], width=WIDTH, height=HEIGHT, voices=2) is None
+def test_no_boxes_and_no_masks(boxes: str | None) -> None:
+    assert person_masks(boxes, [], width=WIDTH, height=HEIGHT, num_voices=2) is None
 
 
 @pytest.mark.parametrize("voices", [1, 2])
 @pytest.mark.parametrize("drawn", [False, True])
-def test_numbers_of_people(tmp_path: Path, voices: int, drawn: bool) -> None:
+def test_allowed_numbers_of_persons(tmp_path: Path, voices: int, drawn: bool) -> None:
     name = "person_masks" if drawn else "person_boxes"
-    for count in (voices - 1, voices, MAX_PEOPLE, MAX_PEOPLE + 1):
+    for count in (voices - 1, voices, MAX_PERSONS, MAX_PERSONS + 1):
         boxes = None if drawn else ";".join([box("a")] * count)
         masks = [mask(tmp_path, "a")] * count if drawn else []
-        if voices <= count <= MAX_PEOPLE or not count:
-            person_masks(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)
+        if voices <= count <= MAX_PERSONS or not count:
+            person_masks(boxes, masks, width=WIDTH, height=HEIGHT, num_voices=voices)
         else:
-            with pytest.raises(InputError, match=f"{name} .*{count} with first_audio.*{MAX_PEOPLE} are allowed"):
-                person_masks(boxes, masks, width=WIDTH, height=HEIGHT, voices=voices)
+            with pytest.raises(InputError, match=f"{name} .*{count} with first_audio.*{MAX_PERSONS} are allowed"):
+                person_masks(boxes, masks, width=WIDTH, height=HEIGHT, num_voices=voices)
 
 
-def test_boxes_or_masks(tmp_path: Path) -> None:
+def test_boxes_and_masks_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"person_boxes is '0,0,20,40', and person_masks has 1; only one"):
-        person_masks(box("a"), [mask(tmp_path, "a")], width=WIDTH, height=HEIGHT, voices=1)
+        person_masks(box("a"), [mask(tmp_path, "a")], width=WIDTH, height=HEIGHT, num_voices=1)
 
 
 @pytest.mark.parametrize(
-    ("picture", "words"),
+    ("image", "words"),
     [
         (Image.new("L", (WIDTH, HEIGHT)), "has no white pixel"),
         (Image.new("L", (WIDTH, HEIGHT), 100), "has no white pixel"),
-        (Image.new("L", (WIDTH, 60), 255), f"has 80 x 60 pixels; the picture's {WIDTH} x {HEIGHT} are needed"),
+        (Image.new("L", (WIDTH, 60), 255), f"has 80 x 60 pixels; the image's {WIDTH} x {HEIGHT} are needed"),
         (Image.new("L", (HEIGHT, WIDTH), 255), "has 40 x 80 pixels"),
         (Image.new("L", (8, 4), 255), "has 8 x 4 pixels; each side needs at least 32"),
     ],
 )
-def test_masks_that_say_nothing(tmp_path: Path, picture: Image.Image, words: str) -> None:
-    picture.save(tmp_path / "mask.png")
+def test_unusable_masks_are_refused(tmp_path: Path, image: Image.Image, words: str) -> None:
+    image.save(tmp_path / "mask.png")
     masks = [mask(tmp_path, "a"), tmp_path / "mask.png"]
     with pytest.raises(InputError, match=rf"person_masks \(number 2\) {words}"):
-        person_masks(None, masks, width=WIDTH, height=HEIGHT, voices=2)
+        person_masks(None, masks, width=WIDTH, height=HEIGHT, num_voices=2)

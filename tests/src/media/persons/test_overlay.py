@@ -1,4 +1,4 @@
-"""The picture of who is who."""
+"""The overlay of person masks and names."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ GRAY = (128, 128, 128)
 
 
 @pytest.mark.parametrize("size", [(128, 64), (64, 128), (896, 448), (2560, 160)])
-def test_regions_are_tinted_and_named(size: tuple[int, int]) -> None:
+def test_masks_are_tinted_outlined_and_named(size: tuple[int, int]) -> None:
     width, height = size
     masks = [np.zeros((height // 8, width // 8), bool) for _ in range(2)]
     masks[0][:, : width // 24] = True
@@ -29,7 +29,7 @@ def test_regions_are_tinted_and_named(size: tuple[int, int]) -> None:
     assert np.asarray(drawn).tobytes() != np.asarray(unnamed).tobytes()
 
 
-def test_names_do_not_hide_each_other() -> None:
+def test_labels_do_not_overlap() -> None:
     everywhere = np.ones((56, 112), bool)
     drawn = np.asarray(draw_overlay(Image.new("RGB", (896, 448), GRAY), {"A": everywhere, "B": everywhere}))
     for color in COLORS[:2]:

@@ -1,4 +1,4 @@
-"""What goes into the MP4 comes out of it: every frame, its colours, and the sound at its place."""
+"""The written MP4 holds every frame, its colors, and the soundtrack in sync."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,15 +9,18 @@ import av
 import numpy as np
 import pytest
 
-from src.media.audio.audio import Audio, read_audio
+from src.media.audio.audio import Audio
+from src.media.audio.convert import pad_or_trim
+from src.media.audio.read import read_audio
+from src.media.rates import samples_at
 from src.media.video.writer import VideoWriter
-from tests.src.media.audio.recordings import likeness, tones
+from tests.src.media.audio.recordings import correlation, tones
 
 HEIGHT, WIDTH = 48, 80
 
 
 def frames_of(count: int) -> np.ndarray:
-    """Red, green and blue columns, and a grey one that grows lighter: (F, H, W, 3) uint8."""
+    """Red, green and blue columns, and a gray one that becomes lighter: (F, H, W, 3) uint8."""
     frames_FHWC = np.zeros((count, HEIGHT, WIDTH, 3), np.uint8)
     for color in range(3):
         frames_FHWC[:, :, 20 * color : 20 * (color + 1), color] = 255
@@ -26,29 +29,32 @@ def frames_of(count: int) -> np.ndarray:
 
 
 def write(path: Path, frames_FHWC: np.ndarray, soundtrack: Audio | None = None, **options: Any) -> Path:
+    """Write an MP4; the soundtrack is cut or padded to the length of the frames."""
     count = len(frames_FHWC)
-    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=count, soundtrack=soundtrack, **options) as movie:
+    if soundtrack is not None:
+        soundtrack = pad_or_trim(soundtrack, samples_at(soundtrack.sample_rate, count))
+    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=count, soundtrack=soundtrack, **options) as writer:
         for first in range(0, count, 7):
-            movie.write(frames_FHWC[first : first + 7])
+            writer.write(frames_FHWC[first : first + 7])
     return path
 
 
-def pictures(path: Path) -> list[np.ndarray]:
+def decode(path: Path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 25, 81])
-def test_every_frame_is_there_with_its_colors(tmp_path: Path, count: int) -> None:
+def test_every_frame_keeps_its_colors(tmp_path: Path, count: int) -> None:
     given_FHWC = frames_of(count)
-    found = pictures(write(tmp_path / "a.mp4", given_FHWC))
+    found = decode(write(tmp_path / "a.mp4", given_FHWC))
     assert len(found) == count
-    places = [10, 30, 50, 70]
-    gaps = np.abs(np.stack(found).astype(int)[:, 24, places] - given_FHWC[:, 24, places])
+    columns = [10, 30, 50, 70]
+    gaps = np.abs(np.stack(found).astype(int)[:, 24, columns] - given_FHWC[:, 24, columns])
     assert gaps.max() <= 6
 
 
-def test_the_video_is_what_every_player_knows(tmp_path: Path) -> None:
+def test_codecs_tags_and_index_position(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", frames_of(5), Audio(samples_CN=tones(44100, 2), sample_rate=44100))
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
@@ -68,7 +74,7 @@ def test_the_video_is_what_every_player_knows(tmp_path: Path) -> None:
     [(44100, 2, 37), (48000, 1, 25), (8000, 1, 50), (11025, 2, 1), (22050, 4, 30), (96000, 2, 13), (16000, 3, 81)],
 )
 @pytest.mark.parametrize("given_seconds", [0.5, 4.0])
-def test_the_sound_is_the_callers_own_and_as_long_as_the_video(
+def test_soundtrack_keeps_its_format_and_has_the_length_of_the_video(
     tmp_path: Path, rate: int, channels: int, count: int, given_seconds: float
 ) -> None:
     given_CN = tones(rate, channels, given_seconds)
@@ -78,137 +84,137 @@ def test_the_sound_is_the_callers_own_and_as_long_as_the_video(
             assert stream.duration is not None
             assert stream.time_base is not None
             assert float(stream.duration * stream.time_base) == pytest.approx(count / 25, abs=0.5 / rate)
-    sound = read_audio(path, name="first_audio", max_seconds=60)
-    assert (sound.sample_rate, sound.samples_CN.shape) == (rate, (channels, round(count / 25 * rate)))
-    assert likeness(sound.samples_CN, given_CN) > 0.98
+    audio = read_audio(path, name="first_audio", max_seconds=60)
+    assert (audio.sample_rate, audio.samples_CN.shape) == (rate, (channels, round(count / 25 * rate)))
+    assert correlation(audio.samples_CN, given_CN) > 0.98
 
 
 @pytest.mark.parametrize("fps", [8, 12, 24, 25, 30, 60])
 @pytest.mark.parametrize("count", [1, 3, 26, 80])
-def test_another_rate_shows_the_same_at_the_same_time(tmp_path: Path, fps: int, count: int) -> None:
+def test_other_frame_rates_show_the_same_frames_at_the_same_time(tmp_path: Path, fps: int, count: int) -> None:
     given_FHWC = frames_of(count)
     path = write(tmp_path / "a.mp4", given_FHWC, Audio(samples_CN=tones(16000, 1, 4.0), sample_rate=16000), fps=fps)
-    found = pictures(path)
+    found = decode(path)
     assert len(found) == max(1, round(count * fps / 25))
-    for index, picture_HWC in enumerate(found):
+    for index, frame_HWC in enumerate(found):
         nearest = min(round((index + 0.5) / fps * 25 - 0.5), count - 1)
         shades = given_FHWC[max(0, nearest - 1) : nearest + 2, 24, 70, 0].astype(int)
-        assert shades.min() - 6 <= picture_HWC[24, 70, 0] <= shades.max() + 6
+        assert shades.min() - 6 <= frame_HWC[24, 70, 0] <= shades.max() + 6
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert video.average_rate == fps
         assert float((audio.duration or 0) * (audio.time_base or 0)) == pytest.approx(count / 25, abs=1e-3)
 
 
-def test_silence_follows_a_soundtrack_that_ends_early(tmp_path: Path) -> None:
-    sound = Audio(samples_CN=tones(16000, 1, 0.4), sample_rate=16000)
-    heard = read_audio(write(tmp_path / "a.mp4", frames_of(25), sound), name="first_audio", max_seconds=9)
-    assert np.abs(heard.samples_CN[:, :6000]).max() > 0.2
-    assert np.abs(heard.samples_CN[:, 9000:]).max() < 1e-3
+def test_short_soundtrack_is_followed_by_silence(tmp_path: Path) -> None:
+    soundtrack = Audio(samples_CN=tones(16000, 1, 0.4), sample_rate=16000)
+    audio = read_audio(write(tmp_path / "a.mp4", frames_of(25), soundtrack), name="first_audio", max_seconds=9)
+    assert np.abs(audio.samples_CN[:, :6000]).max() > 0.2
+    assert np.abs(audio.samples_CN[:, 9000:]).max() < 1e-3
 
 
 @pytest.mark.parametrize(
     ("given", "written"), [((192000, 1), (96000, 1)), ((37800, 7), (44100, 2)), ((6000, 9), (7350, 2))]
 )
-def test_what_aac_cannot_do_becomes_the_next_best(
+def test_formats_without_aac_support_are_converted(
     tmp_path: Path, given: tuple[int, int], written: tuple[int, int]
 ) -> None:
-    sound = Audio(samples_CN=tones(*given, 0.6), sample_rate=given[0])
-    with av.open(str(write(tmp_path / "a.mp4", frames_of(10), sound))) as container:
+    soundtrack = Audio(samples_CN=tones(*given, 0.6), sample_rate=given[0])
+    with av.open(str(write(tmp_path / "a.mp4", frames_of(10), soundtrack))) as container:
         audio = container.streams.audio[0]
         assert (audio.rate, audio.channels) == written
 
 
 @pytest.mark.parametrize("channels", [6, 8])
-def test_surround_keeps_its_order(tmp_path: Path, channels: int) -> None:
-    """All but the fourth channel, which AAC keeps for low notes only."""
+def test_surround_channels_keep_their_order(tmp_path: Path, channels: int) -> None:
+    """All but the fourth channel, which AAC low-pass filters (LFE)."""
     given_CN = tones(48000, channels)
     path = write(tmp_path / "a.mp4", frames_of(30), Audio(samples_CN=given_CN, sample_rate=48000))
-    heard = read_audio(path, name="first_audio", max_seconds=9)
+    audio = read_audio(path, name="first_audio", max_seconds=9)
     kept = [channel for channel in range(channels) if channel != 3]
-    assert likeness(heard.samples_CN[kept], given_CN[kept]) > 0.98
+    assert correlation(audio.samples_CN[kept], given_CN[kept]) > 0.98
 
 
-def test_sound_and_pictures_come_in_turn(tmp_path: Path) -> None:
-    """Otherwise a player has to hold a whole stream to show the other."""
-    sound = Audio(samples_CN=tones(48000, 2, 6.0), sample_rate=48000)
-    with av.open(str(write(tmp_path / "a.mp4", frames_of(150), sound))) as container:
-        places = [
+def test_audio_and_video_packets_are_interleaved(tmp_path: Path) -> None:
+    """Otherwise a player has to buffer a whole stream."""
+    soundtrack = Audio(samples_CN=tones(48000, 2, 6.0), sample_rate=48000)
+    with av.open(str(write(tmp_path / "a.mp4", frames_of(150), soundtrack))) as container:
+        packets = [
             (packet.pos or 0, packet.stream.type, (packet.dts or 0) * packet.time_base)
             for packet in container.demux()
             if packet.size
         ]
     latest = {"video": 0.0, "audio": 0.0}
-    for _, kind, time in sorted(places):
+    for _, kind, time in sorted(packets):
         latest[kind] = float(time)
         assert abs(latest["video"] - latest["audio"]) < 1.1
 
 
-def test_what_is_encoded_goes_to_the_disk_at_once(tmp_path: Path) -> None:
-    """Memory holds what the encoder looks ahead, not the movie."""
+def test_packets_are_written_as_they_are_encoded(tmp_path: Path) -> None:
+    """Memory holds the encoder's lookahead, not the whole video."""
     noise_FHWC = np.random.default_rng(0).integers(0, 256, (200, HEIGHT, WIDTH, 3), np.uint8)
-    sound = Audio(samples_CN=tones(48000, 2, 8.0), sample_rate=48000)
+    soundtrack = Audio(samples_CN=tones(48000, 2, 8.0), sample_rate=48000)
     path = tmp_path / "a.mp4"
-    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=200, soundtrack=sound) as movie:
-        movie.write(noise_FHWC)
-        (draft,) = tmp_path.iterdir()
-        written = draft.stat().st_size
+    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=200, soundtrack=soundtrack) as writer:
+        writer.write(noise_FHWC)
+        (tmp_file,) = tmp_path.iterdir()
+        written = tmp_file.stat().st_size
     assert written > 0.6 * path.stat().st_size
 
 
 @pytest.mark.parametrize("written", [0, 3, 5])
 def test_too_few_frames_leave_no_file(tmp_path: Path, written: int) -> None:
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
-    with pytest.raises(ValueError, match=f"{written} frames written; 6 were announced"), movie:
-        movie.write(frames_of(written))
+    writer = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
+    with pytest.raises(ValueError, match=f"{written} frames written; 6 were announced"), writer:
+        writer.write(frames_of(written))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_many_frames_leave_no_file(tmp_path: Path) -> None:
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
-    with pytest.raises(ValueError, match="7 frames written; 6 were announced"), movie:
-        movie.write(frames_of(7))
+    writer = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
+    with pytest.raises(ValueError, match="7 frames written; 6 were announced"), writer:
+        writer.write(frames_of(7))
     assert list(tmp_path.iterdir()) == []
 
 
 class Cancelled(BaseException):
-    """As a server stops a request: not an Exception."""
+    """Like the exception that cancels a request: not an Exception."""
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Cancelled])
 @pytest.mark.parametrize("written", [0, 4])
-def test_whatever_stops_it_leaves_no_file(tmp_path: Path, error: type[BaseException], written: int) -> None:
-    def stopped() -> Iterator[np.ndarray]:
+def test_exceptions_leave_no_file(tmp_path: Path, error: type[BaseException], written: int) -> None:
+    def cancelled() -> Iterator[np.ndarray]:
         yield frames_of(written)
         raise error
 
-    sound = Audio(samples_CN=tones(16000, 1), sample_rate=16000)
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6, soundtrack=sound)
-    with pytest.raises(error), movie:
-        deque(map(movie.write, stopped()))
+    soundtrack = Audio(samples_CN=tones(16000, 1), sample_rate=16000)
+    writer = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6, soundtrack=soundtrack)
+    with pytest.raises(error), writer:
+        deque(map(writer.write, cancelled()))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_earlier_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+def test_existing_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("earlier")
-    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=2) as movie:
-        movie.write(frames_of(2))
+    with VideoWriter(path, width=WIDTH, height=HEIGHT, num_frames=2) as writer:
+        writer.write(frames_of(2))
         assert path.read_text() == "earlier"
-    assert len(pictures(path)) == 2
+    assert len(decode(path)) == 2
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
     "wrong", [np.zeros((1, HEIGHT, WIDTH, 3), np.float32), np.zeros((1, WIDTH, HEIGHT, 3), np.uint8)]
 )
-def test_frames_of_another_kind(tmp_path: Path, wrong: np.ndarray) -> None:
-    movie = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=1)
-    with pytest.raises(ValueError, match="needs uint8"), movie:
-        movie.write(wrong)
+def test_other_dtypes_and_shapes_are_refused(tmp_path: Path, wrong: np.ndarray) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=1)
+    with pytest.raises(ValueError, match="needs uint8"), writer:
+        writer.write(wrong)
 
 
 @pytest.mark.parametrize("size", [(81, 48), (80, 47), (0, 48)])
-def test_sizes_that_h264_cannot_do(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_odd_and_empty_sizes_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}"):
         VideoWriter(tmp_path / "a.mp4", width=size[0], height=size[1], num_frames=1)
