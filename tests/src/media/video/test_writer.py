@@ -188,7 +188,7 @@ def test_exceptions_leave_no_file(tmp_path: Path, error: type[BaseException], wr
         yield frames_of(written)
         raise error
 
-    soundtrack = Audio(samples_CN=tones(16000, 1), sample_rate=16000)
+    soundtrack = Audio(samples_CN=tones(16000, 1, 6 / 25), sample_rate=16000)
     writer = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6, soundtrack=soundtrack)
     with pytest.raises(error), writer:
         deque(map(writer.write, cancelled()))
