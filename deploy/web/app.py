@@ -115,7 +115,9 @@ class Credentials:
 
 def read_credentials(environ: Mapping[str, str]) -> Credentials:
     """From WEB_TOKEN, WEB_KEY and WEB_SECRET."""
-    return Credentials(**{name: environ.get(f"WEB_{name.upper()}", "") for name in ("token", "key", "secret")})
+    return Credentials(
+        token=environ.get("WEB_TOKEN", ""), key=environ.get("WEB_KEY", ""), secret=environ.get("WEB_SECRET", "")
+    )
 
 
 def constant_time_equal(value: str, expected: str) -> bool:
