@@ -1,4 +1,4 @@
-"""MultiTalk: one picture, one or two voices and a sentence become a video of people talking."""
+"""MultiTalk: videos of one or two talking persons from an image, speech and a prompt."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["MultiTalkPipeline"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pipeline, and with it torch, only when somebody asks for it."""
+    """Import the pipeline, and with it torch, on first access."""
     if name != "MultiTalkPipeline":
         raise AttributeError(f"module 'wan' has no attribute {name!r}")
     from wan.multitalk import MultiTalkPipeline

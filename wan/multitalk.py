@@ -61,7 +61,7 @@ class ClipState:
     silence: KVCache
     times: list[float]
     time_embeddings: list[TimeEmbedding]
-    rotation: RotaryEmbedding
+    rotary_emb: RotaryEmbedding
     plan: tuple[Step, ...]
 
 
@@ -265,7 +265,7 @@ class MultiTalkPipeline:
             silence=() if hears else transformer.embed_speech(self._silence(size)),
             times=timesteps(options.sampling_steps, options.shift).tolist(),
             time_embeddings=embeddings,
-            rotation=video_rope(size.grid, transformer.config.head_dim, self.device),
+            rotary_emb=video_rope(size.grid, transformer.config.head_dim, self.device),
             plan=plan,
         )
 
@@ -294,7 +294,7 @@ class MultiTalkPipeline:
             condition.condition_CTHW,
             contexts,
             clip.time_embeddings,
-            clip.rotation,
+            clip.rotary_emb,
             clip.size.grid,
             clip.plan,
         )

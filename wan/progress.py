@@ -13,8 +13,8 @@ from wan.sampling.plan import Step, fraction_done
 class Progress:
     """The stage that has just ended; `chunk` and `step` count from 1.
 
-    Stages: "prepare" once, then for each chunk "condition", "denoise" (once per step) and "decode". `fraction` is the
-    share of the chunk's block evaluations that are done, 0..1.
+    Stages: "prepare" once, then for each chunk "condition", "denoise" (once per step) and "decode". `fraction` is that
+    of the chunk's block evaluations that are done, 0..1.
     """
 
     stage: str

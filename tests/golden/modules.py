@@ -112,8 +112,8 @@ def forwards(model: MultiTalkTransformer, golden: GoldenFile, names: Iterable[st
         masks = token_masks(inputs["ref_target_masks"][None], *grid[1:]) if persons == 2 else None
         context = Context(text=text, image=image, speech=speech, masks=masks)
         time = model.embed_time(torch.tensor([float(timestep)]))
-        rotation = video_rope(grid, model.config.head_dim, "cpu")
-        outputs[name] = model(inputs["x"][None], inputs["y"], time, rotation, context)[0]
+        rotary_emb = video_rope(grid, model.config.head_dim, "cpu")
+        outputs[name] = model(inputs["x"][None], inputs["y"], time, rotary_emb, context)[0]
     return outputs
 
 

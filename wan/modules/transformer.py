@@ -130,8 +130,10 @@ class Block(nn.Module):
         masks: SpeakerMasks | None,
     ) -> Tensor:
         """B x L x D to the same shape. `context_kv`: this block's keys and values of text, image and speech."""
-        attended = self.self_attend(x_BLD, timestep_proj_B6D, rotary_emb, masks)
-        return self.cross_attend(attended, timestep_proj_B6D, context_kv, masks)
+        # One expression: a local variable would keep the intermediate tokens alive.
+        return self.cross_attend(
+            self.self_attend(x_BLD, timestep_proj_B6D, rotary_emb, masks), timestep_proj_B6D, context_kv, masks
+        )
 
     def self_attend(
         self, x_BLD: Tensor, timestep_proj_B6D: Tensor, rotary_emb: RotaryEmbedding, masks: SpeakerMasks | None
@@ -258,7 +260,7 @@ class MultiTalkTransformer(nn.Module):
         """
         num_persons = windows_BNFWYC.shape[1]
         if num_persons not in (1, 2):
-            raise ValueError(f"{num_persons} speaking persons; the published weights tell 1 or 2 apart")
+            raise ValueError(f"{num_persons} speaking persons; the published weights support 1 or 2")
         tokens = self.audio_proj(windows_BNFWYC.to(self.dtype))
         return tuple(block.audio_cross_attn.keys_values(tokens, num_persons) for block in self._blocks)
 

@@ -1,6 +1,6 @@
 """Denoising of the latent of one chunk.
 
-Shapes: C latent channels, T latent frames, H x W, D model width.
+Shapes: B = 1 batch, C latent channels, T latent frames, H x W, L tokens, D model width.
 """
 
 import itertools
@@ -87,42 +87,42 @@ class Denoiser:
         self.residuals: dict[str, Tensor] = {}
 
     def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
-        tokens = self.model.patchify(x_CTHW[None], self.condition)
+        x_BLD = self.model.patchify(x_CTHW[None], self.condition)
         passes, time = self.plan[step].passes, self.time_embeddings[step]
         if self.plan[step].computed:
-            return self._compute(tokens, step, passes, time)
-        return {name: self._velocity(tokens + self.residuals[name], time) for name in passes}
+            return self._compute(x_BLD, step, passes, time)
+        return {name: self._velocity(x_BLD + self.residuals[name], time) for name in passes}
 
-    def _compute(self, tokens: Tensor, step: int, passes: Sequence[str], time: TimeEmbedding) -> dict[str, Tensor]:
+    def _compute(self, x_BLD: Tensor, step: int, passes: Sequence[str], time: TimeEmbedding) -> dict[str, Tensor]:
         self.residuals.clear()  # frees their memory for the blocks
         contexts = [self.contexts[name] for name in passes]
-        hidden = dict(zip(passes, self.model.forward_passes(tokens, time, self.rotary_emb, contexts), strict=True))
+        hidden = dict(zip(passes, self.model.forward_passes(x_BLD, time, self.rotary_emb, contexts), strict=True))
         velocities = {name: self._velocity(x, time) for name, x in hidden.items()}
         if keeps_residual(self.plan, step):
-            self.residuals = {name: hidden.pop(name) - tokens for name in passes}
+            self.residuals = {name: hidden.pop(name) - x_BLD for name in passes}
         return velocities
 
-    def _velocity(self, hidden: Tensor, time: TimeEmbedding) -> Tensor:
-        return self.model.unpatchify(hidden, time, self.grid)[0]
+    def _velocity(self, x_BLD: Tensor, time: TimeEmbedding) -> Tensor:
+        return self.model.unpatchify(x_BLD, time, self.grid)[0]
 
 
 def denoise(
-    x: Tensor,
+    x_CTHW: Tensor,
     times: Sequence[float],
     velocity: Velocity,
     guider: Guider,
     motion: MotionLatents,
     on_step: Callable[[int], None],
 ) -> Tensor:
-    """Integrate the flow ODE from `times[0]` to `times[-1]` with Euler steps; x is 16 x T x H x W, float32.
+    """Integrate the flow ODE from `times[0]` to `times[-1]` with Euler steps, starting at noise; float32.
 
     `on_step` is called after each step with the number of steps done.
     """
-    x = motion.apply(x, times[0])
+    x_CTHW = motion.apply(x_CTHW, times[0])
     for step, (t, t_next) in enumerate(itertools.pairwise(times)):
-        x = motion.apply(euler_step(x, guider(velocity(x, step)), t, t_next), t_next)
+        x_CTHW = motion.apply(euler_step(x_CTHW, guider(velocity(x_CTHW, step)), t, t_next), t_next)
         on_step(step + 1)
-    return x
+    return x_CTHW
 
 
 def replace_leading_frames(known_CTHW: Tensor, x_CTHW: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Guidance as a table over named passes: classifier-free (Ho & Salimans 2022) and adaptive projected (APG)."""
+"""Guidance as a table over named passes: classifier-free (Ho & Salimans 2022) and adaptive projected (APG).
+
+Predictions are the velocities of the passes, by name, each C x T x H x W in float32.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

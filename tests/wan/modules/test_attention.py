@@ -229,9 +229,9 @@ def test_flash_attention_is_found_by_module_name(monkeypatch: pytest.MonkeyPatch
     module.flash_attn_func = lambda q, k, v: (sdpa(q, k, v), None)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
     backend.cache_clear()
-    found = backend("flash-attention-3")
-    assert found is not None
-    assert find_fault("flash-attention-3", found, QKV) is None
+    flash = backend("flash-attention-3")
+    assert flash is not None
+    assert find_fault("flash-attention-3", flash, QKV) is None
 
 
 def test_the_flash_attention_of_the_image_is_a_backend() -> None:
@@ -247,5 +247,5 @@ def test_the_flash_attention_of_the_image_is_a_backend() -> None:
 def test_a_gpu_has_a_fast_backend_for_each_shape_class(kind: str) -> None:
     shape = ShapeClass(torch.device("cuda", 0), torch.bfloat16, kind, 128)
     qkv = probe(shape)
-    found = {name: candidate for name in (*FLASH_MODULES, *SDPA) if (candidate := backend(name)) is not None}
-    assert choose_backend(found, qkv) != "math"
+    backends = {name: candidate for name in (*FLASH_MODULES, *SDPA) if (candidate := backend(name)) is not None}
+    assert choose_backend(backends, qkv) != "math"
