@@ -1,10 +1,13 @@
 """`verify` enables the kernels of one device and dtype if they agree with their eager forms."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
+from wan import MultiTalkPipeline
+from wan.configs import ModelConfig
 from wan.modules import verify_kernels
 from wan.modules.kernels import dispatch
 from wan.modules.kernels.dispatch import is_enabled
@@ -82,3 +85,13 @@ def test_no_kernels_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = mock_errors(monkeypatch, {"GELU": 0.0})
     verify(torch.device("cpu"), torch.float32)
     assert compared == []
+
+
+def test_the_pipeline_verifies_the_kernels_for_its_dtype(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[torch.device, torch.dtype]] = []
+    monkeypatch.setattr("wan.multitalk.verify", lambda device, dtype: calls.append((device, dtype)))
+    pipeline = MultiTalkPipeline(puppet, puppet_folder)
+    MultiTalkPipeline.from_models(puppet, pipeline.models)
+    assert calls == [(pipeline.device, torch.float32)] * 2
