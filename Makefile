@@ -25,7 +25,7 @@ endif
 # What tests and deployments need besides. Dependency groups need pip 25.1.
 $(TOOLS): $(READY) pyproject.toml
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c requirements.txt -e ".[deploy]" --group dev
+	$(BIN)/python -m pip install --quiet -c requirements.txt ".[deploy]" --group dev
 	@touch $@
 
 demo: $(READY)
