@@ -22,7 +22,7 @@ from app.job import Job, prepare_job
 from app.metrics import job_metrics, pipeline_metrics
 from app.progress import JobProgress
 from app.settings import Settings, read_settings
-from app.speakers import draw_preview, to_person_masks, to_pixels
+from app.speakers import draw_preview, to_pixels
 from src.audio_analysis.long_audio import embed_speech
 from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
@@ -91,8 +91,8 @@ class VideoGenerator:
         waveforms = mix((tone,) * config.max_persons, "para").waveforms
         with torch.inference_mode():
             request = Request(
-                picture=Image.new("RGB", (512, 256), "grey"),
-                tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in waveforms),
+                image=Image.new("RGB", (512, 256), "grey"),
+                speech=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in waveforms),
                 prompt="warm-up",
             )
             size_class = next(iter(config.buckets))
@@ -162,17 +162,17 @@ class VideoGenerator:
                 encoder.write(self.to_finite_pixels(frames_CFHW))
                 progress.timer.add("encode")
         progress.finish("finish")
-        return tuple(request.tracks[-1].shape)
+        return tuple(request.speech[-1].shape)
 
     def make_request(self, job: Job) -> Request:
         """The pipeline's request: the image with its layout, speech embeddings of every waveform, the prompt."""
         media = job.media
         return Request(
-            picture=media.image,
-            tracks=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in media.timeline.waveforms),
+            image=media.image,
+            speech=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in media.timeline.waveforms),
             prompt=job.prompt,
-            regions=to_person_masks(media.person_masks),
-            source=media.video,
+            video=media.video,
+            layout=job.layout,
         )
 
     def to_finite_pixels(self, frames_CFHW: torch.Tensor) -> np.ndarray:

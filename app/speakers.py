@@ -13,7 +13,7 @@ from src.media.persons.overlay import draw_overlay
 from src.request import MediaInputs, RawInputs
 from wan.conditioning.image import crop_image
 from wan.conditioning.layout import ImageLayout, layout_image
-from wan.conditioning.speakers import MaskRegion, SpeakerError
+from wan.conditioning.speakers import SpeakerError
 from wan.configs import ModelConfig
 from wan.configs.capabilities import check_supported
 from wan.types import Aspect
@@ -35,14 +35,14 @@ def layout_speakers(
 
     Raises InputError for more persons than the model supports, and if a person has no token after the crop.
     """
-    image, regions = media.image, to_person_masks(media.person_masks)
-    buckets, persons = config.buckets[size_class], len(media.timeline.waveforms)
+    image, num_persons = media.image, len(media.timeline.waveforms)
+    masks = to_tensors(media.person_masks) if media.person_masks is not None else None
     try:
-        check_supported(config, persons, video=False)
+        check_supported(config, num_persons, video=False)
     except ValueError as error:
         raise InputError(str(error)) from error
     try:
-        return layout_image(image.height, image.width, buckets, persons, regions, aspect)
+        return layout_image(image.height, image.width, config.buckets[size_class], num_persons, masks, aspect)
     except SpeakerError as error:
         what = f"person_boxes is {truncated_repr(raw.person_boxes or '')}"
         if raw.person_masks:
@@ -50,12 +50,10 @@ def layout_speakers(
         raise InputError(f"{what}: {error}") from error
 
 
-def to_person_masks(masks: PersonMasks | None) -> tuple[MaskRegion, MaskRegion] | None:
-    """NumPy masks as the pipeline's regions."""
-    if masks is None:
-        return None
-    first, second = (MaskRegion(pixels_HW=torch.from_numpy(mask_HW)) for mask_HW in masks)
-    return first, second
+def to_tensors(masks: PersonMasks) -> tuple[torch.Tensor, torch.Tensor]:
+    """The masks as tensors that share their memory."""
+    first_HW, second_HW = masks
+    return torch.from_numpy(first_HW), torch.from_numpy(second_HW)
 
 
 def draw_preview(media: MediaInputs, layout: ImageLayout, *, second_speaks: bool) -> Image.Image:

@@ -109,7 +109,7 @@ def read_source(raw: RawInputs, limits: MediaLimits) -> tuple[Image.Image, Video
     if limits.video_unsupported:
         raise InputError(limits.video_unsupported)
     video = VideoReader(file, max_seconds=limits.max_seconds)
-    return video.frame(0), video
+    return video.frame_at(0), video
 
 
 def read_voices(raw: RawInputs, limits: MediaLimits) -> list[Audio]:

@@ -19,7 +19,7 @@ from training.scenes import Scene, face_boxes, render, sample_scene
 from training.voices import Voice, Waveform, add_noise
 from wan.conditioning import speakers
 from wan.conditioning.image import Crop
-from wan.conditioning.speakers import BoxRegion
+from src.media.persons.boxes import Box
 from wan.types import SPATIAL_STRIDE
 
 ConditionKind = Literal["image", "motion", "infinitetalk"]
@@ -131,16 +131,16 @@ def _sample_masks(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, bool]
     if height <= width and rng.random() < 0.6:
         return speakers.latent_masks(height, width, None, crop), False
     for slack in (0.2, 0.1, 0.0, -0.05, -0.1):
-        first, second = (_jitter_box(rng, box, scene.size, slack) for box in face_boxes(scene))
+        first, second = (_jitter_box(rng, box, scene.size, slack).to_mask(height, width) for box in face_boxes(scene))
         with contextlib.suppress(speakers.SpeakerError):  # at least one token must remain for the background
-            return speakers.latent_masks(height, width, (first, second), crop), True
+            return speakers.latent_masks(height, width, (torch.from_numpy(first), torch.from_numpy(second)), crop), True
     raise AssertionError(f"the faces fill the image: {face_boxes(scene)}")
 
 
-def _jitter_box(rng: np.random.Generator, face: BoxRegion, size: tuple[int, int], slack: float) -> BoxRegion:
+def _jitter_box(rng: np.random.Generator, face: Box, size: tuple[int, int], slack: float) -> Box:
     """A face box as a user would draw it: each side moved by up to `slack` of the height."""
     offsets = [int(rng.uniform(min(0, slack), max(0, slack)) * (face.bottom - face.top)) for _ in range(4)]
-    return BoxRegion(
+    return Box(
         top=max(0, face.top - offsets[0]),
         left=max(0, face.left - offsets[1]),
         bottom=min(size[0], face.bottom + offsets[2]),

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from src.media.rates import FPS
 from training.characters import Character, Color, Pose, paint_character, sample_character, sample_color
 from training.mouths import MouthCurve
-from wan.conditioning.speakers import BoxRegion
+from src.media.persons.boxes import Box
 
 _SUPERSAMPLING = 4
 _EXPRESSION_FRAMES = 6
@@ -166,11 +166,11 @@ def render_frame(scene: Scene, poses: list[Pose]) -> NDArray[np.uint8]:
     return np.asarray(canvas.reduce(_SUPERSAMPLING))
 
 
-def face_boxes(scene: Scene) -> list[BoxRegion]:
+def face_boxes(scene: Scene) -> list[Box]:
     """The box of every face, hair and motion included, clipped to the image."""
     height, width = scene.size
     return [
-        BoxRegion(
+        Box(
             top=max(0, int(placement.y - 1.15 * placement.unit)),
             left=max(0, int(placement.x - 1.0 * placement.unit)),
             bottom=min(height, int(np.ceil(placement.y + 1.1 * placement.unit))),

@@ -1,7 +1,7 @@
 """What a chunk is conditioned on.
 
-MultiTalk conditions on the last frames of the previous chunk. InfiniteTalk conditions on one frame of the source, and
-re-imposes the last frames of the previous chunk at each denoising step.
+MultiTalk conditions on the last frames of the previous chunk. InfiniteTalk conditions on the image or on one frame of
+the video, and re-imposes the last frames of the previous chunk at each denoising step.
 
 Shapes: C channels, F video frames, T latent frames, H x W.
 """
@@ -37,13 +37,11 @@ class LastValueCache:
 class ChunkInputs:
     """Frames that a chunk starts from, all in [-1, 1].
 
-    `clip_frame_CHW` is the image, or the source's frame at the chunk's start; `reference_frame_CHW` is the first frame
-    of the scene, whose colors are matched; `motion_frames_CFHW` are the last frames of the previous chunk, None where a
-    scene begins. `cache` is shared by all chunks of a clip.
+    `clip_frame_CHW` is the image, or the video's frame at the chunk's start; `motion_frames_CFHW` are the last frames
+    of the previous chunk, None where a scene begins. `cache` is shared by all chunks of a clip.
     """
 
     clip_frame_CHW: Tensor
-    reference_frame_CHW: Tensor
     motion_frames_CFHW: Tensor | None
     cache: LastValueCache = field(default_factory=LastValueCache)
 
@@ -77,7 +75,7 @@ def condition_multitalk(
 def condition_infinitetalk(
     vae: VideoVAE, inputs: ChunkInputs, size: VideoSize, generator: torch.Generator, offload_device: torch.device
 ) -> ChunkCondition:
-    """Condition on the source's frame; keep its latent, or the motion latents, without noise at each step."""
+    """Condition on the clip frame; keep its latent, or the motion latents, without noise at each step."""
 
     def encode(frame_CHW: Tensor) -> Tensor:
         return condition_latent(vae, frame_CHW[:, None].to(offload_device), size, offload_device)

@@ -1,11 +1,11 @@
-"""MultiTalk: picture, speech and prompt to video, chunk by chunk.
+"""MultiTalk: image, speech and prompt to video, chunk by chunk.
 
 Shapes: C channels, F video frames, T latent frames, H x W.
 """
 
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,7 +23,7 @@ from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_
 from wan.conditioning.speech import check_embeddings, speech_windows
 from wan.configs.capabilities import check_supported, choose_device
 from wan.configs.schema import ModelConfig
-from wan.decode import decode_video
+from wan.decode import DecodedChunk, decode_video
 from wan.modules.rope import RotaryEmbedding, video_rope
 from wan.modules.speaker_labels import SpeakerMasks, token_masks
 from wan.modules.transformer import Context, KVCache, TimeEmbedding
@@ -48,7 +48,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipState:
-    """All that stays the same from chunk to chunk. `silence` is empty where every pass hears the speech."""
+    """What all chunks of a clip share.
+
+    `text_kv` holds the keys and values of each guidance pass's prompt; `silent_kv` those of silence, which are empty
+    where every pass has speech. `speaker_masks` is None for one person.
+    """
 
     request: Request
     options: SamplingOptions
@@ -56,20 +60,17 @@ class ClipState:
     chunks: list[Chunk]
     crop: Crop
     masks_3HW: Tensor
-    speakers: SpeakerMasks | None
-    texts: Mapping[str, KVCache]
-    silence: KVCache
-    times: list[float]
+    speaker_masks: SpeakerMasks | None
+    text_kv: Mapping[str, KVCache]
+    silent_kv: KVCache
+    timesteps: list[float]
     time_embeddings: list[TimeEmbedding]
     rotary_emb: RotaryEmbedding
-    plan: tuple[Step, ...]
+    steps: tuple[Step, ...]
 
 
 class MultiTalkPipeline:
-    """The networks on one device, and how they make a video.
-
-    MultiTalk's or InfiniteTalk's: how a chunk begins is a matter of the weights, and `config.mode` says it.
-    """
+    """The networks of MultiTalk or InfiniteTalk (`config.mode`) on one device, and the generation of a video."""
 
     def __init__(
         self,
@@ -82,17 +83,17 @@ class MultiTalkPipeline:
     ) -> None:
         """Load the weights of `config` from a folder of bundles (or the base bundle) onto a GPU, or else the CPU.
 
-        `precision` fp8 or int8 keeps the large layers in eight bits; `memory_limit` caps the device's memory in bytes.
-        `num_persistent_param_in_dit` caps how many of the transformer's parameters stay on the device; the others wait
-        in host memory and are streamed, all blocks of them with 0. Both None: what fits decides.
-        Raises `CheckpointError` (a ValueError) that lists what is absent, missing or unknown, and RuntimeError for a
-        model that needs a GPU where there is none.
+        `precision` fp8 or int8 stores the large layers in eight bits; `memory_limit` caps the device's memory in bytes.
+        `num_persistent_param_in_dit` is how many of the transformer's parameters may stay on the device; the blocks
+        beyond it are streamed from host memory, with 0 all of them. Both None: the free memory decides.
+        Raises `CheckpointError` (a ValueError), which lists absent files and missing or unknown tensors, and
+        RuntimeError for a model that needs a GPU where there is none.
         """
         self.config = config
         self.device = choose_device(config, device_id)
-        streams = num_persistent_param_in_dit is not None
-        place = HOST if streams else initial_device(config, precision, self.device, memory_limit)
-        self.models = load_models(config, Path(checkpoint_dir), place, precision)
+        streams_blocks = num_persistent_param_in_dit is not None
+        initial = HOST if streams_blocks else initial_device(config, precision, self.device, memory_limit)
+        self.models = load_models(config, Path(checkpoint_dir), initial, precision)
         self.offload = OffloadManager(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
         self.loras = LoraManager()
         verify(self.device, self.models.transformer.dtype)
@@ -105,7 +106,7 @@ class MultiTalkPipeline:
         memory_limit: int | None = None,
         num_persistent_param_in_dit: int | None = None,
     ) -> "MultiTalkPipeline":
-        """A pipeline of networks that are there already; the limits as above."""
+        """A pipeline of loaded networks; the limits are those of the constructor."""
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
         pipeline.offload = OffloadManager(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
@@ -139,26 +140,26 @@ class MultiTalkPipeline:
         magcache_thresh: float | None = None,
         guidance_reuse: bool = False,
     ) -> Tensor:
-        """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest track, max_frames_num).
+        """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest speech, max_frames_num).
 
-        `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720"; "infinitetalk-480" and
-        "infinitetalk-720" are the same sizes, for InfiniteTalk's weights only. None means the preset's value, which
-        `turbo` and the size select. InfiniteTalk was trained with a `motion_frame` of 9. `seed` below 0 draws one (and
-        logs it). `cache`, its thresholds and `guidance_reuse` name what is approximated: see `SamplingOptions`.
-        Raises ValueError for anything wrong in the arguments, before any network runs.
+        `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720"; InfiniteTalk's weights
+        also take "infinitetalk-480" and "infinitetalk-720", which are the same sizes. None means the value of the
+        preset that `turbo` and the size select. InfiniteTalk was trained with a `motion_frame` of 9. `seed` below 0
+        draws one and logs it. `cache`, the thresholds and `guidance_reuse`: see `SamplingOptions`.
+        Raises ValueError for an invalid argument before any network runs.
         """
         family, _, size_class = size_buckget.partition("-")
         families = ["multitalk"] if self.config.mode == "multitalk" else ["multitalk", "infinitetalk"]
         if family not in families:
-            allowed = [f"'{name}-{each}'" for name in families for each in self.config.buckets]
+            allowed = [f"'{name}-{size}'" for name in families for size in self.config.buckets]
             raise ValueError(f"size_buckget is {size_buckget!r}; {self.config.name} has {', '.join(allowed)}")
         request = parse_request(input_data, embed_speech)
-        num_frames, overlap = parse_lengths(input_data, max(map(len, request.tracks)))
+        num_frames, plain_motion_frame = parse_lengths(input_data, request.num_frames)
         options = resolve_options(
             self.config,
             size_class=size_class,
             turbo=turbo,
-            motion_frame=motion_frame if overlap is None else overlap,
+            motion_frame=motion_frame if plain_motion_frame is None else plain_motion_frame,
             frame_num=frame_num,
             shift=shift,
             sampling_steps=sampling_steps,
@@ -178,20 +179,22 @@ class MultiTalkPipeline:
             guidance_reuse=guidance_reuse,
         )
         logger.info("seed %d", options.seed)
-        size, _ = self.frame(request, options)
-        video = torch.empty(3, _video_length(request, options), size.height, size.width)
+        layout = self.resolve_layout(request, options)
+        request = replace(request, layout=layout)
+        size = chunk_size(layout, options)
+        video = torch.empty(3, _num_frames(request, options), size.height, size.width)
         start = 0
         for frames in self.stream(request, options, progress):
             video[:, start : start + frames.shape[1]] = frames
             start += frames.shape[1]
         return video
 
-    def use_loras(self, wanted: Sequence[Lora]) -> None:
-        """Merge exactly these LoRAs into the transformer, from its own weights; none gives those back to the last bit.
+    def use_loras(self, loras: Sequence[Lora]) -> None:
+        """Merge these LoRAs, in place of those merged before; an empty sequence restores the weights bit for bit.
 
-        Raises `LoraError` (a ValueError) for a file that does not fit.
+        Raises `LoraError` (a ValueError) for a file that does not fit the transformer.
         """
-        self.loras.set_active(self.models.transformer, wanted)
+        self.loras.set_active(self.models.transformer, loras)
 
     @torch.inference_mode()
     def stream(
@@ -206,77 +209,80 @@ class MultiTalkPipeline:
         conditioned on. Close the iterator before the next request if it is not exhausted.
         """
         generator = torch.Generator(self.device).manual_seed(options.seed)
-        size, persons = self.frame(request, options)[0], len(request.tracks)
-        self.offload.plan_for(size, persons)
-        clip = self._retry_on_oom(size, persons, generator, self.prepare, request, options)
+        layout = self.resolve_layout(request, options)
+        request = replace(request, layout=layout)
+        size, num_persons = chunk_size(layout, options), request.num_persons
+        self.offload.plan_for(size, num_persons)
+        clip = self._retry_on_oom(size, num_persons, generator, self.prepare, request, options)
         cache = LastValueCache()
         clip_frame = reference_frame = motion_frames = None
         for chunk, next_chunk in zip_longest(clip.chunks, clip.chunks[1:]):
             report = make_reporter(progress, self.device, chunk.index + 1, len(clip.chunks))
             if chunk.index == 0:
                 report("prepare")
-            if clip_frame is None or request.source is not None:
-                clip_frame = crop_image(request.frame(chunk.start), clip.crop).to(self.device)
+            if clip_frame is None or request.video is not None:
+                clip_frame = crop_image(request.frame_at(chunk.start), clip.crop).to(self.device)
             if chunk.overlap == 0 or reference_frame is None:
                 reference_frame, motion_frames = clip_frame, None
-            inputs = ChunkInputs(
-                clip_frame_CHW=clip_frame,
-                reference_frame_CHW=reference_frame,
-                motion_frames_CFHW=motion_frames,
-                cache=cache,
-            )
+            inputs = ChunkInputs(clip_frame_CHW=clip_frame, motion_frames_CFHW=motion_frames, cache=cache)
             latent = self._retry_on_oom(
-                size, persons, generator, self.denoise_chunk, clip, chunk, inputs, generator, report
+                size, num_persons, generator, self.denoise_chunk, clip, chunk, inputs, generator, report
             )
-            num_motion = next_chunk.overlap if next_chunk is not None else 0
-            motion_frames = yield from self._decode_chunk(clip, chunk, latent, reference_frame, num_motion, report)
+            del inputs
+            motion_frames = None  # freed before the VAE decodes
+            decoded = DecodedChunk(chunk, num_motion=next_chunk.overlap if next_chunk is not None else 0)
+            yield from self._decode_chunk(clip, decoded, latent, reference_frame, report)
+            motion_frames = decoded.motion_frames(self.offload.offload_device)
 
-    def frame(self, request: Request, options: SamplingOptions) -> tuple[VideoSize, ImageLayout]:
-        """Size of a chunk, and the picture on the model's grid. Raises ValueError for what does not fit there."""
+    def resolve_layout(self, request: Request, options: SamplingOptions) -> ImageLayout:
+        """The image's crop and the persons' masks on the latent grid: the request's, or computed here.
+
+        Raises ValueError for a request that the model does not support.
+        """
         sizes = self.config.transformer
-        check_supported(self.config, len(request.tracks), request.source is not None)
-        check_embeddings(request.tracks, sizes.audio_layers, sizes.audio_dim)
-        picture, buckets = request.picture, self.config.buckets[options.size_class]
-        framing = layout_image(
-            picture.height, picture.width, buckets, len(request.tracks), request.regions, options.aspect
+        check_supported(self.config, request.num_persons, request.video is not None)
+        check_embeddings(request.speech, sizes.audio_layers, sizes.audio_dim)
+        if request.layout is not None:
+            return request.layout
+        image, buckets = request.image, self.config.buckets[options.size_class]
+        return layout_image(
+            image.height, image.width, buckets, request.num_persons, request.person_masks, options.aspect
         )
-        height, width = framing.crop.size
-        return VideoSize(frames=options.frame_num, height=height, width=width), framing
 
     @torch.inference_mode()
     def prepare(self, request: Request, options: SamplingOptions) -> ClipState:
-        """Check the request against the model's grid, then compute what all chunks share."""
-        size, framing = self.frame(request, options)
+        """Compute what all chunks share: time embeddings, prompts, masks. Raises as `resolve_layout` does."""
+        layout = self.resolve_layout(request, options)
+        size = chunk_size(layout, options)
         transformer = self.models.transformer
         embeddings = self.embed_times(options)
-        plan = self.plan(options, embeddings)
-        masks = framing.masks.to(self.device)
-        speakers = token_masks(masks[None], *size.grid[1:]) if len(request.tracks) == 2 else None
-        hears = all(PASSES[name].speech for step in plan for name in step.passes)
+        steps = self.plan_steps(options, embeddings)
+        masks = layout.masks.to(self.device)
+        speaks_always = all(PASSES[name].speech for step in steps for name in step.passes)
         return ClipState(
             request=request,
             options=options,
             size=size,
-            chunks=plan_chunks(_video_length(request, options), options.frame_num, options.motion_frame, request.cuts),
-            crop=framing.crop,
+            chunks=plan_chunks(_num_frames(request, options), options.frame_num, options.motion_frame, request.cuts),
+            crop=layout.crop,
             masks_3HW=masks,
-            speakers=speakers,
-            texts=self._texts(request, options),
-            silence=() if hears else transformer.embed_speech(self._silence(size)),
-            times=timesteps(options.sampling_steps, options.shift).tolist(),
+            speaker_masks=token_masks(masks[None], *size.grid[1:]) if request.num_persons == 2 else None,
+            text_kv=self._embed_prompts(request, options),
+            silent_kv=() if speaks_always else transformer.embed_speech(self._silent_windows(size)),
+            timesteps=timesteps(options.sampling_steps, options.shift).tolist(),
             time_embeddings=embeddings,
             rotary_emb=video_rope(size.grid, transformer.config.head_dim, self.device),
-            plan=plan,
+            steps=steps,
         )
 
     @torch.inference_mode()
     def embed_times(self, options: SamplingOptions) -> list[TimeEmbedding]:
-        """What the network is told of the time, for every step."""
+        """The time embedding of each step."""
         times = timesteps(options.sampling_steps, options.shift)[:-1].to(self.device)
         return [self.models.transformer.embed_time(t[None]) for t in times]
 
-    def plan(self, options: SamplingOptions, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
-        """What every step of a chunk runs."""
+    def plan_steps(self, options: SamplingOptions, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
+        """Which guidance passes each step of a chunk computes."""
         return plan_chunk(self.config, options, [embedding.timestep_proj for embedding in embeddings])
 
     def denoise_chunk(
@@ -289,93 +295,77 @@ class MultiTalkPipeline:
         report("condition")
 
         noise = draw_noise((len(condition.condition_CTHW) - MASK_CHANNELS, *clip.size.latent), generator)
-        velocity = Denoiser(
+        denoiser = Denoiser(
             self.models.transformer,
             condition.condition_CTHW,
             contexts,
             clip.time_embeddings,
             clip.rotary_emb,
             clip.size.grid,
-            clip.plan,
+            clip.steps,
         )
         return denoise(
             noise,
-            clip.times,
-            velocity,
+            clip.timesteps,
+            denoiser,
             clip.options.guider(),
             condition.motion,
-            on_step=lambda step: report("denoise", clip.plan, step),
+            on_step=lambda step: report("denoise", clip.steps, step),
         )
 
     def _decode_chunk(
-        self,
-        clip: ClipState,
-        chunk: Chunk,
-        latent_CTHW: Tensor,
-        reference_CHW: Tensor,
-        num_motion: int,
-        report: Reporter,
-    ) -> Generator[Tensor, None, Tensor | None]:
-        """Yield the new frames of a chunk; return its last `num_motion` frames where the offload plan keeps them.
+        self, clip: ClipState, decoded: DecodedChunk, latent_CTHW: Tensor, reference_CHW: Tensor, report: Reporter
+    ) -> Generator[Tensor, None, None]:
+        """Yield the new frames of a chunk in slices; "decode" is reported before the last one is yielded.
 
-        When the device runs out of memory, decode again under a smaller plan and skip the slices already yielded.
-        "decode" is reported before the last slice is yielded.
+        When the device runs out of memory, decode again under a smaller plan and skip the slices already counted.
         """
-        start, end, num_slices = 0, chunk.overlap + chunk.num_new, 0
-        strength, motion_frames = clip.options.color_correction_strength, list[Tensor]()
-        while True:
-            offload_device = self.offload.offload_device
+        strength = clip.options.color_correction_strength
+        while not decoded.is_complete:
             try:
+                offload_device = self.offload.offload_device
                 with self.offload.on_device(self.models.vae) as vae:
                     slices = decode_video(vae, latent_CTHW, reference_CHW, strength, offload_device)
-                    for frames_CFHW in islice(slices, num_slices, None):
-                        motion = frames_CFHW[:, max(clip.size.frames - num_motion - start, 0) :]
-                        motion_frames.append(motion.to(offload_device, copy=True))
-                        new = frames_CFHW[:, max(chunk.overlap - start, 0) : end - start]
-                        num_slices += 1
-                        start += frames_CFHW.shape[1]
-                        if start >= end:
+                    for frames_CFHW in islice(slices, decoded.num_slices, None):
+                        new_CFHW = decoded.add(frames_CFHW, offload_device)
+                        if decoded.is_complete:
                             report("decode")
-                        if new.shape[1]:
-                            yield new
-                        if start >= end:
-                            return (
-                                torch.cat([each.to(offload_device) for each in motion_frames], dim=1)
-                                if num_motion
-                                else None
-                            )
+                        if new_CFHW.shape[1]:
+                            yield new_CFHW
+                        if decoded.is_complete:
+                            return
             except torch.OutOfMemoryError as error:
-                smaller = self._smaller_plan(clip.size, len(clip.request.tracks), error)
+                smaller = self._smaller_plan(clip.size, clip.request.num_persons, error)
             self.offload.apply(smaller)
 
-    def _contexts(self, clip: ClipState, chunk: Chunk, frame_CHW: Tensor) -> dict[str, Context]:
-        """What each pass of a chunk is conditioned on."""
+    def _contexts(self, clip: ClipState, chunk: Chunk, clip_frame_CHW: Tensor) -> dict[str, Context]:
+        """What each guidance pass of a chunk is conditioned on."""
         transformer = self.models.transformer
         with self.offload.on_device(self.models.image_encoder) as image_encoder:
-            image = transformer.embed_image(image_encoder(frame_CHW))
-        windows = speech_windows(clip.request.tracks, chunk, self.config.transformer.audio_window)
-        heard = {True: transformer.embed_speech(windows[None].to(self.device)), False: clip.silence}
+            image_kv = transformer.embed_image(image_encoder(clip_frame_CHW))
+        windows = speech_windows(clip.request.speech, chunk, self.config.transformer.audio_window)
+        speech_kv = transformer.embed_speech(windows[None].to(self.device))
         return {
             name: Context(
-                text=text,
-                image=image,
-                speech=heard[PASSES[name].speech],
-                masks=clip.speakers if PASSES[name].speech else None,
+                text=text_kv,
+                image=image_kv,
+                speech=speech_kv if PASSES[name].speech else clip.silent_kv,
+                masks=clip.speaker_masks if PASSES[name].speech else None,
             )
-            for name, text in clip.texts.items()
+            for name, text_kv in clip.text_kv.items()
         }
 
-    def _texts(self, request: Request, options: SamplingOptions) -> dict[str, KVCache]:
-        """What each pass of the guidance reads; the prompts are encoded once each, and only those that are read."""
-        reads = {name: PASSES[name].prompt for name in options.guider().passes}
+    def _embed_prompts(self, request: Request, options: SamplingOptions) -> dict[str, KVCache]:
+        """Keys and values of each guidance pass's prompt. Each prompt that a pass uses is encoded once."""
+        uses_prompt = {name: PASSES[name].prompt for name in options.guider().passes}
         prompts = {True: request.prompt, False: options.negative_prompt}
         with self.offload.on_device(self.models.text_encoder) as text_encoder:
-            states = {which: text_encoder(prompts[which]) for which in set(reads.values())}
-        encoded = {which: self.models.transformer.embed_text(tokens) for which, tokens in states.items()}
-        return {name: encoded[which] for name, which in reads.items()}
+            states = {key: text_encoder(prompts[key]) for key in set(uses_prompt.values())}
+        text_kv = {key: self.models.transformer.embed_text(tokens) for key, tokens in states.items()}
+        return {name: text_kv[key] for name, key in uses_prompt.items()}
 
-    def _silence(self, size: VideoSize) -> Tensor:
-        """The zero windows of ONE person, which is what passes without speech hear: no labels there."""
+    def _silent_windows(self, size: VideoSize) -> Tensor:
+        """Zero speech windows of one person, for passes without speech, which have no speaker labels."""
         sizes = self.config.transformer
         return torch.zeros(
             1, 1, size.frames, sizes.audio_window, sizes.audio_layers, sizes.audio_dim, device=self.device
@@ -384,7 +374,7 @@ class MultiTalkPipeline:
     def _retry_on_oom(
         self,
         size: VideoSize,
-        persons: int,
+        num_persons: int,
         generator: torch.Generator,
         work: Callable[P, T],
         *args: P.args,
@@ -399,19 +389,25 @@ class MultiTalkPipeline:
             try:
                 return work(*args, **kwargs)
             except torch.OutOfMemoryError as error:
-                smaller = self._smaller_plan(size, persons, error)
+                smaller = self._smaller_plan(size, num_persons, error)
             generator.set_state(state)
             self.offload.apply(smaller)
 
-    def _smaller_plan(self, size: VideoSize, persons: int, error: torch.OutOfMemoryError) -> OffloadPlan:
+    def _smaller_plan(self, size: VideoSize, num_persons: int, error: torch.OutOfMemoryError) -> OffloadPlan:
         """The next smaller offload plan. Raises `error` where there is none."""
-        smaller = self.offload.next_smaller(size, persons)
+        smaller = self.offload.next_smaller(size, num_persons)
         if smaller is None:
             raise error
         logger.warning("out of memory under offload plan %s: %s", self.offload.plan, error)
         return smaller
 
 
-def _video_length(request: Request, options: SamplingOptions) -> int:
-    """Frames of the video: those of the longest track, at most `max_frames_num`."""
-    return min(max(map(len, request.tracks)), options.max_frames_num)
+def chunk_size(layout: ImageLayout, options: SamplingOptions) -> VideoSize:
+    """Frames, height and width of a chunk."""
+    height, width = layout.crop.size
+    return VideoSize(frames=options.frame_num, height=height, width=width)
+
+
+def _num_frames(request: Request, options: SamplingOptions) -> int:
+    """Frames of the video: those of the longest speech, at most `max_frames_num`."""
+    return min(request.num_frames, options.max_frames_num)

@@ -62,7 +62,7 @@ class Puppet:
 
     def evaluations(self, options: SamplingOptions) -> int:
         """Number of evaluations of the transformer blocks per chunk."""
-        return sum(step.evaluations for step in self.pipeline.plan(options, self.pipeline.embed_times(options)))
+        return sum(step.evaluations for step in self.pipeline.plan_steps(options, self.pipeline.embed_times(options)))
 
     @torch.inference_mode()
     def generate(self, clip: Clip, options: SamplingOptions) -> GeneratedClip:
@@ -75,16 +75,17 @@ class Puppet:
     def request(self, clip: Clip) -> Request:
         """The request of a clip: voices in the row's order, person boxes if the row gives them."""
         order = clip.row.face_of_voice
-        boxes = None
+        image = Image.fromarray(clip.image())
+        person_masks = None
         if clip.row.boxes != "default":
             faces = scenes.face_boxes(clip.scene)
-            first, second = (faces[face] for face in order)
-            boxes = (first, second)
+            first, second = (torch.from_numpy(faces[face].to_mask(image.height, image.width)) for face in order)
+            person_masks = (first, second)
         return Request(
-            picture=Image.fromarray(clip.image()),
-            tracks=tuple(self.embed(clip.waveforms[face]) for face in order),
+            image=image,
+            speech=tuple(self.embed(clip.waveforms[face]) for face in order),
             prompt=clip.scene.prompt,
-            regions=boxes,
+            person_masks=person_masks,
         )
 
     def embed(self, waveform_N: NDArray[np.float32]) -> Tensor:

@@ -16,7 +16,7 @@ from benchmarks.quality.metrics import read_mouths, to_json_value
 from benchmarks.quality.sync_metrics import own_correlation
 from training.mouths import MouthCurve
 from training.scenes import face_boxes
-from wan.conditioning.speakers import BoxRegion
+from src.media.persons.boxes import Box
 from wan.sampling.options import SamplingOptions
 
 ABLATION_ROW = Row(name="two para", persons=2)
@@ -27,7 +27,7 @@ MINIMAL_PROMPT = "."
 _WARM_UP_FRAMES = 10
 """Frames until the effect of a prompt is fully visible."""
 
-FaceMeasure = Callable[[Video, BoxRegion], MouthCurve]
+FaceMeasure = Callable[[Video, Box], MouthCurve]
 
 
 def ablate_conditioning(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:

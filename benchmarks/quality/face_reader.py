@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.characters import MOUTH_HEIGHT, MOUTH_INSIDE
 from training.mouths import MouthCurve
-from wan.conditioning.speakers import BoxRegion
+from src.media.persons.boxes import Box
 
 Video = NDArray[np.uint8]
 Pixels = NDArray[np.float64]
@@ -54,7 +54,7 @@ class Face:
     unit: float
 
     @classmethod
-    def from_box(cls, box: BoxRegion) -> "Face":
+    def from_box(cls, box: Box) -> "Face":
         """Estimate from an integer box, which was rounded outwards by half a pixel per side on average."""
         unit = ((box.right - box.left - 1) / (2 * _BESIDE) + (box.bottom - box.top - 1) / (_ABOVE + _BELOW)) / 2
         center_y = (box.top + box.bottom) / 2
@@ -71,7 +71,7 @@ class Face:
         return rows[:, None] * np.minimum(columns, 1)
 
 
-def mouth_opening(video: Video, box: BoxRegion) -> MouthCurve:
+def mouth_opening(video: Video, box: Box) -> MouthCurve:
     """Mouth opening per frame, about 0..1: height of the pixels darker than lips in the center of the mouth."""
     face = Face.from_box(box)
     red = video[..., _RED].astype(np.float64)
@@ -81,7 +81,7 @@ def mouth_opening(video: Video, box: BoxRegion) -> MouthCurve:
     return area / (2 * MOUTH_HEIGHT)
 
 
-def eye_whiteness(video: Video, box: BoxRegion) -> MouthCurve:
+def eye_whiteness(video: Video, box: Box) -> MouthCurve:
     """White fraction of the eye region per frame; about 0 for closed eyes."""
     face = Face.from_box(box)
     blue = video[..., _BLUE].astype(np.float64)
@@ -89,7 +89,7 @@ def eye_whiteness(video: Video, box: BoxRegion) -> MouthCurve:
     return _mean(np.clip((blue - skin) / np.maximum(_EYE_WHITE - skin, 1), 0, 1), face, EYES)
 
 
-def brow_darkness(video: Video, box: BoxRegion) -> MouthCurve:
+def brow_darkness(video: Video, box: Box) -> MouthCurve:
     """Difference of the region of unraised brows from the skin per frame, 0..1; small for raised brows."""
     face = Face.from_box(box)
     pixels = video.astype(np.float64)
@@ -98,7 +98,7 @@ def brow_darkness(video: Video, box: BoxRegion) -> MouthCurve:
     return _mean(difference, face, BROWS)
 
 
-def outside_mouths(boxes: list[BoxRegion], height: int, width: int) -> NDArray[np.bool_]:
+def outside_mouths(boxes: list[Box], height: int, width: int) -> NDArray[np.bool_]:
     """Mask of the pixels outside all mouths, H x W."""
     covered = [Face.from_box(box).weights(AROUND_MOUTH, height, width) for box in boxes]
     return np.max(covered, axis=0) == 0

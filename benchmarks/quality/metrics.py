@@ -22,8 +22,8 @@ from benchmarks.quality.sync_metrics import (
     shuffled_correlation,
     silent_opening,
 )
+from src.media.persons.boxes import Box
 from training.scenes import face_boxes
-from wan.conditioning.speakers import BoxRegion
 
 Metrics = dict[str, Any]
 _DRIFT_FRAMES = 8
@@ -78,13 +78,13 @@ def to_json_value(value: Any) -> Any:
     return None if value is None or not np.isfinite(value) else value
 
 
-def drift(video: Video, box: BoxRegion) -> float:
+def drift(video: Video, box: Box) -> float:
     """Color drift of the upper face from the first to the last frames: RMS over cell means, 0..255."""
     first, last = (cell_colors(frames, box).mean(0) for frames in (video[:1], video[-_DRIFT_FRAMES:]))
     return float(np.sqrt(np.mean((last - first) ** 2)))
 
 
-def cell_colors(video: Video, box: BoxRegion) -> NDArray[np.float64]:
+def cell_colors(video: Video, box: Box) -> NDArray[np.float64]:
     """Mean colors of the cells of a grid over the upper face, F x cells x 3."""
     face = Face.from_box(box)
     columns, rows = np.linspace(-0.8, 0.8, _GRID + 1), np.linspace(*_UPPER_FACE, _GRID)
@@ -97,7 +97,7 @@ def cell_colors(video: Video, box: BoxRegion) -> NDArray[np.float64]:
     return np.stack(means, axis=1)
 
 
-def psnr(video: Video, boxes: list[BoxRegion]) -> float:
+def psnr(video: Video, boxes: list[Box]) -> float:
     """PSNR in dB of the pixels outside mouths to the first frame, averaged over the later frames."""
     mask_HW = outside_mouths(boxes, *video.shape[1:3])
     pixels = video[:, mask_HW].astype(np.float64)

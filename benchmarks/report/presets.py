@@ -53,4 +53,4 @@ def count_evaluations(pipeline: MultiTalkPipeline, preset: str, changes: dict[st
     if options.teacache_thresh > 0 and not has_weights:
         return ""
     embeddings = pipeline.embed_times(options) if has_weights else [_NO_EMBEDDING] * options.sampling_steps
-    return str(sum(step.evaluations for step in pipeline.plan(options, embeddings)))
+    return str(sum(step.evaluations for step in pipeline.plan_steps(options, embeddings)))

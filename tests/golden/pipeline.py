@@ -99,7 +99,7 @@ class DrawnVideo:
         self.last = numbers(formula, r"k=min\(i,(\d+)\)")[0]
         self.size = [int(n) for n in re.findall(r"mgrid\[0:(\d+),0:(\d+)\]", formula)[0]]
 
-    def frame(self, index: int) -> Image.Image:
+    def frame_at(self, index: int) -> Image.Image:
         rows, columns = np.mgrid[0 : self.size[0], 0 : self.size[1]]
         k = min(index, self.last)
         waves = [np.sin((columns + 4 * k) / 17 + c) * np.cos((rows + 2 * k) / (11 + c)) for c in range(3)]

@@ -4,12 +4,12 @@ import pytest
 
 from benchmarks.quality.face_reader import mouth_opening
 from examples.draw import PICTURES
+from src.media.persons.boxes import Box
 from tests.conftest import ROOT
 from tests.predict.conftest import Service
 from tests.predict.media_files import uri
 from tests.predict.output_video import OutputVideo, decode_output
 from training.scenes import face_boxes
-from wan.conditioning.speakers import BoxRegion
 
 EXAMPLES = ROOT / "examples"
 SHRUNK = 8
@@ -29,9 +29,7 @@ def speak(service: Service, **inputs: str | None) -> OutputVideo:
 def mouth_openings(video: OutputVideo) -> list[list[float]]:
     """Mean opening of the left and the right person's mouth in the first turn, and in the second if there is one."""
     boxes = [
-        BoxRegion(
-            top=box.top // SHRUNK, left=box.left // SHRUNK, bottom=box.bottom // SHRUNK, right=box.right // SHRUNK
-        )
+        Box(top=box.top // SHRUNK, left=box.left // SHRUNK, bottom=box.bottom // SHRUNK, right=box.right // SHRUNK)
         for box in face_boxes(PICTURES["two_people.png"])
     ]
     tracks = [mouth_opening(video.frames_FHWC, box) for box in boxes]

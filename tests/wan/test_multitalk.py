@@ -1,4 +1,4 @@
-"""The pipeline: frozen signatures, exact lengths, nothing computed that is not needed."""
+"""The pipeline: signatures, lengths, seeds, progress reports, errors."""
 
 import inspect
 from dataclasses import replace
@@ -25,29 +25,31 @@ def pipeline(puppet: ModelConfig, puppet_folder: Path) -> MultiTalkPipeline:
     return MultiTalkPipeline(config=puppet, checkpoint_dir=puppet_folder, device_id=0)
 
 
-def track(frames: int, seed: int = 0) -> Tensor:
+def speech(frames: int, seed: int = 0) -> Tensor:
+    """Random speech embeddings."""
     return torch.randn(frames, 4, 64, generator=torch.Generator().manual_seed(seed))
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     gradient = Image.linear_gradient("L").resize((256, 128))
     return Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.FLIP_LEFT_RIGHT), gradient))
 
 
-def data(*frames: int) -> dict[str, Any]:
-    speech = {f"person{i + 1}": track(n, i) for i, n in enumerate(frames)}
-    return {"prompt": "hello", "cond_image": picture(), "cond_audio": speech}
+def input_data(*frames: int) -> dict[str, Any]:
+    """The classic form, with speech of so many frames for each person."""
+    audio = {f"person{i + 1}": speech(n, i) for i, n in enumerate(frames)}
+    return {"prompt": "hello", "cond_image": image(), "cond_audio": audio}
 
 
 def request_of(*frames: int) -> Request:
-    return Request(picture=picture(), tracks=tuple(track(n, i) for i, n in enumerate(frames)), prompt="hello")
+    return Request(image=image(), speech=tuple(speech(n, i) for i, n in enumerate(frames)), prompt="hello")
 
 
 def options_of(config: ModelConfig, **changes: Any) -> SamplingOptions:
     return resolve_options(config, size_class="480", turbo=True, **{**SMALL, **changes})
 
 
-def test_generate_has_the_signature_that_users_know() -> None:
+def test_generate_signature() -> None:
     parameters = list(inspect.signature(MultiTalkPipeline.generate).parameters.values())[1:]
     assert [(p.name, p.default) for p in parameters][:13] == [
         ("input_data", inspect.Parameter.empty),
@@ -79,7 +81,7 @@ def test_generate_has_the_signature_that_users_know() -> None:
     }
 
 
-def test_other_names_that_users_know() -> None:
+def test_public_names_and_signatures() -> None:
     known = ["config", "checkpoint_dir", "device_id"]
     assert list(inspect.signature(MultiTalkPipeline).parameters)[:3] == known
     assert inspect.signature(MultiTalkPipeline).parameters["device_id"].default == 0
@@ -89,7 +91,7 @@ def test_other_names_that_users_know() -> None:
     assert len(inspect.signature(Wav2Vec2Model.get_embeddings).parameters) == 2
 
 
-def test_configurations_refuse_unknown_keys() -> None:
+def test_config_with_unknown_key_raises_type_error() -> None:
     with pytest.raises(TypeError, match="surprise"):
         replace(WAN_CONFIGS["multitalk-14B"], surprise=1)  # type: ignore[call-arg]
 
@@ -98,89 +100,95 @@ def test_configurations_refuse_unknown_keys() -> None:
     ("frames", "limit", "expected"),
     [((1,), 1000, 1), ((7,), 1000, 7), ((9,), 1000, 9), ((10,), 1000, 10), ((30,), 11, 11), ((6, 12), 1000, 12)],
 )
-def test_the_length_is_that_of_the_longest_track(
+def test_video_length_is_that_of_the_longest_speech(
     pipeline: MultiTalkPipeline, frames: tuple[int, ...], limit: int, expected: int
 ) -> None:
-    video = pipeline.generate(data(*frames), max_frames_num=limit, **{**SMALL, "sampling_steps": 1})
+    video = pipeline.generate(input_data(*frames), max_frames_num=limit, **{**SMALL, "sampling_steps": 1})
     assert video.shape == (3, expected, 64, 128)
     assert video.dtype == torch.float32
     assert video.abs().max() <= 1
 
 
-def test_plain_form_sets_length_and_overlap(pipeline: MultiTalkPipeline) -> None:
-    plain = {"prompt": "x", "image": picture(), "audio_embeddings": track(40), "num_frames": 10, "motion_frame": 1}
+def test_plain_form_sets_num_frames_and_motion_frame(pipeline: MultiTalkPipeline) -> None:
+    plain = {"prompt": "x", "image": image(), "audio_embeddings": speech(40), "num_frames": 10, "motion_frame": 1}
     progress: list[Progress] = []
     video = pipeline.generate(plain, progress=progress.append, frame_num=9, sampling_steps=1)
     assert video.shape[1] == 10
     assert progress[-1].num_chunks == 2
 
 
-def test_a_seed_decides_the_video(pipeline: MultiTalkPipeline) -> None:
-    first, again, other = (pipeline.generate(data(14), **{**SMALL, "seed": seed}) for seed in (3, 3, 4))
+def test_same_seed_same_video(pipeline: MultiTalkPipeline) -> None:
+    first, again, other = (pipeline.generate(input_data(14), **{**SMALL, "seed": seed}) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_the_process_is_not_seeded(pipeline: MultiTalkPipeline) -> None:
+def test_global_generator_is_not_seeded(pipeline: MultiTalkPipeline) -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    pipeline.generate(data(5), **SMALL)
+    pipeline.generate(input_data(5), **SMALL)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_streamed_is_whole(pipeline: MultiTalkPipeline) -> None:
-    parts = list(pipeline.stream(request_of(18, 18), options_of(pipeline.config)))
-    assert sum(part.shape[1] for part in parts) == 18
-    whole = pipeline.generate(data(18, 18), **SMALL)
-    assert torch.equal(torch.cat(parts, dim=1), whole)
+def test_streamed_slices_are_the_generated_video(pipeline: MultiTalkPipeline) -> None:
+    slices = list(pipeline.stream(request_of(18, 18), options_of(pipeline.config)))
+    assert torch.equal(torch.cat(slices, dim=1), pipeline.generate(input_data(18, 18), **SMALL))
 
 
-def test_requests_do_not_meet(pipeline: MultiTalkPipeline) -> None:
-    alone = pipeline.generate(data(14), **SMALL)
-    started = pipeline.stream(request_of(18, 18), options_of(pipeline.config, seed=9))
-    next(started)
-    assert torch.equal(pipeline.generate(data(14), **SMALL), alone)
+def test_unfinished_stream_does_not_affect_the_next_request(pipeline: MultiTalkPipeline) -> None:
+    expected = pipeline.generate(input_data(14), **SMALL)
+    unfinished = pipeline.stream(request_of(18, 18), options_of(pipeline.config, seed=9))
+    next(unfinished)
+    assert torch.equal(pipeline.generate(input_data(14), **SMALL), expected)
 
 
-def test_a_stopped_request_leaves_nothing(pipeline: MultiTalkPipeline) -> None:
-    class StopError(Exception):
+def test_cancelled_request_does_not_affect_the_next_one(pipeline: MultiTalkPipeline) -> None:
+    class CancelError(Exception):
         pass
 
-    def stop(progress: Progress) -> None:
+    def cancel(progress: Progress) -> None:
         if progress.stage == "denoise":
-            raise StopError
+            raise CancelError
 
-    alone = pipeline.generate(data(14), **SMALL)
-    with pytest.raises(StopError):
-        pipeline.generate(data(9), **SMALL, progress=stop)
-    assert torch.equal(pipeline.generate(data(14), **SMALL), alone)
+    expected = pipeline.generate(input_data(14), **SMALL)
+    with pytest.raises(CancelError):
+        pipeline.generate(input_data(9), **SMALL, progress=cancel)
+    assert torch.equal(pipeline.generate(input_data(14), **SMALL), expected)
 
 
-def test_progress_tells_stage_chunk_and_step(pipeline: MultiTalkPipeline) -> None:
-    told: list[tuple[str, int, int, int, int]] = []
-
-    def on_progress(p: Progress) -> None:
-        told.append((p.stage, p.chunk, p.num_chunks, p.step, p.num_steps))
-
-    pipeline.generate(data(12), **SMALL, progress=on_progress)
+def test_progress_reports_stage_chunk_and_step(pipeline: MultiTalkPipeline) -> None:
+    reports: list[tuple[str, int, int, int, int]] = []
+    pipeline.generate(
+        input_data(12),
+        **SMALL,
+        progress=lambda p: reports.append((p.stage, p.chunk, p.num_chunks, p.step, p.num_steps)),
+    )
     chunk = [("condition", 1, 1), ("denoise", 1, 2), ("denoise", 2, 2), ("decode", 1, 1)]
     expected = [("prepare", 1, 2, 1, 1)]
     expected += [(stage, k, 2, step, steps) for k in (1, 2) for stage, step, steps in chunk]
-    assert told == expected
+    assert reports == expected
 
 
-def test_speech_text_and_picture_all_count(pipeline: MultiTalkPipeline) -> None:
-    base = pipeline.generate(data(9), **SMALL)
-    other_speech = {**data(9), "cond_audio": {"person1": track(9, seed=5)}}
-    other_picture = {**data(9), "cond_image": picture().rotate(180)}
-    for changed in (other_speech, other_picture, {**data(9), "prompt": "goodbye"}):
+def test_given_layout_is_used(pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, options = request_of(9, 9), options_of(pipeline.config)
+    expected = torch.cat(list(pipeline.stream(request, options)), dim=1)
+    request = replace(request, layout=pipeline.resolve_layout(request, options))
+    monkeypatch.setattr("wan.multitalk.layout_image", lambda *_: pytest.fail("the layout was computed again"))
+    assert torch.equal(torch.cat(list(pipeline.stream(request, options)), dim=1), expected)
+
+
+def test_speech_prompt_and_image_change_the_video(pipeline: MultiTalkPipeline) -> None:
+    base = pipeline.generate(input_data(9), **SMALL)
+    other_speech = {**input_data(9), "cond_audio": {"person1": speech(9, seed=5)}}
+    other_image = {**input_data(9), "cond_image": image().rotate(180)}
+    for changed in (other_speech, other_image, {**input_data(9), "prompt": "goodbye"}):
         assert not torch.allclose(pipeline.generate(changed, **SMALL), base, atol=1e-4)
 
 
-@pytest.mark.parametrize("shortcut", [{"cache": "magcache"}, {"guidance_reuse": True}, {"teacache_thresh": 1e9}])
-def test_shortcuts_change_the_video_and_save_evaluations(
-    pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, shortcut: dict[str, Any]
+@pytest.mark.parametrize("cache", [{"cache": "magcache"}, {"guidance_reuse": True}, {"teacache_thresh": 1e9}])
+def test_caches_change_the_video_and_skip_forwards(
+    pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, cache: dict[str, Any]
 ) -> None:
     evaluations: list[int] = []
     forward_passes = pipeline.models.transformer.forward_passes
@@ -191,24 +199,24 @@ def test_shortcuts_change_the_video_and_save_evaluations(
 
     monkeypatch.setattr(pipeline.models.transformer, "forward_passes", counted)
     long = {**SMALL, "sampling_steps": 12}
-    exact = pipeline.generate(data(9), **long, cache="none")
+    exact = pipeline.generate(input_data(9), **long, cache="none")
     assert sum(evaluations) == 12 * 2
     evaluations.clear()
-    short = pipeline.generate(data(9), **long, **shortcut)
+    short = pipeline.generate(input_data(9), **long, **cache)
     assert sum(evaluations) < 12 * 2
     assert not torch.equal(short, exact)
 
 
-def test_wrong_arguments_are_named(pipeline: MultiTalkPipeline) -> None:
+def test_invalid_argument_is_named_in_the_error(pipeline: MultiTalkPipeline) -> None:
     with pytest.raises(ValueError, match="'portrait-480'"):
-        pipeline.generate(data(9), size_buckget="portrait-480")
+        pipeline.generate(input_data(9), size_buckget="portrait-480")
     with pytest.raises(ValueError, match="size class is '1080'"):
-        pipeline.generate(data(9), size_buckget="multitalk-1080")
+        pipeline.generate(input_data(9), size_buckget="multitalk-1080")
     with pytest.raises(ValueError, match="frame_num is 10"):
-        pipeline.generate(data(9), frame_num=10)
+        pipeline.generate(input_data(9), frame_num=10)
 
 
-def test_a_track_of_another_width_is_named(pipeline: MultiTalkPipeline) -> None:
-    wrong = {**data(9), "cond_audio": {"person1": torch.randn(9, 12, 768)}}
+def test_embeddings_of_another_width_are_an_error(pipeline: MultiTalkPipeline) -> None:
+    wrong = {**input_data(9), "cond_audio": {"person1": torch.randn(9, 12, 768)}}
     with pytest.raises(ValueError, match=r"\(9, 12, 768\).*4 x 64"):
         pipeline.generate(wrong, **SMALL)

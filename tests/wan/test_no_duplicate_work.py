@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 import wan.decode
 import wan.multitalk
 import wan.offload.manager
-from tests.wan.test_multitalk import data
+from tests.wan.test_multitalk import input_data
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
 from wan.color import lab_stats, match_color
@@ -80,7 +80,7 @@ def layer_calls(model: nn.Module) -> Iterator[Counter[str]]:
 @pytest.mark.parametrize("persons", [1, 2])
 def test_layers_run_once_per_input(pipeline: MultiTalkPipeline, persons: int) -> None:
     with layer_calls(pipeline.models.transformer) as runs:
-        pipeline.generate(data(*(12,) * persons), **TWO_CHUNKS)
+        pipeline.generate(input_data(*(12,) * persons), **TWO_CHUNKS)
     speech = CHUNKS + 1  # the speech of each chunk, and silence
     expected = {
         "time_embedding.0": STEPS,
@@ -109,8 +109,8 @@ def test_clip_and_chunk_inputs_are_computed_once(
     models = pipeline.models
     count(monkeypatch, calls, models.transformer, "embed_text", "embed_image", "embed_speech", "embed_time")
     count(monkeypatch, calls, models.vae, "encode", "decode")
-    count(monkeypatch, calls, wan.multitalk, "video_rope", "token_masks", "crop_image", "decode_video")
-    pipeline.generate(data(12, 12), **TWO_CHUNKS)
+    count(monkeypatch, calls, wan.multitalk, "video_rope", "token_masks", "crop_image", "layout_image")
+    pipeline.generate(input_data(12, 12), **TWO_CHUNKS)
     assert calls == {
         "embed_text": 2,
         "embed_time": STEPS,
@@ -118,10 +118,10 @@ def test_clip_and_chunk_inputs_are_computed_once(
         "embed_image": CHUNKS,
         "encode": CHUNKS,
         "decode": CHUNKS,
-        "decode_video": CHUNKS,
         "video_rope": 1,
         "token_masks": 1,
         "crop_image": 1,
+        "layout_image": 1,
     }
 
 
@@ -130,7 +130,7 @@ def test_infinitetalk_encodes_a_repeated_image_once(
 ) -> None:
     pipeline = MultiTalkPipeline(WAN_CONFIGS["infinitetalk-puppet"], puppet_folder)
     count(monkeypatch, calls, pipeline.models.vae, "encode")
-    pipeline.generate(data(16), **TWO_CHUNKS)  # three chunks: the image once, the motion frames twice
+    pipeline.generate(input_data(16), **TWO_CHUNKS)  # three chunks: the image once, the motion frames twice
     assert calls == {"encode": 3}
 
 
@@ -138,7 +138,7 @@ def test_silence_is_embedded_only_if_a_pass_needs_it(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, calls: Counter[str]
 ) -> None:
     count(monkeypatch, calls, pipeline.models.transformer, "embed_speech", "embed_text")
-    pipeline.generate(data(9), **{**TWO_CHUNKS, "text_guide_scale": 1.0, "audio_guide_scale": 1.0})
+    pipeline.generate(input_data(9), **{**TWO_CHUNKS, "text_guide_scale": 1.0, "audio_guide_scale": 1.0})
     assert calls == {"embed_speech": 1, "embed_text": 1}
 
 
@@ -150,7 +150,7 @@ def test_passes_with_weight_zero_do_not_run(
 ) -> None:
     text, audio = scales
     with layer_calls(pipeline.models.transformer) as runs:
-        pipeline.generate(data(9), **{**TWO_CHUNKS, "text_guide_scale": text, "audio_guide_scale": audio})
+        pipeline.generate(input_data(9), **{**TWO_CHUNKS, "text_guide_scale": text, "audio_guide_scale": audio})
     assert runs["head.head"] == passes * STEPS
 
 
@@ -158,9 +158,9 @@ def test_speaker_labels_are_computed_for_two_persons_and_once_in_the_first_block
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, calls: Counter[str]
 ) -> None:
     count(monkeypatch, calls, transformer_module, "speaker_labels")
-    pipeline.generate(data(9), **TWO_CHUNKS)
+    pipeline.generate(input_data(9), **TWO_CHUNKS)
     assert not calls
-    pipeline.generate(data(9, 9), **TWO_CHUNKS)
+    pipeline.generate(input_data(9, 9), **TWO_CHUNKS)
     # Two of the three passes have speech; the first block computes the labels of all passes at once.
     assert calls["speaker_labels"] == STEPS * (1 + 2 * (pipeline.config.transformer.num_layers - 1))
 
@@ -178,7 +178,7 @@ def test_streamed_blocks_are_copied_once_per_step(
     monkeypatch.setattr(StreamedBlocks, "_prefetch", counted)
     models = load_models(puppet, puppet_folder, CPU)
     pipeline = MultiTalkPipeline.from_models(puppet, models, num_persistent_param_in_dit=0)
-    pipeline.generate(data(12), **TWO_CHUNKS)
+    pipeline.generate(input_data(12), **TWO_CHUNKS)
     embeddings = 2 + CHUNKS + CHUNKS + 1  # texts, images, speech
     assert fetched[0] == fetched[puppet.transformer.num_layers - 1] == embeddings + EVALUATIONS
 
@@ -189,11 +189,11 @@ def test_no_weights_move_if_everything_fits(
 ) -> None:
     pipeline = MultiTalkPipeline.from_models(puppet, load_models(puppet, puppet_folder, CPU), memory_limit=limit)
     count(monkeypatch, calls, wan.offload.manager, "move")
-    pipeline.generate(data(9), **TWO_CHUNKS)
+    pipeline.generate(input_data(9), **TWO_CHUNKS)
     count(
         monkeypatch, calls, nn.Module, "to"
     )  # the first request has estimated memory, with modules on the meta device
-    pipeline.generate(data(9), **TWO_CHUNKS)
+    pipeline.generate(input_data(9), **TWO_CHUNKS)
     assert pipeline.offload.plan.name == "resident"
     assert not calls
 
@@ -213,7 +213,7 @@ def test_residuals_are_kept_only_for_a_step_that_reuses_them(
     monkeypatch.setattr(wan.multitalk, "Denoiser", RecordingDenoiser)
     computed = (True, True, False, True, False, False, True)
     monkeypatch.setattr("wan.sampling.plan.computed_steps", lambda *_: computed)
-    pipeline.generate(data(9), **{**TWO_CHUNKS, "sampling_steps": len(computed)})
+    pipeline.generate(input_data(9), **{**TWO_CHUNKS, "sampling_steps": len(computed)})
     assert kept == [0, PASSES, PASSES, PASSES, PASSES, PASSES, 0]
 
 
@@ -320,5 +320,5 @@ def test_lab_statistics_of_the_reference_are_computed_once_per_chunk(
     expected: int,
 ) -> None:
     count(monkeypatch, calls, wan.decode, "lab_stats")
-    pipeline.generate(data(12), **TWO_CHUNKS, color_correction_strength=strength)
+    pipeline.generate(input_data(12), **TWO_CHUNKS, color_correction_strength=strength)
     assert calls["lab_stats"] == expected

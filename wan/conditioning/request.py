@@ -1,4 +1,4 @@
-"""What a caller asks for, parsed once from the dictionaries that earlier packages took."""
+"""The pipeline's request, and its parser for the `input_data` dictionaries of earlier packages."""
 
 import itertools
 import operator
@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wan.conditioning.protocols import SpeechEmbeddings
-from wan.conditioning.speakers import BoxRegion, PersonRegion
-from wan.conditioning.video_source import VideoSource
+from wan.conditioning.layout import ImageLayout
+from wan.conditioning.protocols import SpeechEmbeddings, VideoSource
+from wan.conditioning.speakers import PersonMasks, box_mask
 
 EmbedSpeech = Callable[[Sequence[Path], str], Sequence[SpeechEmbeddings]]
-"""Sound files and how they follow each other ("add" or "para") to one track per person."""
+"""(audio files, "add" or "para") to the embeddings of each person: one after the other, or both at once."""
 
 _CLASSIC_KEYS = {"prompt", "cond_image", "cond_video", "cond_audio", "audio_type", "bbox"}
 _PLAIN_KEYS = {"prompt", "image", "audio_embeddings", "num_frames", "motion_frame", "bbox"}
@@ -30,84 +30,110 @@ _PERSONS = ("person1", "person2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A picture, one or two speech tracks, a prompt; regions when the persons are not the picture's halves.
+    """What to generate: an image, the speech of one or two persons, a prompt.
 
-    With a `source` the picture is its frame 0, on which the regions are.
+    `person_masks` say where two persons are; None for the left and the right half. With a `video` the image is its
+    frame 0, to which the masks refer. `layout` is what `MultiTalkPipeline.resolve_layout` returns for this request,
+    where the caller has computed it already.
     """
 
-    picture: Image.Image
-    tracks: tuple[SpeechEmbeddings, ...]
+    image: Image.Image
+    speech: tuple[SpeechEmbeddings, ...]
     prompt: str
-    regions: tuple[PersonRegion, PersonRegion] | None = None
-    source: VideoSource | None = None
+    person_masks: PersonMasks | None = None
+    video: VideoSource | None = None
+    layout: ImageLayout | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise ValueError(f"prompt is {self.prompt!r}; it needs at least one visible character")
-        if len(self.tracks) not in (1, 2):
-            raise ValueError(f"{len(self.tracks)} speech tracks; the published weights tell 1 or 2 persons apart")
-        for person, track in zip(_PERSONS, self.tracks, strict=False):
-            if len(track.shape) != 3 or not len(track):
+        if len(self.speech) not in (1, 2):
+            raise ValueError(f"speech of {len(self.speech)} persons; the published weights tell 1 or 2 persons apart")
+        for person, embeddings in zip(_PERSONS, self.speech, strict=False):
+            if len(embeddings.shape) != 3 or not len(embeddings):
                 raise ValueError(
-                    f"speech of {person} has shape {tuple(track.shape)}; frames x layers x width is expected, "
+                    f"speech of {person} has shape {tuple(embeddings.shape)}; frames x layers x width is expected, "
                     "with at least 1 frame"
                 )
-        if self.regions is not None and len(self.tracks) != 2:
-            raise ValueError(f"regions were given for {len(self.tracks)} speech track; they are for 2 persons")
-        if any(cut <= before for before, cut in itertools.pairwise((0, *self.cuts))):
+        self._check_masks()
+        if any(cut <= previous for previous, cut in itertools.pairwise((0, *self.cuts))):
             raise ValueError(f"cuts are {self.cuts}; they must ascend, and be above 0")
+
+    def _check_masks(self) -> None:
+        if self.person_masks is None:
+            return
+        if self.num_persons != 2:
+            raise ValueError(f"person_masks with speech of {self.num_persons} person; they are for 2 persons")
+        for person, mask_HW in zip(_PERSONS, self.person_masks, strict=True):
+            if mask_HW.dtype != torch.bool or mask_HW.shape != (self.image.height, self.image.width):
+                raise ValueError(
+                    f"the mask of {person} is {mask_HW.dtype} of shape {tuple(mask_HW.shape)}; "
+                    f"bool of shape {(self.image.height, self.image.width)}, the image's, is expected"
+                )
+
+    @property
+    def num_persons(self) -> int:
+        """1 or 2."""
+        return len(self.speech)
+
+    @property
+    def num_frames(self) -> int:
+        """Video frames of the longest speech."""
+        return max(map(len, self.speech))
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Frames of the video at which a scene begins, the first excepted."""
-        return () if self.source is None else self.source.cuts
+        """First frame of each scene but the first."""
+        return () if self.video is None else self.video.cuts
 
-    def frame(self, index: int) -> Image.Image:
-        """What is seen at a frame of the video: of the source, or the picture at all times.
+    def frame_at(self, index: int) -> Image.Image:
+        """The video's frame at an index, or the image.
 
-        Raises ValueError for a source whose frames differ in size.
+        Raises ValueError for a video whose frames differ in size.
         """
-        frame = self.picture if self.source is None else self.source.frame(index)
-        if frame.size != self.picture.size:
-            raise ValueError(f"frame {index} of the source is {frame.size}; the first one is {self.picture.size}")
+        frame = self.image if self.video is None else self.video.frame_at(index)
+        if frame.size != self.image.size:
+            raise ValueError(f"frame {index} of the video is {frame.size}; the first one is {self.image.size}")
         return frame
 
 
 def parse_request(input_data: Mapping[str, Any], embed_speech: EmbedSpeech | None = None) -> Request:
-    """Either known form of `input_data` as a `Request`.
+    """Convert either known form of `input_data` to a `Request`.
 
     Classic: {prompt, cond_image or cond_video, cond_audio: {person1, person2}, audio_type, bbox}; plain: {image,
-    audio_embeddings, prompt, num_frames, motion_frame}. What is shown is a picture, a path to one, or a `VideoSource`.
-    Speech is given as tensors, as paths to saved embeddings (.pt, .npy, .safetensors), or as sound files when
-    `embed_speech` is there to turn them into tracks.
-    `bbox` maps person1 and person2 to [top, left, bottom, right] in pixels of the upright picture, the order the
-    classic files use; for one person it is not needed and not used.
+    audio_embeddings, prompt, num_frames, motion_frame}. The image is a PIL image, a path, or a `VideoSource`.
+    Speech is given as tensors, as paths to saved embeddings (.pt, .npy, .safetensors), or as audio files, which
+    `embed_speech` converts to embeddings.
+    `bbox` maps person1 and person2 to [top, left, bottom, right] in pixels of the upright image, the order of the
+    classic files; it is ignored for one person.
 
     Raises ValueError that names the key, its value, and what is allowed.
     """
     image_key, speech_key = _check_keys(input_data)
-    shown = input_data[image_key]
-    source = shown if isinstance(shown, VideoSource) else None
-    picture = _read_picture(shown if source is None else source.frame(0), image_key)
+    value = input_data[image_key]
+    video = value if isinstance(value, VideoSource) else None
+    image = _read_image(value if video is None else video.frame_at(0), image_key)
     voices = _by_person(input_data[speech_key], speech_key)
-    tracks = _read_tracks(voices, input_data.get("audio_type", "add"), speech_key, embed_speech)
-    regions = _read_boxes(input_data.get("bbox"), picture) if len(tracks) == 2 else None
-    return Request(picture=picture, tracks=tracks, prompt=input_data["prompt"], regions=regions, source=source)
+    speech = _read_speech(voices, input_data.get("audio_type", "add"), speech_key, embed_speech)
+    masks = _read_boxes(input_data.get("bbox"), image) if len(speech) == 2 else None
+    return Request(image=image, speech=speech, prompt=input_data["prompt"], person_masks=masks, video=video)
 
 
-def parse_lengths(input_data: Mapping[str, Any], longest: int) -> tuple[int | None, int | None]:
-    """(num_frames, motion_frame) of the plain form, None where it does not say.
+def parse_lengths(input_data: Mapping[str, Any], max_frames: int) -> tuple[int | None, int | None]:
+    """(num_frames, motion_frame) of the plain form, None where absent.
 
-    Raises ValueError for a `num_frames` that is not between 1 and `longest`, the frames of the longest track.
+    Raises ValueError for a `num_frames` outside 1 to `max_frames`, the frames of the longest speech.
     """
     num_frames, motion_frame = (input_data.get(key) for key in ("num_frames", "motion_frame"))
-    if num_frames is not None and not 1 <= num_frames <= longest:
-        raise ValueError(f"num_frames is {num_frames}; 1 to {longest}, the frames of the longest track, are allowed")
+    if num_frames is not None and not 1 <= num_frames <= max_frames:
+        raise ValueError(
+            f"num_frames is {num_frames}; 1 to {max_frames}, the frames of the longest speech, are allowed"
+        )
     return num_frames, motion_frame
 
 
 def _check_keys(input_data: Mapping[str, Any]) -> tuple[str, str]:
-    """The form's names for picture and speech, once no key is unknown or missing."""
+    """The form's keys for image and speech. Raises ValueError for unknown and missing keys."""
     classic = any(key.startswith("cond_") for key in input_data)
     allowed = _CLASSIC_KEYS if classic else _PLAIN_KEYS
     if unknown := sorted(set(input_data) - allowed):
@@ -123,86 +149,84 @@ def _check_keys(input_data: Mapping[str, Any]) -> tuple[str, str]:
     return image_key, speech_key
 
 
-def _read_picture(value: Any, key: str) -> Image.Image:
-    """8-bit RGB, upright. Deeper pictures must be converted by the caller, who knows their range."""
+def _read_image(value: Any, key: str) -> Image.Image:
+    """8-bit RGB, upright. ValueError for more bits a channel, whose range only the caller knows."""
     try:
-        picture = value if isinstance(value, Image.Image) else Image.open(value)
+        image = value if isinstance(value, Image.Image) else Image.open(value)
     except (OSError, AttributeError, TypeError) as error:
-        raise ValueError(f"{key} is {value!r}; a picture or a path to one is needed ({error})") from error
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"{key} has mode {picture.mode!r}; 8 bits a channel are needed")
-    return ImageOps.exif_transpose(picture).convert("RGB")
+        raise ValueError(f"{key} is {value!r}; an image or a path to one is needed ({error})") from error
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{key} has mode {image.mode!r}; 8 bits a channel are needed")
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _by_person(value: Any, key: str) -> list[Any]:
-    """Tensors or paths in order of person from a mapping, a sequence, or a single one."""
+    """The speech of person 1 and person 2, from a mapping, a sequence, or a single value."""
     if isinstance(value, Mapping):
-        given = {person: voice for person, voice in value.items() if voice is not None}
-        if set(given) - set(_PERSONS) or "person1" not in given:
-            raise ValueError(f"{key} has the keys {sorted(given)}; allowed are person1 and, optionally, person2")
-        return [given[person] for person in _PERSONS if person in given]
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    return [value]
+        present = {person: speech for person, speech in value.items() if speech is not None}
+        if set(present) - set(_PERSONS) or "person1" not in present:
+            raise ValueError(f"{key} has the keys {sorted(present)}; allowed are person1 and, optionally, person2")
+        return [present[person] for person in _PERSONS if person in present]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _read_tracks(
-    voices: list[Any], audio_type: str, key: str, embed_speech: EmbedSpeech | None
+def _read_speech(
+    values: list[Any], audio_type: str, key: str, embed_speech: EmbedSpeech | None
 ) -> tuple[SpeechEmbeddings, ...]:
     if audio_type not in ("add", "para"):
         raise ValueError(f"audio_type is {audio_type!r}; allowed are 'add' and 'para'")
-    sounds = [voice for voice in voices if not _is_embedding(voice)]
-    if not sounds:
-        return tuple(_read_embedding(voice, key) for voice in voices)
-    if embed_speech is None or len(sounds) != len(voices):
+    audio_files = [value for value in values if not _is_embeddings(value)]
+    if not audio_files:
+        return tuple(_read_embeddings(value, key) for value in values)
+    if embed_speech is None or len(audio_files) != len(values):
         raise ValueError(
-            f"{key} holds {[str(sound) for sound in sounds]}; allowed are tensors, saved embeddings "
-            f"({', '.join(_EMBEDDING_SUFFIXES)}), or sound files for every person together with `embed_speech`"
+            f"{key} holds {[str(each) for each in audio_files]}; allowed are tensors, saved embeddings "
+            f"({', '.join(_EMBEDDING_SUFFIXES)}), or audio files for every person together with `embed_speech`"
         )
-    return tuple(embed_speech([Path(sound) for sound in sounds], audio_type))
+    return tuple(embed_speech([Path(each) for each in audio_files], audio_type))
 
 
-def _is_embedding(value: Any) -> bool:
+def _is_embeddings(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray)) or Path(value).suffix in _EMBEDDING_SUFFIXES
 
 
-def _read_embedding(value: Any, key: str) -> Tensor:
-    """A track from a tensor, an array, or a file that holds exactly one."""
+def _read_embeddings(value: Any, key: str) -> Tensor:
+    """Float32 embeddings from a tensor, an array, or a file that holds exactly one."""
     if isinstance(value, Tensor):
         return value.float()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value).float()
     try:
-        return _load_embedding(Path(value)).float()
+        return _load_embeddings(Path(value)).float()
     except (OSError, ValueError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"{key} holds {str(value)!r}, which is no saved track: {error}") from error
+        raise ValueError(f"{key} holds {str(value)!r}, which cannot be read as one saved tensor: {error}") from error
 
 
-def _load_embedding(path: Path) -> Tensor:
+def _load_embeddings(path: Path) -> Tensor:
     if path.suffix == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False))
     if path.suffix == ".safetensors":
-        (track,) = load_file(path).values()
-        return track
+        (embeddings,) = load_file(path).values()
+        return embeddings
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_boxes(value: Any, picture: Image.Image) -> tuple[BoxRegion, BoxRegion] | None:
+def _read_boxes(value: Any, image: Image.Image) -> PersonMasks | None:
     if value is None:
         return None
     if not isinstance(value, Mapping) or set(value) != set(_PERSONS):
         raise ValueError(f"bbox is {value!r}; it must map person1 and person2 to [top, left, bottom, right]")
-    first, second = (_read_box(person, value[person], picture) for person in _PERSONS)
+    first, second = (_read_box(person, value[person], image) for person in _PERSONS)
     return first, second
 
 
-def _read_box(person: str, sides: Any, picture: Image.Image) -> BoxRegion:
-    limits = f"0 <= top < bottom <= {picture.height} and 0 <= left < right <= {picture.width}, the picture's size"
+def _read_box(person: str, sides: Any, image: Image.Image) -> Tensor:
+    limits = f"0 <= top < bottom <= {image.height} and 0 <= left < right <= {image.width}, the image's size"
     try:
         top, left, bottom, right = (operator.index(side) for side in sides)
-        fits = 0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width
+        fits = 0 <= top < bottom <= image.height and 0 <= left < right <= image.width
     except (TypeError, ValueError):
         fits = False
     if not fits:
         raise ValueError(f"bbox of {person} is {sides!r}; four whole numbers [top, left, bottom, right] with {limits}")
-    return BoxRegion(top=top, left=left, bottom=bottom, right=right)
+    return box_mask(image.height, image.width, top=top, left=left, bottom=bottom, right=right)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from src.errors import InputError, truncated_repr
 
 EXAMPLE = "0.05,0.1,0.45,1; 0.55,0.1,0.95,1"
@@ -17,6 +19,12 @@ class Box:
     top: int
     right: int
     bottom: int
+
+    def to_mask(self, height: int, width: int) -> np.ndarray:
+        """Bool height x width, True inside."""
+        mask_HW = np.zeros((height, width), bool)
+        mask_HW[self.top : self.bottom, self.left : self.right] = True
+        return mask_HW
 
 
 def parse_boxes(text: str, *, width: int, height: int, name: str = "person_boxes") -> tuple[Box, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from src.errors import InputError, truncated_repr
 from src.media.file_type import probe
 from src.media.image import read_mask
-from src.media.persons.boxes import EXAMPLE, Box, parse_boxes
+from src.media.persons.boxes import EXAMPLE, parse_boxes
 
 PersonMasks = tuple[np.ndarray, np.ndarray]
 MAX_PERSONS = 10
@@ -36,7 +36,7 @@ def person_masks(
     if has_boxes:
         parsed = parse_boxes(boxes or "", width=width, height=height)
         _check_count(len(parsed), num_voices, f"{boxes_repr}, which is {len(parsed)}")
-        return _assign((_box_mask(box, height, width) for box in parsed), num_voices)
+        return _assign((box.to_mask(height, width) for box in parsed), num_voices)
     if mask_paths:
         _check_count(len(mask_paths), num_voices, f"person_masks has {len(mask_paths)}")
         return _assign(_read_masks(mask_paths, height, width), num_voices)
@@ -52,12 +52,6 @@ def _check_count(count: int, num_voices: int, what: str) -> None:
         )
     if count > MAX_PERSONS:
         raise InputError(f"{what} with {voices}; at most {MAX_PERSONS} are allowed")
-
-
-def _box_mask(box: Box, height: int, width: int) -> np.ndarray:
-    mask_HW = np.zeros((height, width), bool)
-    mask_HW[box.top : box.bottom, box.left : box.right] = True
-    return mask_HW
 
 
 def _read_masks(paths: Sequence[Path], height: int, width: int) -> Iterator[np.ndarray]:

@@ -37,14 +37,14 @@ class VideoReader:
         self._open(scan_seconds=max_seconds)
         self._transform = display_transform(self._current.frame, self._current.pixel_ratio)
         check_size(*self.size, name=file.name)
-        self.frame(0)
+        self.frame_at(0)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of every frame."""
         return self._transform.display_size
 
-    def frame(self, index: int) -> Image.Image:
+    def frame_at(self, index: int) -> Image.Image:
         """The frame at index / 25 seconds: 8-bit RGB, upright, with square pixels."""
         return self._convert(index, lambda frame: to_image(frame, self._transform))
 

@@ -10,8 +10,8 @@ from benchmarks.quality.clips import ROWS, draw_clip, with_bare_faces
 from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness, mouth_opening, outside_mouths
 from benchmarks.quality.metrics import read_mouths
 from benchmarks.quality.sync_metrics import MouthReading, correlation, own_correlation
+from src.media.persons.boxes import Box
 from training.scenes import face_boxes, render
-from wan.conditioning.speakers import BoxRegion
 
 SHORT = [row for row in ROWS if row.num_chunks == 1 and row.audio != "none"]
 
@@ -53,7 +53,7 @@ def test_mouth_opening_is_robust_to_shifted_boxes(shift: tuple[int, int]) -> Non
     clip = draw_clip(SHORT[0], 2, 0)
     (box,) = face_boxes(clip.scene)
     down, right = shift
-    moved = BoxRegion(top=box.top + down, left=box.left + right, bottom=box.bottom + down, right=box.right + right)
+    moved = Box(top=box.top + down, left=box.left + right, bottom=box.bottom + down, right=box.right + right)
     video = clip.ground_truth()
     assert correlation(mouth_opening(video, moved)[1:], clip.openings[0][1:]) > 0.98
 

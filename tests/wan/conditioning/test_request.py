@@ -1,4 +1,4 @@
-"""Both known forms of `input_data`."""
+"""Both forms of `input_data`, and the checks of `Request`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,77 +11,77 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wan.conditioning.request import parse_lengths, parse_request
-from wan.conditioning.speakers import BoxRegion
+from wan.conditioning.request import Request, parse_lengths, parse_request
+from wan.conditioning.speakers import box_mask
 
-TRACK = torch.randn(30, 4, 64)
-PICTURE = Image.new("RGB", (200, 100))
-TWO: dict[str, Any] = {"cond_audio": {"person1": TRACK, "person2": TRACK}}
-CLASSIC: dict[str, Any] = {"prompt": "hello", "cond_image": PICTURE, "cond_audio": {"person1": TRACK}}
+EMBEDDINGS = torch.randn(30, 4, 64)
+IMAGE = Image.new("RGB", (200, 100))
+TWO: dict[str, Any] = {"cond_audio": {"person1": EMBEDDINGS, "person2": EMBEDDINGS}}
+CLASSIC: dict[str, Any] = {"prompt": "hello", "cond_image": IMAGE, "cond_audio": {"person1": EMBEDDINGS}}
 
 
 def test_classic_form() -> None:
     boxes = {"person1": [10, 5, 90, 95], "person2": [10, 105, 90, 195]}
-    two = {"person1": TRACK, "person2": TRACK}
+    two = {"person1": EMBEDDINGS, "person2": EMBEDDINGS}
     request = parse_request({**CLASSIC, "cond_audio": two, "audio_type": "para", "bbox": boxes})
-    assert request.regions == (
-        BoxRegion(top=10, left=5, bottom=90, right=95),
-        BoxRegion(top=10, left=105, bottom=90, right=195),
-    )
-    assert len(request.tracks) == 2
+    assert request.person_masks is not None
+    first, second = request.person_masks
+    assert torch.equal(first, box_mask(100, 200, top=10, left=5, bottom=90, right=95))
+    assert torch.equal(second, box_mask(100, 200, top=10, left=105, bottom=90, right=195))
+    assert request.num_persons == 2
 
 
-@pytest.mark.parametrize("speech", [TRACK, [TRACK], {"person1": TRACK}, TRACK.numpy()])
+@pytest.mark.parametrize("speech", [EMBEDDINGS, [EMBEDDINGS], {"person1": EMBEDDINGS}, EMBEDDINGS.numpy()])
 def test_plain_form(speech: Any) -> None:
-    data = {"prompt": "hello", "image": PICTURE, "audio_embeddings": speech, "num_frames": 21, "motion_frame": 5}
-    assert torch.equal(cast(Tensor, parse_request(data).tracks[0]), TRACK)
-    assert parse_lengths(data, longest=30) == (21, 5)
+    data = {"prompt": "hello", "image": IMAGE, "audio_embeddings": speech, "num_frames": 21, "motion_frame": 5}
+    assert torch.equal(cast(Tensor, parse_request(data).speech[0]), EMBEDDINGS)
+    assert parse_lengths(data, max_frames=30) == (21, 5)
 
 
 @pytest.mark.parametrize("num_frames", [0, -5, 31])
-def test_a_length_that_the_speech_does_not_have_is_named(num_frames: int) -> None:
+def test_num_frames_above_the_speech_length_is_an_error(num_frames: int) -> None:
     with pytest.raises(ValueError, match=f"num_frames is {num_frames}; 1 to 30"):
-        parse_lengths({"num_frames": num_frames}, longest=30)
+        parse_lengths({"num_frames": num_frames}, max_frames=30)
 
 
-def test_pictures_are_upright_and_of_eight_bits(tmp_path: Path) -> None:
+def test_image_is_turned_upright_and_must_have_eight_bits(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    PICTURE.save(tmp_path / "turned.jpg", exif=exif)
-    assert parse_request({**CLASSIC, "cond_image": tmp_path / "turned.jpg"}).picture.size == (100, 200)
+    IMAGE.save(tmp_path / "turned.jpg", exif=exif)
+    assert parse_request({**CLASSIC, "cond_image": tmp_path / "turned.jpg"}).image.size == (100, 200)
     with pytest.raises(ValueError, match="cond_image has mode 'I;16'; 8 bits"):
         parse_request({**CLASSIC, "cond_image": Image.new("I;16", (8, 8))})
 
 
-def test_an_absent_second_person_and_the_box_of_one_are_fine() -> None:
-    one = {"person1": TRACK, "person2": None}
-    assert parse_request({**CLASSIC, "cond_audio": one, "bbox": {"person1": [0, 0, 5, 5]}}).regions is None
+def test_bbox_is_ignored_for_one_person() -> None:
+    one = {"person1": EMBEDDINGS, "person2": None}
+    assert parse_request({**CLASSIC, "cond_audio": one, "bbox": {"person1": [0, 0, 5, 5]}}).person_masks is None
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])
-def test_saved_embeddings_and_picture_paths(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"track{suffix}"
+def test_embeddings_and_images_from_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"embeddings{suffix}"
     {
-        ".pt": lambda: torch.save(TRACK, path),
-        ".npy": lambda: np.save(path, TRACK.numpy()),
-        ".safetensors": lambda: save_file({"track": TRACK}, path),
+        ".pt": lambda: torch.save(EMBEDDINGS, path),
+        ".npy": lambda: np.save(path, EMBEDDINGS.numpy()),
+        ".safetensors": lambda: save_file({"embeddings": EMBEDDINGS}, path),
     }[suffix]()
-    PICTURE.save(tmp_path / "picture.png")
+    IMAGE.save(tmp_path / "image.png")
     request = parse_request(
-        {**CLASSIC, "cond_image": str(tmp_path / "picture.png"), "cond_audio": {"person1": str(path)}}
+        {**CLASSIC, "cond_image": str(tmp_path / "image.png"), "cond_audio": {"person1": str(path)}}
     )
-    assert torch.equal(cast(Tensor, request.tracks[0]), TRACK)
-    assert request.picture.size == (200, 100)
+    assert torch.equal(cast(Tensor, request.speech[0]), EMBEDDINGS)
+    assert request.image.size == (200, 100)
 
 
-def test_sound_files_go_through_the_callers_function() -> None:
+def test_audio_files_are_passed_to_embed_speech() -> None:
     def embed(paths: Sequence[Path], mode: str) -> list[torch.Tensor]:
         assert ([path.name for path in paths], mode) == (["a.wav", "b.wav"], "para")
-        return [TRACK, TRACK]
+        return [EMBEDDINGS, EMBEDDINGS]
 
-    sounds = {"person1": "a.wav", "person2": "b.wav"}
-    request = parse_request({**CLASSIC, "cond_audio": sounds, "audio_type": "para"}, embed)
-    assert len(request.tracks) == 2
+    audio = {"person1": "a.wav", "person2": "b.wav"}
+    request = parse_request({**CLASSIC, "cond_audio": audio, "audio_type": "para"}, embed)
+    assert request.num_persons == 2
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_sound_files_go_through_the_callers_function() -> None:
         ({"prompt": "  "}, "prompt is '  '"),
         ({"prompt": None}, "lacks 'prompt'"),
         ({"cond_audio": None}, "lacks 'cond_audio'"),
-        ({"cond_audio": {"person3": TRACK}}, "person3"),
+        ({"cond_audio": {"person3": EMBEDDINGS}}, "person3"),
         ({"cond_audio": {"person1": "voice.wav"}}, "voice.wav"),
         ({"cond_audio": {"person1": torch.zeros(0, 4, 64)}}, r"\(0, 4, 64\)"),
-        ({"cond_audio": [TRACK, TRACK, TRACK]}, "3 speech tracks"),
+        ({"cond_audio": [EMBEDDINGS, EMBEDDINGS, EMBEDDINGS]}, "speech of 3 persons"),
         ({"audio_type": "both"}, "'both'; allowed are 'add' and 'para'"),
         ({"seed": 3}, "seed"),
         ({"prompt": 5}, "prompt is 5"),
@@ -109,6 +109,15 @@ def test_sound_files_go_through_the_callers_function() -> None:
         ({**TWO, "bbox": {"person1": [0, 0, 0.5, 0.5], "person2": [0, 0, 50, 50]}}, "four whole numbers"),
     ],
 )
-def test_what_is_wrong_is_named(change: dict[str, Any], words: str) -> None:
+def test_invalid_value_is_named_in_the_error(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_request({**CLASSIC, **change})
+
+
+def test_person_masks_are_bool_and_of_the_image_size() -> None:
+    mask = torch.ones(100, 200, dtype=torch.bool)
+    for wrong in (mask.float(), mask.T):
+        with pytest.raises(ValueError, match=r"mask of person2 is .*bool of shape \(100, 200\)"):
+            Request(image=IMAGE, speech=(EMBEDDINGS, EMBEDDINGS), prompt="hello", person_masks=(mask, wrong))
+    with pytest.raises(ValueError, match="person_masks with speech of 1 person"):
+        Request(image=IMAGE, speech=(EMBEDDINGS,), prompt="hello", person_masks=(mask, mask))

@@ -16,6 +16,7 @@ from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.decode import decode_video
 from wan.modules.vae import VideoVAE, build_vae
 from wan.modules.vae_layers import FeatureCache
+from wan.multitalk import chunk_size
 from wan.offload.estimate import (
     META,
     estimate_memory,
@@ -73,7 +74,7 @@ def test_request_estimate_matches_measured_peak(
     pipeline = MultiTalkPipeline.from_models(puppet, models)
     request = request_of(*(9,) * persons)
     options = options_of(puppet, teacache_thresh=0.0)
-    size, _ = pipeline.frame(request, options)
+    size = chunk_size(pipeline.resolve_layout(request, options), options)
     estimate = estimate_memory(puppet, size, persons, models.transformer)
     estimated = estimate.kv_cache + max(estimate.forward, estimate.vae)
     measured = measure_peak(lambda: deque(pipeline.stream(request, options), maxlen=0), CPU)

@@ -37,7 +37,7 @@ def open_video(path: Path) -> VideoReader:
 
 
 def numbers(video: VideoReader, count: int) -> list[int]:
-    return [number_of(video.frame(index)) for index in range(count)]
+    return [number_of(video.frame_at(index)) for index in range(count)]
 
 
 def expected_numbers(times: list[Fraction], count: int) -> list[int]:
@@ -75,9 +75,9 @@ def test_first_frame_is_at_time_zero(tmp_path: Path) -> None:
 
 def test_random_access_and_reading_after_close(tmp_path: Path) -> None:
     video = open_video(write_video(tmp_path / "a.mp4"))
-    assert [number_of(video.frame(index)) for index in (9, 9, 2, 3, 11, 0)] == [9, 9, 2, 3, 11, 0]
+    assert [number_of(video.frame_at(index)) for index in (9, 9, 2, 3, 11, 0)] == [9, 9, 2, 3, 11, 0]
     video.close()
-    assert number_of(video.frame(0)) == 0
+    assert number_of(video.frame_at(0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_random_access_and_reading_after_close(tmp_path: Path) -> None:
     ],
 )
 def test_display_matrix_is_applied(tmp_path: Path, rotation: tuple[float, ...], transpose: Image.Transpose) -> None:
-    found = open_video(write_video(tmp_path / "a.mp4", rotation=rotation)).frame(0)
+    found = open_video(write_video(tmp_path / "a.mp4", rotation=rotation)).frame_at(0)
     expected = drawing(0).transpose(transpose)
     assert found.size == expected.size
     assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).mean() < 6
@@ -99,7 +99,7 @@ def test_display_matrix_is_applied(tmp_path: Path, rotation: tuple[float, ...], 
 
 def test_sample_aspect_ratio_is_applied(tmp_path: Path) -> None:
     video = open_video(write_video(tmp_path / "a.mp4", pixel_ratio=Fraction(3, 2)))
-    assert video.size == video.frame(3).size == (192, HEIGHT)
+    assert video.size == video.frame_at(3).size == (192, HEIGHT)
 
 
 def test_scene_cuts(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_scene_cuts(tmp_path: Path) -> None:
     video = open_video(write_video(tmp_path / "a.mp4", times=[i / 25 for i in range(80)], images=moving))
     assert detect_scene_cuts(video, 80) == (40, 70)
     assert detect_scene_cuts(video, 70) == (40,)
-    assert video.frame(0).size == (160, 96)
+    assert video.frame_at(0).size == (160, 96)
 
 
 def test_scene_cut_between_equally_bright_scenes(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_frames_of_changing_size(tmp_path: Path) -> None:
             packet.pts = packet.dts = number
             container.mux(packet)
     video = open_video(tmp_path / "a.mkv")
-    assert [video.frame(number).size for number in range(3)] == [(WIDTH, HEIGHT)] * 3
+    assert [video.frame_at(number).size for number in range(3)] == [(WIDTH, HEIGHT)] * 3
     assert numbers(video, 3) == [0, 1, 2]
 
 
@@ -247,7 +247,7 @@ def test_random_damage_raises_nothing_but_input_error(tmp_path: Path, name: str)
         path.write_bytes(broken)
         try:
             video = open_video(path)
-            outcomes.add(all(video.frame(index).size == video.size for index in range(0, 80, 8)))
+            outcomes.add(all(video.frame_at(index).size == video.size for index in range(0, 80, 8)))
         except InputError as error:
             outcomes.add(str(error)[:5])
     assert outcomes == {True, "image"}
