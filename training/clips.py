@@ -13,13 +13,13 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.media.persons.boxes import Box
 from src.media.rates import SAMPLES_PER_FRAME
 from training.mouths import MouthCurve, opening_curve, shape_curve
 from training.scenes import Scene, face_boxes, render, sample_scene
 from training.voices import Voice, Waveform, add_noise
 from wan.conditioning import speakers
 from wan.conditioning.image import Crop
-from src.media.persons.boxes import Box
 from wan.types import SPATIAL_STRIDE
 
 ConditionKind = Literal["image", "motion", "infinitetalk"]

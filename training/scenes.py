@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from src.media.persons.boxes import Box
 from src.media.rates import FPS
 from training.characters import Character, Color, Pose, paint_character, sample_character, sample_color
 from training.mouths import MouthCurve
-from src.media.persons.boxes import Box
 
 _SUPERSAMPLING = 4
 _EXPRESSION_FRAMES = 6

@@ -14,9 +14,9 @@ from benchmarks.quality.clips import Clip, Row, draw_clip, with_bare_faces
 from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness
 from benchmarks.quality.metrics import read_mouths, to_json_value
 from benchmarks.quality.sync_metrics import own_correlation
+from src.media.persons.boxes import Box
 from training.mouths import MouthCurve
 from training.scenes import face_boxes
-from src.media.persons.boxes import Box
 from wan.sampling.options import SamplingOptions
 
 ABLATION_ROW = Row(name="two para", persons=2)

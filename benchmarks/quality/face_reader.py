@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from src.media.persons.boxes import Box
 from training.characters import MOUTH_HEIGHT, MOUTH_INSIDE
 from training.mouths import MouthCurve
-from src.media.persons.boxes import Box
 
 Video = NDArray[np.uint8]
 Pixels = NDArray[np.float64]

@@ -110,7 +110,7 @@ def test_video_source_is_probed_and_opened_once(
     opened.clear()
     media = load_inputs(replace(raw, image=path), LIMITS)
     assert media.video is not None
-    assert [media.video.frame(index).size for index in (0, 5, 11)] == [(128, 64)] * 3
+    assert [media.video.frame_at(index).size for index in (0, 5, 11)] == [(128, 64)] * 3
     assert (opened[name], opened["ffmpeg"]) == (2, 2)
     media.close()
 
