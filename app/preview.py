@@ -15,6 +15,7 @@ from app.inputs import input_schema, validate_inputs
 from app.job import raw_inputs
 from app.settings import read_settings
 from app.speakers import draw_preview, layout_speakers
+from src.errors import truncated_repr
 from src.request import load_inputs
 from src.serving.cog.cli_inputs import read_inputs
 
@@ -37,14 +38,14 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m app.preview", description="Draw the speakers' regions; the model does not run."
     )
     command.add_argument("-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="as for predict.py")
-    command.add_argument("-o", "--output", type=Path, default=Path("preview.png"), help="where to save the picture")
+    command.add_argument("-o", "--output", type=Path, default=Path("preview.png"), help="path of the PNG")
     return command
 
 
 def read_file(name: str, text: str) -> Path:
     """The path in `@path`; ValueError for a URL, which is not fetched here."""
     if not text.startswith("@"):
-        raise ValueError(f"{name}: {text[:80]!r} is not a file; write {name}=@path")
+        raise ValueError(f"{name}: {truncated_repr(text)} is not a file; write {name}=@path")
     return Path(text[1:]).expanduser()
 
 

@@ -1,1 +1,1 @@
-"""Pictures and voices to try, and how they were made."""
+"""Example images, masks, a video and voices, and the scripts that made them."""

@@ -1,6 +1,6 @@
-"""Draws the example pictures, masks and film: `python -m examples.draw` writes them beside this file.
+"""`python -m examples.draw`: render the example images, masks and video into this folder.
 
-The people are drawn as those that the built-in model has learnt from, but it has never seen them.
+The characters are rendered like the training data of the built-in model, but are not part of it.
 """
 
 from dataclasses import replace
@@ -50,23 +50,26 @@ GARDEN = Backdrop(kind="floor", colors=((214, 226, 200), (120, 150, 96)), phase=
 
 
 def stand(x: float, y: float, unit: float) -> Placement:
-    """Somebody at rest: middle of the face and half its height, in pixels."""
+    """A character at rest: center of the face and half its height, in pixels."""
     return Placement(x=x, y=y, unit=unit, sway=(0, 0, 0), tilt=(0, 0, 0), blinks=())
 
 
-def sway(place: Placement, phase: float) -> Placement:
-    """Somebody who moves the head a little, and blinks once a second or so."""
-    return replace(place, sway=(0.05, 0.4, phase), tilt=(0.05, 0.3, phase), blinks=(20, 45, 70))
+def sway(placement: Placement, phase: float) -> Placement:
+    """A character that moves the head a little and blinks about once a second."""
+    return replace(placement, sway=(0.05, 0.4, phase), tilt=(0.05, 0.3, phase), blinks=(20, 45, 70))
 
 
-def scene_of(
-    size: tuple[int, int], people: tuple[Character, ...], places: tuple[Placement, ...], backdrop: Backdrop = ROOM
+def make_scene(
+    size: tuple[int, int],
+    characters: tuple[Character, ...],
+    placements: tuple[Placement, ...],
+    backdrop: Backdrop = ROOM,
 ) -> Scene:
-    """People with closed mouths."""
+    """Characters with closed mouths."""
     return Scene(
         size=size,
-        characters=people,
-        placements=places,
+        characters=characters,
+        placements=placements,
         backdrop=backdrop,
         prompt="",
         eyes_closed=False,
@@ -74,45 +77,43 @@ def scene_of(
     )
 
 
-PICTURES = {
-    "portrait.png": scene_of((768, 768), (ANNA,), (stand(384, 380, 250),)),
-    "two_people.png": scene_of((512, 1024), (ANNA, BEN), (stand(262, 262, 172), stand(764, 250, 172))),
+IMAGES = {
+    "portrait.png": make_scene((768, 768), (ANNA,), (stand(384, 380, 250),)),
+    "two_people.png": make_scene((512, 1024), (ANNA, BEN), (stand(262, 262, 172), stand(764, 250, 172))),
 }
-
-
 MASKS = {"mask_anna.png": 0, "mask_ben.png": 1}
-FILM = (
-    (scene_of((256, 512), (ANNA, BEN), (sway(stand(131, 131, 84), 0), sway(stand(382, 125, 84), 2))), 50),
-    (scene_of((256, 512), (ANNA, BEN), (sway(stand(140, 128, 76), 1), sway(stand(372, 130, 76), 3)), GARDEN), 25),
+VIDEO = (
+    (make_scene((256, 512), (ANNA, BEN), (sway(stand(131, 131, 84), 0), sway(stand(382, 125, 84), 2))), 50),
+    (make_scene((256, 512), (ANNA, BEN), (sway(stand(140, 128, 76), 1), sway(stand(372, 130, 76), 3)), GARDEN), 25),
 )
 """Scenes and their lengths in frames."""
 
 
 def draw_mask(scene: Scene, person: int) -> Image.Image:
-    """White where a person's face is, as an ellipse."""
+    """A white ellipse over a person's face."""
     box = face_boxes(scene)[person]
     mask = Image.new("1", scene.size[::-1])
     ImageDraw.Draw(mask).ellipse((box.left, box.top, box.right, box.bottom), fill=1)
     return mask
 
 
-def film(path: Path) -> None:
-    """The scenes one after the other, without sound."""
-    height, width = FILM[0][0].size
-    with VideoWriter(path, width=width, height=height, num_frames=sum(length for _, length in FILM)) as movie:
-        for scene, length in FILM:
+def write_video(path: Path) -> None:
+    """The scenes one after the other, without audio."""
+    height, width = VIDEO[0][0].size
+    with VideoWriter(path, width=width, height=height, num_frames=sum(length for _, length in VIDEO)) as writer:
+        for scene, length in VIDEO:
             closed = [np.zeros(length)] * len(scene.characters)
-            movie.write(render(scene, closed, closed))
+            writer.write(render(scene, closed, closed))
 
 
 def main() -> None:
-    """Write all of them."""
+    """Write all files."""
     folder = Path(__file__).parent
-    for name, scene in PICTURES.items():
+    for name, scene in IMAGES.items():
         Image.fromarray(render_still(scene)).save(folder / name, optimize=True)
     for name, person in MASKS.items():
-        draw_mask(PICTURES["two_people.png"], person).save(folder / name, optimize=True)
-    film(folder / "two_scenes.mp4")
+        draw_mask(IMAGES["two_people.png"], person).save(folder / name, optimize=True)
+    write_video(folder / "two_scenes.mp4")
 
 
 if __name__ == "__main__":

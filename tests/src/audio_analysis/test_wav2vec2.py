@@ -37,13 +37,13 @@ def model(config: transformers.Wav2Vec2Config) -> Wav2Vec2Model:
     return Wav2Vec2Model(config).eval()
 
 
-def sound(samples: int = 32000, rate: int = 16000) -> np.ndarray:
+def noise(samples: int = 32000, rate: int = 16000) -> np.ndarray:
     return 0.1 * np.random.default_rng(0).standard_normal(samples * rate // 16000).astype(np.float32)
 
 
 @pytest.mark.parametrize("samples", [640, 1279, 1280, 16000, 16639, 51200])
 def test_hidden_states_of_every_layer_and_frame(model: Wav2Vec2Model, samples: int) -> None:
-    embedding = model.get_embeddings(model.extract_features(sound(samples), 16000))
+    embedding = model.get_embeddings(model.extract_features(noise(samples), 16000))
     assert embedding.shape == (samples * 25 // 16000, 3, 16)
     assert embedding.dtype == torch.float32
     assert not embedding.requires_grad
@@ -54,7 +54,7 @@ def test_last_layer_equals_transformers_at_its_own_frame_rate(
     model: Wav2Vec2Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interpolation to the number of frames that the convolutions give changes nothing."""
-    features_1N = model.extract_features(sound(16000), 16000)
+    features_1N = model.extract_features(noise(16000), 16000)
     with torch.no_grad():
         theirs_FD = model(features_1N).last_hidden_state[0]
     monkeypatch.setattr("src.audio_analysis.wav2vec2.FPS", len(theirs_FD))
@@ -68,7 +68,7 @@ def test_less_than_one_frame_is_refused(model: Wav2Vec2Model) -> None:
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 def test_features_have_zero_mean_and_unit_variance(model: Wav2Vec2Model, kind: type) -> None:
-    features_1N = model.extract_features(kind(3 + sound()), 16000)
+    features_1N = model.extract_features(kind(3 + noise()), 16000)
     assert features_1N.shape == (1, 32000)
     assert features_1N.dtype == torch.float32
     assert abs(float(features_1N.mean())) < 1e-4
@@ -76,13 +76,13 @@ def test_features_have_zero_mean_and_unit_variance(model: Wav2Vec2Model, kind: t
 
 
 def test_stereo_is_mixed_down(model: Wav2Vec2Model) -> None:
-    left_N, right_N = sound(), np.flip(sound())
+    left_N, right_N = noise(), np.flip(noise())
     both_1N = model.extract_features(np.stack([left_N, right_N]), 16000)
     torch.testing.assert_close(both_1N, model.extract_features((left_N + right_N) / 2, 16000))
 
 
 def test_other_sample_rates_are_resampled(model: Wav2Vec2Model) -> None:
-    high_N = sound(rate=48000)
+    high_N = noise(rate=48000)
     low_N = librosa.resample(high_N, orig_sr=48000, target_sr=16000, res_type="soxr_hq")
     torch.testing.assert_close(model.extract_features(high_N, 48000), model.extract_features(low_N, 16000))
 
@@ -125,8 +125,8 @@ def pretraining_weights(model: Wav2Vec2Model) -> dict[str, torch.Tensor]:
 def test_loading_a_folder(tmp_path: Path, model: Wav2Vec2Model, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     half = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
     weights = {"safetensors": None, "bin": dict(model.state_dict()), "half": half}
-    given = pretraining_weights(model) if kind == "pretraining" else weights[kind]
-    folder = write_folder(tmp_path / "wav2vec2", model, weights=given)
+    saved = pretraining_weights(model) if kind == "pretraining" else weights[kind]
+    folder = write_folder(tmp_path / "wav2vec2", model, weights=saved)
     caplog.clear()
     transformers.logging.enable_propagation()
     loaded = Wav2Vec2Model.from_pretrained(str(folder), local_files_only=True)
@@ -134,8 +134,8 @@ def test_loading_a_folder(tmp_path: Path, model: Wav2Vec2Model, kind: str, caplo
     assert caplog.text == ""
     assert not loaded.training
     assert loaded.dtype == torch.float32
-    features_1N = loaded.extract_features(sound(), 16000)
-    theirs = model.get_embeddings(model.extract_features(sound(), 16000))
+    features_1N = loaded.extract_features(noise(), 16000)
+    theirs = model.get_embeddings(model.extract_features(noise(), 16000))
     assert relative_error(loaded.get_embeddings(features_1N), theirs) < (2e-2 if kind == "half" else 1e-7)
 
 
@@ -143,7 +143,7 @@ def test_preprocessor_config_decides_about_normalization(tmp_path: Path, model: 
     folder = write_folder(tmp_path, model)
     transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     loaded = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
-    np.testing.assert_array_equal(loaded.extract_features(sound(), 16000)[0].numpy(), sound())
+    np.testing.assert_array_equal(loaded.extract_features(noise(), 16000)[0].numpy(), noise())
 
 
 def test_folder_of_another_sample_rate_is_refused(tmp_path: Path, model: Wav2Vec2Model) -> None:

@@ -103,10 +103,10 @@ def test_audio_stream_of_a_video(tmp_path: Path, codec: str, form: str) -> None:
 def test_concatenated_files(tmp_path: Path, codec: str, form: str, rate: int, channels: int) -> None:
     """The format is one of the files', usually the first one's; mono is 3 dB softer in stereo."""
     parts = [(44100, 2), (rate, channels), (44100, 2)]
-    given = [np.repeat(tones(rate, 1, 1.0), channels, axis=0) for rate, channels in parts]
+    arrays = [np.repeat(tones(rate, 1, 1.0), channels, axis=0) for rate, channels in parts]
     files = [
         encoded(tmp_path / f"{number}", samples_CN, rate, codec=codec, form=form).read_bytes()
-        for number, (samples_CN, (rate, _)) in enumerate(zip(given, parts, strict=True))
+        for number, (samples_CN, (rate, _)) in enumerate(zip(arrays, parts, strict=True))
     ]
     path = tmp_path / "upload"
     path.write_bytes(b"".join(files))
@@ -115,7 +115,7 @@ def test_concatenated_files(tmp_path: Path, codec: str, form: str, rate: int, ch
     assert audio.seconds == pytest.approx(3, abs=3 * MAX_DELAY / 22050)
     for first in (0.2, 1.3, 2.4):
         part_CN = audio.samples_CN[:, round(first * audio.sample_rate) : round((first + 0.5) * audio.sample_rate)]
-        assert part_CN.std() == pytest.approx(given[0].std(), rel=0.35)
+        assert part_CN.std() == pytest.approx(arrays[0].std(), rel=0.35)
 
 
 def test_wav_that_libsndfile_refuses_is_read_by_ffmpeg(tmp_path: Path) -> None:

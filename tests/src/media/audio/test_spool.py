@@ -50,10 +50,10 @@ def test_released_pages_can_be_read_again() -> None:
 )
 def test_chunked_resampling_equals_whole_resampling(rate: int, target: int, channels: int) -> None:
     samples_CN = noise(channels, 3 * CHUNK_SAMPLES + 12_345)
-    found = convert(Audio(samples_CN=samples_CN, sample_rate=rate), sample_rate=target, num_channels=channels)
+    converted = convert(Audio(samples_CN=samples_CN, sample_rate=rate), sample_rate=target, num_channels=channels)
     expected_CN = librosa.resample(samples_CN, orig_sr=rate, target_sr=target, res_type="soxr_hq")
-    assert found.samples_CN.shape == expected_CN.shape
-    np.testing.assert_allclose(found.samples_CN, expected_CN, atol=1e-6)
+    assert converted.samples_CN.shape == expected_CN.shape
+    np.testing.assert_allclose(converted.samples_CN, expected_CN, atol=1e-6)
 
 
 def resident(kind: str = "VmRSS") -> int:

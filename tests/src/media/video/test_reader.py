@@ -91,10 +91,10 @@ def test_random_access_and_reading_after_close(tmp_path: Path) -> None:
     ],
 )
 def test_display_matrix_is_applied(tmp_path: Path, rotation: tuple[float, ...], transpose: Image.Transpose) -> None:
-    found = open_video(write_video(tmp_path / "a.mp4", rotation=rotation)).frame_at(0)
+    image = open_video(write_video(tmp_path / "a.mp4", rotation=rotation)).frame_at(0)
     expected = drawing(0).transpose(transpose)
-    assert found.size == expected.size
-    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).mean() < 6
+    assert image.size == expected.size
+    assert np.abs(np.asarray(image, int) - np.asarray(expected, int)).mean() < 6
 
 
 def test_sample_aspect_ratio_is_applied(tmp_path: Path) -> None:

@@ -46,11 +46,11 @@ def decode(path: Path) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("count", [1, 2, 25, 81])
 def test_every_frame_keeps_its_colors(tmp_path: Path, count: int) -> None:
-    given_FHWC = frames_of(count)
-    found = decode(write(tmp_path / "a.mp4", given_FHWC))
-    assert len(found) == count
+    frames_FHWC = frames_of(count)
+    decoded = decode(write(tmp_path / "a.mp4", frames_FHWC))
+    assert len(decoded) == count
     columns = [10, 30, 50, 70]
-    gaps = np.abs(np.stack(found).astype(int)[:, 24, columns] - given_FHWC[:, 24, columns])
+    gaps = np.abs(np.stack(decoded).astype(int)[:, 24, columns] - frames_FHWC[:, 24, columns])
     assert gaps.max() <= 6
 
 
@@ -73,12 +73,12 @@ def test_codecs_tags_and_index_position(tmp_path: Path) -> None:
     ("rate", "channels", "count"),
     [(44100, 2, 37), (48000, 1, 25), (8000, 1, 50), (11025, 2, 1), (22050, 4, 30), (96000, 2, 13), (16000, 3, 81)],
 )
-@pytest.mark.parametrize("given_seconds", [0.5, 4.0])
+@pytest.mark.parametrize("audio_seconds", [0.5, 4.0])
 def test_soundtrack_keeps_its_format_and_has_the_length_of_the_video(
-    tmp_path: Path, rate: int, channels: int, count: int, given_seconds: float
+    tmp_path: Path, rate: int, channels: int, count: int, audio_seconds: float
 ) -> None:
-    given_CN = tones(rate, channels, given_seconds)
-    path = write(tmp_path / "a.mp4", frames_of(count), Audio(samples_CN=given_CN, sample_rate=rate))
+    samples_CN = tones(rate, channels, audio_seconds)
+    path = write(tmp_path / "a.mp4", frames_of(count), Audio(samples_CN=samples_CN, sample_rate=rate))
     with av.open(str(path)) as container:
         for stream in container.streams:
             assert stream.duration is not None
@@ -86,19 +86,19 @@ def test_soundtrack_keeps_its_format_and_has_the_length_of_the_video(
             assert float(stream.duration * stream.time_base) == pytest.approx(count / 25, abs=0.5 / rate)
     audio = read_audio(path, name="first_audio", max_seconds=60)
     assert (audio.sample_rate, audio.samples_CN.shape) == (rate, (channels, round(count / 25 * rate)))
-    assert correlation(audio.samples_CN, given_CN) > 0.98
+    assert correlation(audio.samples_CN, samples_CN) > 0.98
 
 
 @pytest.mark.parametrize("fps", [8, 12, 24, 25, 30, 60])
 @pytest.mark.parametrize("count", [1, 3, 26, 80])
 def test_other_frame_rates_show_the_same_frames_at_the_same_time(tmp_path: Path, fps: int, count: int) -> None:
-    given_FHWC = frames_of(count)
-    path = write(tmp_path / "a.mp4", given_FHWC, Audio(samples_CN=tones(16000, 1, 4.0), sample_rate=16000), fps=fps)
-    found = decode(path)
-    assert len(found) == max(1, round(count * fps / 25))
-    for index, frame_HWC in enumerate(found):
+    frames_FHWC = frames_of(count)
+    path = write(tmp_path / "a.mp4", frames_FHWC, Audio(samples_CN=tones(16000, 1, 4.0), sample_rate=16000), fps=fps)
+    decoded = decode(path)
+    assert len(decoded) == max(1, round(count * fps / 25))
+    for index, frame_HWC in enumerate(decoded):
         nearest = min(round((index + 0.5) / fps * 25 - 0.5), count - 1)
-        shades = given_FHWC[max(0, nearest - 1) : nearest + 2, 24, 70, 0].astype(int)
+        shades = frames_FHWC[max(0, nearest - 1) : nearest + 2, 24, 70, 0].astype(int)
         assert shades.min() - 6 <= frame_HWC[24, 70, 0] <= shades.max() + 6
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
@@ -114,25 +114,25 @@ def test_short_soundtrack_is_followed_by_silence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "written"), [((192000, 1), (96000, 1)), ((37800, 7), (44100, 2)), ((6000, 9), (7350, 2))]
+    ("source", "encoded"), [((192000, 1), (96000, 1)), ((37800, 7), (44100, 2)), ((6000, 9), (7350, 2))]
 )
 def test_formats_without_aac_support_are_converted(
-    tmp_path: Path, given: tuple[int, int], written: tuple[int, int]
+    tmp_path: Path, source: tuple[int, int], encoded: tuple[int, int]
 ) -> None:
-    soundtrack = Audio(samples_CN=tones(*given, 0.6), sample_rate=given[0])
+    soundtrack = Audio(samples_CN=tones(*source, 0.6), sample_rate=source[0])
     with av.open(str(write(tmp_path / "a.mp4", frames_of(10), soundtrack))) as container:
         audio = container.streams.audio[0]
-        assert (audio.rate, audio.channels) == written
+        assert (audio.rate, audio.channels) == encoded
 
 
 @pytest.mark.parametrize("channels", [6, 8])
 def test_surround_channels_keep_their_order(tmp_path: Path, channels: int) -> None:
     """All but the fourth channel, which AAC low-pass filters (LFE)."""
-    given_CN = tones(48000, channels)
-    path = write(tmp_path / "a.mp4", frames_of(30), Audio(samples_CN=given_CN, sample_rate=48000))
+    samples_CN = tones(48000, channels)
+    path = write(tmp_path / "a.mp4", frames_of(30), Audio(samples_CN=samples_CN, sample_rate=48000))
     audio = read_audio(path, name="first_audio", max_seconds=9)
     kept = [channel for channel in range(channels) if channel != 3]
-    assert correlation(audio.samples_CN[kept], given_CN[kept]) > 0.98
+    assert correlation(audio.samples_CN[kept], samples_CN[kept]) > 0.98
 
 
 def test_audio_and_video_packets_are_interleaved(tmp_path: Path) -> None:
