@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.quality.face_reader import mouth_opening
-from examples.draw import PICTURES
+from examples.draw import IMAGES
 from src.media.persons.boxes import Box
 from tests.conftest import ROOT
 from tests.predict.conftest import Service
@@ -30,7 +30,7 @@ def mouth_openings(video: OutputVideo) -> list[list[float]]:
     """Mean opening of the left and the right person's mouth in the first turn, and in the second if there is one."""
     boxes = [
         Box(top=box.top // SHRUNK, left=box.left // SHRUNK, bottom=box.bottom // SHRUNK, right=box.right // SHRUNK)
-        for box in face_boxes(PICTURES["two_people.png"])
+        for box in face_boxes(IMAGES["two_people.png"])
     ]
     tracks = [mouth_opening(video.frames_FHWC, box) for box in boxes]
     slices = [turn for turn in (slice(1, TURN - 2), slice(TURN + 2, 2 * TURN)) if turn.start < video.frames]
