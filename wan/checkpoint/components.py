@@ -1,14 +1,16 @@
 """The four components of a model: their files, modules, dtypes and key maps, and the fixes after loading."""
 
+from __future__ import annotations
+
 import json
 import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoTokenizer, CLIPVisionModel
 
 from wan.checkpoint.component import Component, load_component
 from wan.checkpoint.keys import (
@@ -26,6 +28,9 @@ from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.transformer import FLOAT32_NAMES, MultiTalkTransformer
 from wan.modules.vae import VideoVAE, build_vae
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModel
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +72,8 @@ def load_text_encoder(
     config: ModelConfig, layout: CheckpointLayout, device: torch.device, precision: Precision = "bf16"
 ) -> TextEncoder:
     """Load the UMT5 encoder and its tokenizer."""
+    from transformers import AutoTokenizer
+
     if not layout.tokenizer.is_dir():
         raise CheckpointError(f"no tokenizer folder {layout.tokenizer}")
     module = load_component(text_encoder_component(config, layout.text_encoder, precision), device)

@@ -3,12 +3,18 @@
 Shapes: H x W pixels, S tokens (patches and the class token), C width.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from wan.configs.schema import ImageEncoderConfig
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModel
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -16,6 +22,8 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 def build_image_encoder(config: ImageEncoderConfig, drop_last: bool = True) -> CLIPVisionModel:
     """transformers' module without the last block: the video model was trained on the input of that block."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
     return CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=config.dim,

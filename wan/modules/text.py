@@ -3,22 +3,29 @@
 Shapes: S tokens, C = text_dim.
 """
 
+from __future__ import annotations
+
 import html
 import logging
 import re
+from typing import TYPE_CHECKING
 
 import ftfy
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from wan.configs.schema import TextEncoderConfig
+
+if TYPE_CHECKING:  # transformers is imported on first use: it takes as long as torch
+    from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 logger = logging.getLogger(__name__)
 
 
 def build_text_encoder(config: TextEncoderConfig) -> UMT5EncoderModel:
     """transformers' module for a config; without weights inside `torch.device("meta")`."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
     return UMT5EncoderModel(
         UMT5Config(
             vocab_size=config.vocab_size,

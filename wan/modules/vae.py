@@ -7,12 +7,13 @@ large as the activations of a slice and may be offloaded to the host, with the s
 Shapes: C channels, F video frames (4n + 1), T latent frames, H x W.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from wan.configs.schema import VideoVAEConfig
@@ -28,12 +29,17 @@ from wan.modules.vae_layers import (
 )
 from wan.types import TEMPORAL_STRIDE, latent_frames
 
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
 TF32 = True
 """Whether encoder convolutions may use TF32 on a GPU."""
 
 
 def build_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
     """diffusers' module for a config; without weights inside `torch.device("meta")`."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
     statistics = {"latents_mean": config.latents_mean, "latents_std": config.latents_std}
     return AutoencoderKLWan(
         base_dim=config.dim,

@@ -7,25 +7,29 @@ prepending cached frames is one copy.
 Shapes: B = 1 batch, C channels, F frames, H x W.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_wan import (
-    WanAttentionBlock,
-    WanCausalConv3d,
-    WanDecoder3d,
-    WanEncoder3d,
-    WanMidBlock,
-    WanResample,
-    WanResidualBlock,
-    WanRMS_norm,
-)
 from einops import rearrange
 from torch import Tensor, nn
 
 from wan.modules.conv3d import convolve
+
+if TYPE_CHECKING:  # diffusers is imported on first use: it takes as long as torch
+    from diffusers.models.autoencoders.autoencoder_kl_wan import (
+        WanAttentionBlock,
+        WanCausalConv3d,
+        WanDecoder3d,
+        WanEncoder3d,
+        WanMidBlock,
+        WanResample,
+        WanResidualBlock,
+        WanRMS_norm,
+    )
 
 CACHE_T = 2
 """Cached frames of a causal convolution (kernel size 3 in time)."""
@@ -76,14 +80,16 @@ def run_layers(layers: Iterable[nn.Module], x_BCFHW: Tensor, features: FeatureCa
 
 def run_layer(layer: nn.Module, x_BCFHW: Tensor, features: FeatureCache, first: bool) -> Tensor:
     """Run one layer of the encoder or decoder."""
+    from diffusers.models.autoencoders import autoencoder_kl_wan as wan_vae
+
     match layer:
-        case WanCausalConv3d():
+        case wan_vae.WanCausalConv3d():
             return causal_conv(layer, x_BCFHW, features)
-        case WanResidualBlock():
+        case wan_vae.WanResidualBlock():
             return residual_block(layer, x_BCFHW, features)
-        case WanAttentionBlock():
+        case wan_vae.WanAttentionBlock():
             return spatial_attention(layer, x_BCFHW)
-        case WanResample():
+        case wan_vae.WanResample():
             return resample(layer, x_BCFHW, features, first)
     raise AssertionError(type(layer))
 
@@ -187,6 +193,8 @@ def decoder_layers(decoder: WanDecoder3d) -> list[nn.Module]:
 
 def encoder_stages(encoder: WanEncoder3d) -> list[list[nn.Module]]:
     """Layers in order, without the head, split after each downsampling layer."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
+
     stages: list[list[nn.Module]] = [[encoder.conv_in]]
     for layer in encoder.down_blocks:
         stages[-1].append(layer)
@@ -198,11 +206,13 @@ def encoder_stages(encoder: WanEncoder3d) -> list[list[nn.Module]]:
 
 def receptive_field(layer: nn.Module) -> int:
     """Number of frames before a slice that the layer's output depends on."""
+    from diffusers.models.autoencoders import autoencoder_kl_wan as wan_vae
+
     match layer:
-        case WanCausalConv3d():
+        case wan_vae.WanCausalConv3d():
             return CACHE_T
-        case WanResidualBlock():
+        case wan_vae.WanResidualBlock():
             return 2 * CACHE_T
-        case WanResample(mode="downsample3d"):
+        case wan_vae.WanResample(mode="downsample3d"):
             return 1
     return 0
