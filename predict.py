@@ -39,7 +39,7 @@ class Predictor(BasePredictor):
 
     def healthcheck(self) -> bool:
         """Whether the next request can be served; Cog polls this and does not wait."""
-        return self.generator.health.well
+        return self.generator.health.is_healthy
 
     # Cog reads this signature as text: literals only, one plain string for each description. Its order is
     # an interface: append new inputs at the end (see CONTRIBUTING.md).

@@ -179,9 +179,9 @@ class VideoGenerator:
         """uint8 F x H x W x 3 of frames in [-1, 1]. RuntimeError for NaN or Inf, which also marks the model unhealthy:
         it would encode as black, and the next request's frames may be NaN too."""
         if torch.isfinite(frames_CFHW).all():
-            self.health.note("result", None)
+            self.health.set_fault("result", None)
             return to_pixels(frames_CFHW)
-        self.health.note("result", "the last video had NaN or Inf in its frames")
+        self.health.set_fault("result", "the last video had NaN or Inf in its frames")
         raise RuntimeError("the model produced NaN or Inf; the video is discarded")
 
 

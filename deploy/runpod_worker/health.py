@@ -21,7 +21,7 @@ def health_report(runner: Runner, settings: Settings) -> dict[str, Any]:
     """The answer to a health check. A model that is not loaded yet counts as healthy if its weights are complete."""
     missing = missing_weights(settings)
     generator = runner.generator
-    healthy = missing is None and (generator is None or generator.health.well)
+    healthy = missing is None and (generator is None or generator.health.is_healthy)
     report: dict[str, Any] = {
         "status": "healthy" if healthy else "unhealthy",
         "multitalk_inference": {
@@ -37,7 +37,7 @@ def health_report(runner: Runner, settings: Settings) -> dict[str, Any]:
     }
     if problem := runner.failure or missing:
         report["problem"] = problem  # not "error": RunPod would mark the job as failed
-    if generator is not None and not generator.health.well:
+    if generator is not None and not generator.health.is_healthy:
         report["faults"] = dict(generator.health.faults)
     return report
 

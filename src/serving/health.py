@@ -1,4 +1,4 @@
-"""Whether requests can be served: looked after in a thread, so that the answer is there at once."""
+"""Whether the process can serve requests, checked in a background thread so that the answer is immediate."""
 
 import logging
 import shutil
@@ -11,70 +11,79 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 10.0
 STALE_AFTER_S = 60.0
-"""A device that has not answered for so long is as good as dead."""
+"""A check that takes longer counts as a fault: the device hangs."""
 MIN_FREE_BYTES = 500 * 10**6
 
 
 class Health:
-    """The device answers, the disk has room for a video, and the last video was one.
+    """Faults by subject: "device" if `probe` raises, "disk" if `folder` lacks space, and those set by `set_fault`.
 
-    `probe` raises when the device is dead. It runs in a thread of its own, between requests and during them.
+    `probe` runs in the background thread, between requests and during them.
     """
 
     def __init__(
-        self, probe: Callable[[], None], folder: Path, *, every_s: float = INTERVAL_S, patience_s: float = STALE_AFTER_S
+        self,
+        probe: Callable[[], None],
+        folder: Path,
+        *,
+        interval_s: float = INTERVAL_S,
+        stale_after_s: float = STALE_AFTER_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.probe = probe
         self.folder = folder
-        self.every_s = every_s
-        self.patience_s = patience_s
-        self.watched = False
+        self.interval_s = interval_s
+        self.stale_after_s = stale_after_s
+        self.clock = clock
         self.faults: dict[str, str] = {}
-        self.look()
+        self._watched = False
+        self._stopped = threading.Event()
+        self.check()
 
     def watch(self) -> None:
-        """Look again now and then, for as long as the process lives."""
-        self.watched = True
-        threading.Thread(target=self.keep_looking, name="health", daemon=True).start()
+        """Check in a daemon thread every `interval_s` seconds."""
+        self._watched = True
+        threading.Thread(target=self._check_repeatedly, name="health", daemon=True).start()
 
-    def keep_looking(self) -> None:
-        """Never ends."""
-        pause = threading.Event()
-        while not pause.wait(self.every_s):
-            self.look()
+    def stop(self) -> None:
+        """End the thread after its current check."""
+        self._stopped.set()
 
-    def look(self) -> None:
-        """Try the device and measure the room."""
+    def _check_repeatedly(self) -> None:
+        while not self._stopped.wait(self.interval_s):
+            self.check()
+
+    def check(self) -> None:
+        """Probe the device and measure the free disk space."""
         try:
             self.probe()
-            self.note("device", None)
+            self.set_fault("device", None)
         except Exception as error:  # noqa: BLE001 - whatever the device's driver raises
-            self.note("device", f"the device does not answer ({error})")
-        self.note("disk", self.shortage())
-        self.looked = time.monotonic()
+            self.set_fault("device", f"the device does not answer ({error})")
+        self.set_fault("disk", self.disk_shortage())
+        self._checked_at = self.clock()
 
-    def shortage(self) -> str | None:
-        """Why no video could be written, if so."""
+    def disk_shortage(self) -> str | None:
+        """Why no video can be written, None if one can."""
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             return f"{self.folder} cannot be used ({error.strerror})"
-        short = f"{self.folder} has {free / 1e6:,.0f} MB left; {MIN_FREE_BYTES / 1e6:,.0f} MB are needed"
-        return short if free < MIN_FREE_BYTES else None
+        shortage = f"{self.folder} has {free / 1e6:,.0f} MB left; {MIN_FREE_BYTES / 1e6:,.0f} MB are needed"
+        return shortage if free < MIN_FREE_BYTES else None
 
-    def note(self, what: str, fault: str | None) -> None:
-        """Remember a fault, or that it is gone; the log tells when that changes."""
+    def set_fault(self, subject: str, fault: str | None) -> None:
+        """Set or clear a fault; changes are logged."""
         if fault is None:
-            if self.faults.pop(what, None):
-                logger.info("%s: well again", what)
-        elif self.faults.get(what) is None:
+            if self.faults.pop(subject, None):
+                logger.info("%s: healthy again", subject)
+            return
+        if subject not in self.faults:
             logger.error("unhealthy: %s", fault)
-            self.faults[what] = fault
-        else:
-            self.faults[what] = fault
+        self.faults[subject] = fault
 
     @property
-    def well(self) -> bool:
-        """Whether there was no fault at the last look, which was not long ago."""
-        late = self.watched and time.monotonic() - self.looked > self.patience_s
-        return not self.faults and not late
+    def is_healthy(self) -> bool:
+        """Whether there are no faults, and the last check is not stale."""
+        stale = self._watched and self.clock() - self._checked_at > self.stale_after_s
+        return not self.faults and not stale

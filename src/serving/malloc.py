@@ -1,7 +1,6 @@
-"""Memory that a request freed goes back to the system.
+"""Return freed heap memory to the operating system after each request.
 
-The C library keeps it otherwise: a server's memory then jumps by several megabytes now and then, and nobody could tell
-that from a leak.
+glibc keeps it otherwise: the server's memory then grows in jumps of several megabytes, which look like a leak.
 """
 
 import ctypes
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def trim_malloc_on_exit() -> Iterator[None]:
-    """Trims the heap at the end, however the work ends; a C library that cannot (glibc can) is left alone."""
+    """Call `malloc_trim(0)` on exit, after exceptions too; without effect in C libraries that lack it."""
     try:
         yield
     finally:

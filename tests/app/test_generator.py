@@ -143,7 +143,7 @@ def test_input_error_leaves_nothing(generator: VideoGenerator, inputs: dict[str,
 def test_nan_frames_fail_and_mark_the_model_unhealthy(
     generator: VideoGenerator, inputs: dict[str, Any], output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert generator.health.well
+    assert generator.health.is_healthy
 
     def broken(*_: Any) -> Iterator[torch.Tensor]:
         yield torch.full((3, 3, 64, 128), torch.nan)
@@ -152,6 +152,6 @@ def test_nan_frames_fail_and_mark_the_model_unhealthy(
         patch.setattr(generator.pipeline, "stream", broken)
         with pytest.raises(RuntimeError, match="NaN"):
             generator.generate(inputs, output_dir)
-    assert not generator.health.well
+    assert not generator.health.is_healthy
     generator.generate(inputs | {"num_frames": 1}, output_dir)
-    assert generator.health.well
+    assert generator.health.is_healthy

@@ -8,22 +8,22 @@ import pytest
 
 from tests.predict.conftest import Service, good
 from tests.predict.output_video import decode_output
-from tests.src.serving.cog.hooks import Hooks, hooks
+from tests.src.serving.cog.webhook_receiver import WebhookReceiver, receive_webhooks
 
 
 @pytest.fixture
-def received() -> Iterator[Hooks]:
-    with hooks() as receiver:
+def received() -> Iterator[WebhookReceiver]:
+    with receive_webhooks() as receiver:
         yield receiver
 
 
-def put(service: Service, name: str, hook: Hooks, **inputs: Any) -> tuple[int, Any]:
+def put(service: Service, name: str, hook: WebhookReceiver, **inputs: Any) -> tuple[int, Any]:
     body = json.dumps({"input": good() | inputs, "webhook": hook.url}).encode()
     headers = {"Prefer": "respond-async"}
     return service.server.request("PUT", f"/predictions/{name}", body, headers=headers)
 
 
-def test_put_twice_runs_once_and_calls_the_webhook(service: Service, received: Hooks) -> None:
+def test_put_twice_runs_once_and_calls_the_webhook(service: Service, received: WebhookReceiver) -> None:
     begin = len(service.lines)
     answers = [put(service, "webhook-once", received, num_frames=9) for _ in range(2)]
     assert [status for status, _ in answers] == [202, 202]
@@ -33,7 +33,7 @@ def test_put_twice_runs_once_and_calls_the_webhook(service: Service, received: H
     assert [line for line in service.lines[begin:] if line.startswith("seed")] == ["seed 1, 9 frames"]
 
 
-def test_webhook_after_cancel(service: Service, received: Hooks) -> None:
+def test_webhook_after_cancel(service: Service, received: WebhookReceiver) -> None:
     begin = len(service.lines)
     put(service, "webhook-long", received, num_frames=33, sampling_steps=100)
     service.wait_for_line("denoise: chunk 1 of 1, step 2", after=begin)
@@ -43,12 +43,12 @@ def test_webhook_after_cancel(service: Service, received: Hooks) -> None:
     assert service.succeed()["metrics"]["frames"] == 1
 
 
-def test_webhook_after_an_invalid_input(service: Service, received: Hooks) -> None:
+def test_webhook_after_an_invalid_input(service: Service, received: WebhookReceiver) -> None:
     put(service, "webhook-bad", received, audio_start=7)
     assert "audio_start is 7 s" in received.wait_for("failed")["error"]
 
 
-def test_log_has_the_prediction_id_and_not_the_prompt(service: Service, received: Hooks) -> None:
+def test_log_has_the_prediction_id_and_not_the_prompt(service: Service, received: WebhookReceiver) -> None:
     """Cog's server writes the lines as JSON, each with the id of its prediction."""
     written = len(service.server.logs)
     put(service, "webhook-logged", received, prompt="my private matter " * 200)

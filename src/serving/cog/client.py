@@ -1,4 +1,4 @@
-"""`python predict.py -i image=@a.png -i first_audio=@b.wav -o out.mp4`: one prediction, as `cog predict`."""
+"""`python predict.py -i image=@a.png -i first_audio=@b.wav -o out.mp4`: one prediction, like `cog predict`."""
 
 import argparse
 import base64
@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from src.errors import truncated_repr
 from src.serving.cog import schema
 from src.serving.cog.cli_inputs import read_inputs
 from src.serving.cog.server import PREDICTOR, Server, ServerError
 
-FAILED = "Prediction failed: "
+FAILED_PREFIX = "Prediction failed: "
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def main(argv: Sequence[str] | None = None, *, folder: Path = REPOSITORY, predictor: str = PREDICTOR) -> int:
-    """Run one prediction through a server of its own; the exit status is 0 only with an output saved."""
+    """Run one prediction on a temporary server; the exit status is 0 only if the output was saved."""
     options = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which stops the server
     try:
         inputs = read_inputs(options.input, schema.write(folder, predictor))
         with Server(folder, predictor, setup_timeout=options.setup_timeout, on_log=log) as server:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None, *, folder: Path = REPOSITORY, predic
         log(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        log("stopped")
+        log("cancelled")
         return 130
     log(f"metrics: {json.dumps(answer.get('metrics', {}))}")
     sys.stdout.write(f"{options.output}\n")
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None, *, folder: Path = REPOSITORY, predic
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line's arguments."""
     command = argparse.ArgumentParser(
         prog="predict.py",
         description="Start the Cog server, send one request, save its output.",
@@ -64,21 +65,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def log(line: str) -> None:
-    """A line for the person who waits."""
+    """Write a line to stderr."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 def save(answer: dict[str, Any], path: Path) -> None:
-    """Write the output of a succeeded prediction to `path`; ServerError for any other."""
+    """Write the output of a succeeded prediction to `path`; ServerError for a failed or canceled one."""
     if answer["status"] != "succeeded":
         reason = answer.get("error") or answer["status"]
-        while reason.startswith(FAILED + FAILED):  # the server and its worker each put it in front
-            reason = reason.removeprefix(FAILED)
+        while reason.startswith(FAILED_PREFIX + FAILED_PREFIX):  # the server and its worker each add it
+            reason = reason.removeprefix(FAILED_PREFIX)
         raise ServerError(reason)
     output = answer.get("output")
     if not isinstance(output, str):
-        raise ServerError(f"the server gave no file but {str(output)[:100]}")
+        raise ServerError(f"the output is {truncated_repr(output)}; a file is needed")
     path.parent.mkdir(parents=True, exist_ok=True)
     if output.startswith("data:"):
         path.write_bytes(base64.b64decode(output.partition(",")[2]))

@@ -1,7 +1,7 @@
-"""The OpenAPI document that `cog build` bakes into an image, made without Docker.
+"""The OpenAPI document that `cog build` writes into an image, made without Docker.
 
-Cog never imports `predict.py` for it: it reads the text and drops in silence what it cannot
-resolve. We read the text as well, and refuse whatever Cog would have dropped or misread.
+Cog does not import `predict.py` for it: it parses the source and silently drops what it cannot resolve. This module
+parses the source too, and refuses whatever Cog would drop or misread.
 Run `python -m src.serving.cog.schema` to write `.cog/openapi_schema.json`.
 """
 
@@ -37,11 +37,11 @@ Schema = dict[str, Any]
 
 
 class SchemaError(ValueError):
-    """Cog would misread this input: the message names the input and what to write instead."""
+    """Cog would misread an input; the message names it and what to write instead."""
 
 
 class InputReader:
-    """Reads the arguments of one predict method from the source text."""
+    """Parses the arguments of a predict method."""
 
     def __init__(self, source: str) -> None:
         self.lines = source.encode().splitlines(keepends=True)  # ast counts columns in UTF-8 bytes
@@ -55,10 +55,10 @@ class InputReader:
         }
 
     def inputs(self, method: ast.FunctionDef) -> tuple[Schema, dict[str, Schema]]:
-        """The `Input` schema of `method` and one enum schema per input with choices."""
+        """The `Input` schema of `method`, and an enum schema for each input with choices."""
         arguments = method.args
         if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
-            raise SchemaError("predict: only plain arguments, no *, ** or /")
+            raise SchemaError("predict: only plain arguments are allowed, not *, ** or /")
         parameters = arguments.args[1:]
         if len(arguments.defaults) != len(parameters):
             raise SchemaError("predict: every argument needs `= Input(...)`")
@@ -84,24 +84,24 @@ class InputReader:
         return (schema | {"required": required} if required else schema), enums
 
     def field(self, parameter: ast.arg, value: ast.expr) -> Schema:
-        """One property: type, bounds, default, description (and `choices`, still inline)."""
+        """One property: type, bounds, default, description, and `choices` inline."""
         name = parameter.arg
         field = self.annotation(name, parameter.annotation)
         if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Input"):
             raise SchemaError(f"{name}: write its default as Input(...)")
         if value.args:
             raise SchemaError(f"{name}: Input takes keyword arguments only; Cog drops positional ones")
-        given = {keyword.arg or "**": keyword.value for keyword in value.keywords}
-        if unknown := given.keys() - KEYWORDS:
+        keywords = {keyword.arg or "**": keyword.value for keyword in value.keywords}
+        if unknown := keywords.keys() - KEYWORDS:
             raise SchemaError(f"{name}: Input cannot have {', '.join(sorted(unknown))}")
-        if "description" not in given:
+        if "description" not in keywords:
             raise SchemaError(f"{name}: needs a description")
-        field["description"] = self.text(name, "description", given["description"])
-        field |= {BOUNDS[key]: self.number(name, key, given[key]) for key in BOUNDS if key in given}
-        if "choices" in given:
-            field["choices"] = self.choices(name, given["choices"])
-        if "default" in given:
-            field["default"] = self.literal(name, "default", given["default"])
+        field["description"] = self.text(name, "description", keywords["description"])
+        field |= {BOUNDS[key]: self.number(name, key, keywords[key]) for key in BOUNDS if key in keywords}
+        if "choices" in keywords:
+            field["choices"] = self.choices(name, keywords["choices"])
+        if "default" in keywords:
+            field["default"] = self.literal(name, "default", keywords["default"])
         check_default(name, field)
         return field
 
@@ -116,12 +116,12 @@ class InputReader:
                 return self.annotation(name, inner) | {"nullable": True}
             case ast.Subscript(value=ast.Name(id="list"), slice=ast.Name(id=plain)) if plain in TYPES:
                 return {"type": "array", "items": dict(TYPES[plain])}
-        shown = ast.unparse(node) if node else "no type"
+        annotation = ast.unparse(node) if node else "no type"
         allowed = ", ".join(TYPES)
-        raise SchemaError(f"{name}: {shown} is not one of {allowed}, Optional[...] or list[...]")
+        raise SchemaError(f"{name}: {annotation} is not one of {allowed}, Optional[...] or list[...]")
 
     def literal(self, name: str, key: str, node: ast.expr) -> Any:
-        """A literal, or a constant of this same file that is assigned one."""
+        """A literal, or a constant of the same file whose value is a literal."""
         if isinstance(node, ast.Name) and node.id in self.constants:
             node = self.constants[node.id]
         match node:
@@ -134,7 +134,7 @@ class InputReader:
         return self.number(name, key, node)
 
     def text(self, name: str, key: str, node: ast.expr) -> str:
-        """One plain string literal; Cog keeps escapes and the quotes of joined parts as they stand."""
+        """A single string literal; Cog does not interpret escapes or join adjacent literals."""
         if isinstance(node, ast.Name) and node.id in self.constants and key == "default":
             node = self.constants[node.id]
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -144,7 +144,7 @@ class InputReader:
         raise SchemaError(f"{name}: {key} must be one plain string literal without escapes")
 
     def number(self, name: str, key: str, node: ast.expr) -> int | float:
-        """A number in plain digits; Cog drops names, expressions and underscored digits."""
+        """A plain number; Cog drops names, expressions and digits with underscores."""
         segment = self.source_of(node)
         if not PLAIN_NUMBER.fullmatch(segment):
             raise SchemaError(f"{name}: {key} must be a plain literal, not {ast.unparse(node)}")
@@ -159,7 +159,7 @@ class InputReader:
         return b"".join([*lines, last[: node.end_col_offset]])[node.col_offset :].decode()
 
     def choices(self, name: str, node: ast.expr) -> list[Any]:
-        """At least two literal choices."""
+        """A list of at least two literals."""
         choices = self.literal(name, "choices", node)
         if not isinstance(choices, list) or len(choices) < 2:
             raise SchemaError(f"{name}: choices must be a list of at least two literals")
@@ -167,7 +167,7 @@ class InputReader:
 
 
 def check_default(name: str, field: Schema) -> None:
-    """Refuse a default that Cog would turn into "required", or that breaks its own rules."""
+    """SchemaError for a default that Cog would drop, or that its own type, bounds or choices do not allow."""
     if "default" not in field:
         if "nullable" in field:
             raise SchemaError(f"{name}: an Optional input needs default=None")
@@ -180,7 +180,7 @@ def check_default(name: str, field: Schema) -> None:
     if field.get("format") == "uri":
         raise SchemaError(f"{name}: a Path has no default other than None")
     if type(default) not in DEFAULT_TYPES[field["type"]]:
-        raise SchemaError(f"{name}: default {default!r} is no {field['type']}")
+        raise SchemaError(f"{name}: default {default!r} is not of type {field['type']}")
     if default not in field.get("choices", [default]):
         raise SchemaError(f"{name}: default {default!r} is not among its choices")
     if field["type"] in {"integer", "number"} and not (
@@ -190,16 +190,16 @@ def check_default(name: str, field: Schema) -> None:
 
 
 def predict_method(module: ast.Module, class_name: str) -> ast.FunctionDef:
-    """The method that Cog calls, once the names it uses are known to be Cog's own."""
-    origin = {
+    """The predict method of a class; SchemaError if its names are not imported from cog, or if it is decorated."""
+    imported_from = {
         alias.asname or alias.name: node.module
         for node in module.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    for needed in ("Input", "Path"):
-        if origin.get(needed) != "cog":
-            raise SchemaError(f"{needed}: must be imported by `from cog import {needed}`")
+    for name in ("Input", "Path"):
+        if imported_from.get(name) != "cog":
+            raise SchemaError(f"{name}: must be imported by `from cog import {name}`")
     for node in module.body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             for method in node.body:
@@ -209,11 +209,11 @@ def predict_method(module: ast.Module, class_name: str) -> ast.FunctionDef:
                     if not (isinstance(method.returns, ast.Name) and method.returns.id == "Path"):
                         raise SchemaError("predict: must be annotated `-> Path`")
                     return method
-    raise SchemaError(f"{class_name}: no such class with a predict method")
+    raise SchemaError(f"{class_name}: there is no such class with a predict method")
 
 
 def openapi(source: str, class_name: str = "Predictor") -> Schema:
-    """The whole document for the predictor in `source`: Cog's fixed envelope around its inputs."""
+    """The document for the predictor in `source`: Cog's fixed template with the predictor's inputs."""
     reader = InputReader(source)
     input_schema, enums = reader.inputs(predict_method(reader.module, class_name))
     document: Schema = json.loads(TEMPLATE.read_text(encoding="utf-8"))
@@ -222,7 +222,7 @@ def openapi(source: str, class_name: str = "Predictor") -> Schema:
 
 
 def write(folder: Path = Path(), predictor: str = "predict.py:Predictor") -> Schema:
-    """Write the document for `predictor` below `folder`, where the server looks for it; return it."""
+    """Write the document for `predictor` (`file:class`) to where the server expects it in `folder`; return it."""
     file, _, class_name = predictor.partition(":")
     document = openapi((folder / file).read_text(encoding="utf-8"), class_name)
     target = folder / SCHEMA_PATH

@@ -1,7 +1,7 @@
-"""The real Cog server without Docker: started, watched, asked, and always stopped.
+"""Run Cog's own HTTP server without Docker.
 
-`python -m src.serving.cog.server` writes the schema and becomes the server, on `PORT` (5000 if unset).
-`Server` runs one as a child on a free loopback port, for the command line and for tests.
+`python -m src.serving.cog.server` writes the schema and executes the server on `PORT` (default 5000).
+`Server` runs one as a child process on a free loopback port, for the command line and for tests.
 """
 
 import contextlib
@@ -25,50 +25,53 @@ from src.serving.cog.cli_inputs import MAX_BODY_BYTES
 
 PREDICTOR = "predict.py:Predictor"
 COMMAND = [sys.executable, "-m", "cog.server.http"]
-POLL_S = 0.1
-BUSY_WAIT_S = 10.0
-STOP_WAIT_S = 15.0
+POLL_INTERVAL_S = 0.05
+HEALTH_TIMEOUT_S = 5.0
+BUSY_TIMEOUT_S = 120.0
+"""How long `Server.predict` waits for a previous request to end."""
+STOP_TIMEOUT_S = 15.0
+MAX_QUOTED_CHARS = 200
+ACCEPTING_STATES = {"READY", "UNHEALTHY"}  # Cog reports a failed healthcheck, and accepts requests all the same
 MALLOC_ENV = {"MALLOC_ARENA_MAX": "1"}
-"""Cog's worker predicts in threads, and glibc gives each an arena that it keeps: memory would grow for hundreds of
-requests (3 MB each with the built-in model) although nothing leaks. cog.yaml says the same."""
-SETUP_WRAPPING = re.compile(r"^worker setup failed.*?Setup failed: (setup failed: )?", re.DOTALL)
+"""Cog's worker predicts in threads, and glibc keeps an arena for each: memory would grow over hundreds of requests
+(3 MB each with the built-in model) without a leak. cog.yaml sets the same variable."""
+SETUP_ERROR_PREFIX = re.compile(r"^worker setup failed.*?Setup failed: (setup failed: )?", re.DOTALL)
 
 
 class ServerError(RuntimeError):
-    """The server did not start, went away, or refused a request."""
+    """The server did not start, exited, or refused a request."""
 
 
 class InputRefusedError(ServerError):
-    """The schema refused an input: the message says which and why."""
+    """An input violates the schema; the message says which and why."""
 
 
-def environment(predictor: str, port: int, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables that `cog build` would have set, and a PATH on which `python` is this one.
+def server_environment(predictor: str, port: int, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that `cog build` sets, and a PATH on which `python` is this interpreter.
 
     The server starts its worker as plain `python`, whatever interpreter it runs on itself.
     """
-    interpreters = Path(sys.executable).parent
-    if not (interpreters / "python").exists():
+    bin_dir = Path(sys.executable).parent
+    if not (bin_dir / "python").exists():
         raise ServerError(f"Cog needs a `python` beside {sys.executable}: use a virtual environment")
-    path = f"{interpreters}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    path = f"{bin_dir}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     cog = {"COG_PREDICT_TYPE_STUB": predictor, "PORT": str(port), "PATH": path}
     return {**MALLOC_ENV, **os.environ, "LOG_FORMAT": "json", **(extra or {}), **cog}
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """An unused loopback port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
 class Server:
-    """A Cog server for the predictor in `folder`, as a context manager.
+    """Context manager that runs a Cog server for the predictor in `folder`.
 
-    `arguments` are for Cog's server, such as `--upload-url`.
-    `on_log` is called with each readable line of the predictor's own output as it comes;
-    `logs` keeps every line that the server wrote, as it wrote it.
+    `arguments` are command-line arguments of Cog's server, such as `--upload-url`. `on_log` is called with each line of
+    the predictor's own output as it arrives; `logs` keeps every line of the server's output unchanged.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the server listens."""
+        """The server's base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
@@ -100,18 +103,18 @@ class Server:
         self.process = subprocess.Popen(
             [*COMMAND, "--host", "127.0.0.1", *self.arguments],
             cwd=self.folder,
-            env=environment(self.predictor, self.port, self.env),
+            env=server_environment(self.predictor, self.port, self.env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # Ctrl-C reaches the caller only, who then stops us in order
+            start_new_session=True,  # Ctrl-C reaches this process only, which then stops the server
         )
-        self.reader = threading.Thread(target=self.read_logs, daemon=True)
-        self.reader.start()
+        self._log_thread = threading.Thread(target=self._read_logs, daemon=True)
+        self._log_thread.start()
         try:
-            self.wait_ready()
+            self.wait_ready(self.setup_timeout)
         except BaseException:
             self.stop()
             raise
@@ -122,8 +125,8 @@ class Server:
     ) -> None:
         self.stop()
 
-    def read_logs(self) -> None:
-        """Keep and pass on what the server writes, until it closes its end."""
+    def _read_logs(self) -> None:
+        """Collect the server's output until it closes the pipe."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.logs.append(line.rstrip("\n"))
@@ -131,61 +134,62 @@ class Server:
             if message is not None and self.on_log is not None:
                 self.on_log(message)
 
-    def wait_ready(self) -> None:
-        """Return once setup has succeeded; ServerError with the server's words when it has not."""
-        deadline = time.monotonic() + self.setup_timeout
-        while time.monotonic() < deadline:
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return once the server accepts a request, that is after setup and between requests.
+
+        ServerError, with the server's own message, if it exits, fails its setup or crashes, or after `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (state := (health := self.health()).get("status")) not in ACCEPTING_STATES:
             if self.process.poll() is not None:
-                self.reader.join(1.0)
+                self._log_thread.join(1.0)
                 tail = "\n".join(self.logs[-20:])
-                raise ServerError(f"the server ended with status {self.process.returncode}:\n{tail}")
-            status = self.health()
-            if status.get("status") in {"READY", "BUSY"}:
-                return
-            if status.get("status") not in {None, "STARTING"}:
-                words = status.get("setup", {}).get("logs", "").strip()
-                raise ServerError(f"setup failed: {SETUP_WRAPPING.sub('', words)}")
-            time.sleep(POLL_S)
-        raise ServerError(f"setup did not end within {self.setup_timeout:g} s (--setup-timeout)")
+                raise ServerError(f"the server exited with status {self.process.returncode}:\n{tail}")
+            if state == "DEFUNCT":
+                raise ServerError("the worker has crashed; the server must be started again")
+            if state not in {None, "STARTING", "BUSY"}:
+                logs = health.get("setup", {}).get("logs", "").strip()
+                raise ServerError(f"setup failed: {SETUP_ERROR_PREFIX.sub('', logs)}")
+            if time.monotonic() > deadline:
+                unfinished = "the previous request" if state == "BUSY" else "setup (--setup-timeout)"
+                raise ServerError(f"{unfinished} did not end within {timeout_s:g} s")
+            time.sleep(POLL_INTERVAL_S)
 
     def health(self) -> dict[str, Any]:
-        """The server's own account of its state; empty while nobody answers."""
+        """The response of `/health-check`; empty while the server does not answer."""
         try:
-            status, answer = self.request("GET", "/health-check", timeout=5.0)
+            status, answer = self.request("GET", "/health-check", timeout=HEALTH_TIMEOUT_S)
         except (OSError, http.client.HTTPException):
             return {}
         return answer if status == 200 and isinstance(answer, dict) else {}
 
     def predict(self, inputs: Mapping[str, Any], *, prediction_id: str | None = None) -> dict[str, Any]:
-        """Ask for a prediction and wait; the answer's `status` is succeeded, failed or canceled.
+        """Request a prediction and wait; the answer's `status` is succeeded, failed or canceled.
 
-        Raises InputRefusedError for a 422, ServerError for anything else that is no answer. A 409, which the
-        server also gives for a moment after a finished request, is asked again for a while.
+        Waits while a previous request is still ending (409). Raises InputRefusedError for a 422, ServerError for any
+        other status.
         """
         body = json.dumps({"input": inputs} | ({"id": prediction_id} if prediction_id else {})).encode()
         if len(body) > MAX_BODY_BYTES:
             raise ServerError(
                 f"the inputs are {len(body) / 2**20:.0f} MiB once encoded; "
-                f"the server takes {MAX_BODY_BYTES // 2**20} MiB: give URLs instead of files"
+                f"the server accepts {MAX_BODY_BYTES // 2**20} MiB: give URLs instead of files"
             )
-        deadline = time.monotonic() + BUSY_WAIT_S
-        status, answer = self.request("POST", "/predictions", body)
-        while status == 409 and time.monotonic() < deadline:
-            if self.health().get("status") not in {"READY", "BUSY"}:
-                raise ServerError("the worker has crashed; the server must be started again")
-            time.sleep(POLL_S / 10)
-            status, answer = self.request("POST", "/predictions", body)
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while (response := self.request("POST", "/predictions", body))[0] == 409:
+            self.wait_ready(deadline - time.monotonic())
+        status, answer = response
         if status == 422:
             raise InputRefusedError(validation_message(answer))
         if status != 200 or not isinstance(answer, dict):
-            raise ServerError(f"the server answered {status}: {shortened(str(answer))}")
+            raise ServerError(f"the server answered {status}: {truncate_middle(str(answer))}")
         return answer
 
     def cancel(self, prediction_id: str) -> None:
-        """Ask the server to stop a prediction; its own request then ends as canceled."""
+        """Cancel a prediction; the request that waits for it gets the status canceled."""
         status, answer = self.request("POST", f"/predictions/{prediction_id}/cancel")
         if status != 200:
-            raise ServerError(f"cancel of {prediction_id} was answered {status}: {shortened(str(answer))}")
+            raise ServerError(f"cancel of {prediction_id} was answered {status}: {truncate_middle(str(answer))}")
 
     def request(
         self,
@@ -195,7 +199,7 @@ class Server:
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
-        """One HTTP exchange, around any proxy that the environment names."""
+        """The response's status and body, decoded if it is JSON. Proxies of the environment are not used."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         with contextlib.closing(connection):
             connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
@@ -207,27 +211,27 @@ class Server:
             return response.status, text
 
     def stop(self) -> None:
-        """End the server and its worker: asked first, forced after a while. Harmless when repeated."""
+        """Terminate the server and its worker, kill them after STOP_TIMEOUT_S; may be called again."""
         try:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_WAIT_S)
-        finally:  # also when a second Ctrl-C ends the waiting
+                self.process.wait(STOP_TIMEOUT_S)
+        finally:  # also if a second Ctrl-C interrupts the wait
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            self.reader.join(1.0)
+            self._log_thread.join(1.0)
 
 
 def predictor_line(line: str) -> str | None:
-    """What the predictor itself wrote, without the server's wrapping; None for the server's own chatter."""
+    """A line of the predictor's output without the server's JSON around it; None for lines of the server itself."""
     try:
         record = json.loads(line)
         fields, level, target = record["fields"], record["level"], record["target"]
         message: str = fields["message"]
     except (ValueError, KeyError, TypeError):
         return line.rstrip("\n")
-    if "is deprecated; use" in message:  # the names that earlier users of this model fixed
+    if "is deprecated; use" in message:  # the predictor's published names
         return None
     if "source" in fields or target == "coglet::user" or level in {"WARN", "ERROR"}:
         return message
@@ -235,24 +239,24 @@ def predictor_line(line: str) -> str | None:
 
 
 def validation_message(answer: Any) -> str:
-    """Which input a 422 refused and why, short: the server repeats the value, which may be a file."""
+    """Which inputs a 422 refused and why, shortened: the server repeats the value, which may be a whole file."""
     try:
-        return "; ".join(f"{problem['loc'][-1]}: {shortened(problem['msg'])}" for problem in answer["detail"])
+        return "; ".join(f"{problem['loc'][-1]}: {truncate_middle(problem['msg'])}" for problem in answer["detail"])
     except (KeyError, IndexError, TypeError):
-        return f"the server refused the inputs: {shortened(str(answer))}"
+        return f"the server refused the inputs: {truncate_middle(str(answer))}"
 
 
-def shortened(text: str) -> str:
-    """Both ends of a long text: the value comes first and what is allowed comes last."""
-    return text if len(text) <= 200 else f"{text[:80]} ... {text[-110:]}"
+def truncate_middle(text: str) -> str:
+    """Both ends of a long message: it begins with the value and ends with what is allowed."""
+    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:80]} ... {text[-110:]}"
 
 
 def serve() -> None:
-    """Write the schema and become the server, so that signals reach it directly."""
+    """Write the schema and replace this process by the server, so that signals reach it directly."""
     schema.write()
     port = int(os.environ.get("PORT", "5000"))
-    default = {"LOG_FORMAT": os.environ.get("LOG_FORMAT", "console")}
-    os.execve(sys.executable, [*COMMAND, *sys.argv[1:]], environment(PREDICTOR, port, default))
+    log_format = {"LOG_FORMAT": os.environ.get("LOG_FORMAT", "console")}
+    os.execve(sys.executable, [*COMMAND, *sys.argv[1:]], server_environment(PREDICTOR, port, log_format))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What makes a predictor unhealthy, and well again."""
+"""What makes the process unhealthy, and healthy again."""
 
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,95 +13,96 @@ from src.serving.health import MIN_FREE_BYTES, Health
 
 
 class Device:
-    """Dies and comes back as told."""
+    """A probe that fails while the device is dead."""
 
     def __init__(self) -> None:
         self.dead = False
-        self.asked = 0
+        self.probes = 0
 
     def __call__(self) -> None:
-        self.asked += 1
+        self.probes += 1
         if self.dead:
             raise RuntimeError("CUDA error: unspecified launch failure")
 
 
-def test_a_device_that_dies_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_dead_device_is_a_fault_until_it_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     device = Device()
     health = Health(device, tmp_path)
-    assert health.well
+    assert health.is_healthy
     device.dead = True
-    health.look()
-    health.look()
-    assert not health.well
+    health.check()
+    health.check()
+    assert not health.is_healthy
     assert "launch failure" in health.faults["device"]
     assert sum("unhealthy" in record.message for record in caplog.records) == 1
     device.dead = False
-    health.look()
-    assert health.well
+    health.check()
+    assert health.is_healthy
 
 
-def test_it_looks_by_itself_and_answers_from_memory(tmp_path: Path) -> None:
+def test_the_thread_checks_and_asking_does_not(tmp_path: Path) -> None:
     device = Device()
-    health = Health(device, tmp_path, every_s=0.01)
+    health = Health(device, tmp_path, interval_s=0.01)
     health.watch()
     device.dead = True
-    deadline = time.monotonic() + 5
-    while health.well:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    asked = device.asked
-    health.every_s = 1000
-    started = time.monotonic()
-    assert not any(health.well for _ in range(1000))
-    assert time.monotonic() - started < 0.1
-    assert device.asked - asked <= 2
+    wait_until(lambda: not health.is_healthy)
+    health.stop()
+    probes = device.probes
+    assert not any(health.is_healthy for _ in range(1000))
+    assert device.probes - probes <= 1
 
 
-def test_a_device_that_hangs(tmp_path: Path) -> None:
-    hanging, release = threading.Event(), threading.Event()
+def test_a_check_that_hangs_is_a_fault(tmp_path: Path) -> None:
+    hangs, answers = threading.Event(), threading.Event()
+    now = 0.0
 
     def probe() -> None:
-        if hanging.is_set():
-            release.wait(20)
+        if not answers.is_set() and threading.current_thread().name == "health":
+            hangs.set()
+            answers.wait(120)
 
-    health = Health(probe, tmp_path, every_s=0.01, patience_s=0.5)
+    health = Health(probe, tmp_path, interval_s=0.01, stale_after_s=60, clock=lambda: now)
     health.watch()
-    assert health.well
-    hanging.set()
-    time.sleep(0.8)
-    assert not health.well
-    hanging.clear()
-    release.set()
-    time.sleep(0.3)
-    assert health.well
-    health.every_s = 1000
+    assert hangs.wait(120)
+    assert health.is_healthy
+    now = 61.0
+    assert not health.is_healthy
+    answers.set()
+    wait_until(lambda: health.is_healthy)
+    health.stop()
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(free=MIN_FREE_BYTES - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     health = Health(lambda: None, tmp_path)
-    assert not health.well
-    assert "500 MB left; 500 MB are needed" in health.faults["disk"]
+    assert not health.is_healthy
+    assert "500 MB" in health.faults["disk"]
     usage.free = MIN_FREE_BYTES
-    health.look()
-    assert health.well
+    health.check()
+    assert health.is_healthy
 
 
-def test_a_disk_that_comes_back(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_fault(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     health = Health(lambda: None, folder)
-    assert not health.well
-    assert "cannot be used (No such file" in health.faults["disk"]
+    assert str(folder) in health.faults["disk"]
     folder.mkdir()
-    health.look()
-    assert health.well
+    health.check()
+    assert health.is_healthy
 
 
-def test_a_senseless_result(tmp_path: Path) -> None:
+def test_other_faults_stay_until_they_are_cleared(tmp_path: Path) -> None:
     health = Health(lambda: None, tmp_path)
-    health.note("result", "the last video held values that are no numbers")
-    health.look()
-    assert not health.well
-    health.note("result", None)
-    assert health.well
+    health.set_fault("result", "the last video had NaN or Inf in its frames")
+    health.check()
+    assert not health.is_healthy
+    health.set_fault("result", None)
+    assert health.is_healthy

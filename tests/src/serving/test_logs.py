@@ -1,4 +1,4 @@
-"""Lines for people and for machines, and what stays out of them."""
+"""Plain and JSON log lines, and log levels."""
 
 import json
 import logging
@@ -11,18 +11,18 @@ from src.serving.cancellation import RequestContext, request_context
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
+def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     levels = {name: logging.getLogger(name).level for name in logs.OWN_LOGGERS}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name, ours in levels.items():
-        logging.getLogger(name).setLevel(ours)
+    for name, own_level in levels.items():
+        logging.getLogger(name).setLevel(own_level)
 
 
-def test_json_lines_have_the_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_have_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure({"MULTITALK_LOG": "json"})
     logger = logging.getLogger("deploy.test")
     with request_context(RequestContext(request_id="r1")):
@@ -45,15 +45,15 @@ def test_json_lines_have_the_request(capsys: pytest.CaptureFixture[str]) -> None
     assert "KeyError: 'x'" in third["traceback"]
 
 
-def test_debug_is_for_our_own_code_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_lines_of_libraries_are_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("multitalk").debug("prompt: hidden")
     logs.configure({"MULTITALK_LOG_LEVEL": "DEBUG"})
     logging.getLogger("multitalk").debug("prompt: shown")
-    logging.getLogger("urllib3").debug("theirs")
+    logging.getLogger("urllib3").debug("library")
     assert capsys.readouterr().err.splitlines() == ["prompt: shown"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("MULTITALK_LOG", "xml"), ("MULTITALK_LOG_LEVEL", "loud")])
-def test_settings_that_cannot_be(name: str, value: str) -> None:
+def test_invalid_settings_are_refused(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is '{value}'; allowed are"):
         logs.configure({name: value})

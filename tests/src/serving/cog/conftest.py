@@ -1,4 +1,4 @@
-"""A tiny predictor, so that the frame is tested without the model."""
+"""A small predictor, which tests Cog's server without the model."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ import time
 from pathlib import Path as LocalPath
 from typing import Optional
 
-import neighbour
+import sibling
 from cog import BasePredictor, Input, Path
 
 
 class Predictor(BasePredictor):
     def setup(self) -> None:
-        print("setting up", neighbour.NAME)
+        print("setting up", sibling.NAME)
 
     def predict(
         self,
-        picture: Path = Input(description="A file."),
+        image: Path = Input(description="A file."),
         steps: int = Input(description="Fiftieths of a second.", default=0, ge=0, le=1000),
         strength: float = Input(description="A number.", default=0.5),
         loud: bool = Input(description="A switch.", default=False),
@@ -37,7 +37,7 @@ class Predictor(BasePredictor):
             import os
             os._exit(3)
         output = LocalPath("answer.bin").absolute()
-        output.write_bytes(LocalPath(picture).read_bytes()[::-1])
+        output.write_bytes(LocalPath(image).read_bytes()[::-1])
         self.record_metric("size", output.stat().st_size)
         return Path(output)
 """
@@ -45,16 +45,16 @@ class Predictor(BasePredictor):
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the predictor and a module beside it that it imports."""
+    """A folder with the predictor and a module that it imports."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "predict.py").write_text(PREDICTOR)
-    (folder / "neighbour.py").write_text('NAME = "next door"\n')
+    (folder / "sibling.py").write_text('NAME = "sibling"\n')
     return folder
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A file to send, with a name that the server would not keep."""
+def image(tmp_path: Path) -> Path:
+    """A file to send."""
     path = tmp_path / "voice.wav"
     path.write_bytes(b"abc")
     return path

@@ -1,4 +1,4 @@
-"""Values of the command line, without a server."""
+"""Inputs of the command line, without a server."""
 
 import base64
 from pathlib import Path
@@ -29,17 +29,17 @@ def document(project: Path) -> schema.Schema:
     ],
 )
 def test_values_take_the_type_of_the_schema(document: schema.Schema, token: str, name: str, value: Any) -> None:
-    inputs = read_inputs(["picture=https://example.org/a.png", token], document)
+    inputs = read_inputs(["image=https://example.org/a.png", token], document)
     assert inputs[name] == value
     assert type(inputs[name]) is type(value)
 
 
-def test_a_name_given_twice(document: schema.Schema) -> None:
+def test_a_name_given_twice_is_refused(document: schema.Schema) -> None:
     with pytest.raises(ValueError, match="steps"):
         read_inputs(["steps=1", "steps=2"], document)
 
 
-def test_a_file_becomes_a_data_uri_with_its_type(tmp_path: Path) -> None:
+def test_a_file_becomes_a_data_uri_with_its_mime_type(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"\x00\xff")
     assert data_uri(path) == f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
@@ -49,5 +49,5 @@ def test_a_file_over_the_body_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "long.mp4"
     with path.open("wb") as file:
         file.truncate(MAX_BODY_BYTES)
-    with pytest.raises(ValueError, match=r"long\.mp4: 100 MiB .* 100 MiB a request"):
+    with pytest.raises(ValueError, match=r"long\.mp4"):
         data_uri(path)

@@ -1,4 +1,4 @@
-"""The server wrapper against the real Cog server."""
+"""Server against the real Cog server."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.serving.cog.cli_inputs import data_uri
-from src.serving.cog.server import InputRefusedError, Server, ServerError, predictor_line
+from src.serving.cog.server import InputRefusedError, Server, ServerError, predictor_line, validation_message
 
 FILE = "data:audio/wav;base64,YWJj"
 REVERSED = "base64,Y2Jh"
@@ -18,124 +18,135 @@ REVERSED = "base64,Y2Jh"
 
 @pytest.fixture(scope="module")
 def server(project: Path) -> Iterator[Server]:
-    with Server(project, setup_timeout=30) as running:
+    with Server(project) as running:
         yield running
 
 
-def broken(project: Path, folder: Path, old: str, new: str) -> Path:
+def changed_project(project: Path, folder: Path, old: str, new: str) -> Path:
     source = (project / "predict.py").read_text()
     assert old in source
     (folder / "predict.py").write_text(source.replace(old, new))
-    (folder / "neighbour.py").write_text('NAME = "x"\n')
+    (folder / "sibling.py").write_text('NAME = "x"\n')
     return folder
 
 
-def test_predicts_in_a_row_without_meeting_busy(server: Server) -> None:
+def test_consecutive_predictions_wait_for_each_other(server: Server) -> None:
     for _ in range(20):
-        answer = server.predict({"picture": FILE})
+        answer = server.predict({"image": FILE})
         assert answer["status"] == "succeeded"
         assert answer["output"].endswith(REVERSED)
         assert answer["metrics"]["size"] == 3
 
 
-def test_a_file_without_suffix_arrives(server: Server, picture: Path) -> None:
-    assert server.predict({"picture": data_uri(picture)})["output"].endswith(REVERSED)
+def test_concurrent_predictions_wait_for_each_other(server: Server) -> None:
+    answers: list[dict[str, Any]] = []
+    clients = [
+        threading.Thread(target=lambda: answers.append(server.predict({"image": FILE, "steps": 10}))) for _ in range(3)
+    ]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert [answer["status"] for answer in answers] == ["succeeded"] * 3
+
+
+def test_a_file_is_sent_as_a_data_uri(server: Server, image: Path) -> None:
+    assert server.predict({"image": data_uri(image)})["output"].endswith(REVERSED)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "words"),
+    ("inputs", "name"),
     [
-        ({}, ["picture", "required"]),
-        ({"picture": FILE, "steps": 5000}, ["steps", "5000", "1000"]),
-        ({"picture": FILE, "mode": "loud"}, ["mode", "loud", "add", "para"]),
-        ({"picture": FILE, "strength": "much"}, ["strength", "much", "number"]),
-        ({"picture": FILE, "note": None}, ["note", "null"]),
+        ({}, "image"),
+        ({"image": FILE, "steps": 5000}, "steps"),
+        ({"image": FILE, "mode": "x" * 100_000}, "mode"),
+        ({"image": FILE, "strength": "much"}, "strength"),
+        ({"image": FILE, "note": None}, "note"),
     ],
 )
-def test_the_schema_refuses(server: Server, inputs: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(InputRefusedError) as refused:
+def test_inputs_that_violate_the_schema_are_refused(server: Server, inputs: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputRefusedError, match=name) as refused:
         server.predict(inputs)
-    assert all(word in str(refused.value) for word in words)
     assert len(str(refused.value)) < 300
 
 
-def test_a_refusal_is_short_even_for_a_large_value(server: Server) -> None:
-    with pytest.raises(InputRefusedError) as refused:
-        server.predict({"picture": FILE, "mode": "x" * 100_000})
-    assert all(word in str(refused.value) for word in ("mode", "xxx", "add", "para"))
-    assert len(str(refused.value)) < 300
+def test_the_refusal_of_a_long_value_keeps_both_ends() -> None:
+    answer = {"detail": [{"loc": ["body", "input", "mode"], "msg": f"'{'x' * 1000}' is not one of ['add', 'para']"}]}
+    message = validation_message(answer)
+    assert message.startswith("mode: 'xxx")
+    assert message.endswith("is not one of ['add', 'para']")
+    assert len(message) < 300
 
 
-def test_a_failure_is_an_answer_and_the_next_request_works(server: Server) -> None:
-    answer = server.predict({"picture": FILE, "note": "fail"})
+def test_the_server_works_after_a_failed_prediction(server: Server) -> None:
+    answer = server.predict({"image": FILE, "note": "fail"})
     assert answer["status"] == "failed"
     assert "note: 'fail' is not allowed" in answer["error"]
-    assert server.predict({"picture": FILE})["status"] == "succeeded"
+    assert server.predict({"image": FILE})["status"] == "succeeded"
 
 
-def test_cancel_stops_the_work_and_leaves_the_next_request_alone(server: Server) -> None:
+def test_the_server_works_after_a_cancelled_prediction(server: Server) -> None:
     answers: list[dict[str, Any]] = []
-    request = {"picture": FILE, "steps": 1000}
-    thread = threading.Thread(target=lambda: answers.append(server.predict(request, prediction_id="long-one")))
+    inputs = {"image": FILE, "steps": 1000}
+    client = threading.Thread(target=lambda: answers.append(server.predict(inputs, prediction_id="long-one")))
     written = len(server.logs)
-    thread.start()
-    # BUSY comes before the worker has begun, and a cancel that is earlier than that can be lost.
-    wait_for(lambda: any("step " in line for line in server.logs[written:]))
-    started = time.monotonic()
+    client.start()
+    # Cog reports BUSY before the worker has begun, and a cancel request before that can be lost.
+    wait_until(lambda: any("step " in line for line in server.logs[written:]))
     server.cancel("long-one")
-    thread.join(5)
+    client.join()
     assert answers[0]["status"] == "canceled"
-    assert time.monotonic() - started < 2
-    assert server.predict({"picture": FILE})["status"] == "succeeded"
+    assert not any("step 999" in line for line in server.logs[written:])
+    assert server.predict({"image": FILE})["status"] == "succeeded"
 
 
-def test_logs_come_while_it_runs(project: Path) -> None:
-    arrivals: list[tuple[float, str]] = []
-    with Server(project, on_log=lambda line: arrivals.append((time.monotonic(), line))) as server:
-        server.predict({"picture": FILE, "steps": 25})
-        finished = time.monotonic()
-    lines = [line for _, line in arrivals]
-    assert "setting up next door" in lines
-    assert "step 24" in lines
-    first = next(when for when, line in arrivals if line == "step 0")
-    assert finished - first > 0.3
-    assert not any("Spawning worker" in line for line in lines)
+def test_log_lines_arrive_during_the_prediction(project: Path) -> None:
+    events: list[str] = []
+    with Server(project, on_log=events.append) as server:
+        client = threading.Thread(target=lambda: server.predict({"image": FILE, "steps": 200}))
+        client.start()
+        wait_until(lambda: "step 0" in events)
+        assert client.is_alive()
+        client.join()
+        wait_until(lambda: "step 199" in events)
+    assert "setting up sibling" in events
+    assert not any("Spawning worker" in line for line in events)
     assert any("Spawning worker" in line for line in server.logs)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('print("setting up", neighbour.NAME)', 'raise RuntimeError("set MODEL_PATH")', "set MODEL_PATH"),
-        ("import neighbour", "import no_such_neighbour", "no_such_neighbour"),
-        ('print("setting up", neighbour.NAME)', "import os; os._exit(1)", "crashed"),
+        ('print("setting up", sibling.NAME)', 'raise RuntimeError("set MODEL_PATH")', "set MODEL_PATH"),
+        ("import sibling", "import no_such_sibling", "no_such_sibling"),
+        ('print("setting up", sibling.NAME)', "import os; os._exit(1)", "crashed"),
     ],
 )
-def test_a_failed_setup_is_reported_and_cleaned_up(
+def test_a_failed_setup_is_reported_and_ends_the_server(
     project: Path, tmp_path: Path, old: str, new: str, words: str
 ) -> None:
-    server = Server(broken(project, tmp_path, old, new), setup_timeout=30)
+    server = Server(changed_project(project, tmp_path, old, new))
     with pytest.raises(ServerError, match=words), server:
         pass
     assert server.process.poll() is not None
 
 
-def test_setup_that_takes_too_long(project: Path, tmp_path: Path) -> None:
-    folder = broken(project, tmp_path, 'print("setting up", neighbour.NAME)', "time.sleep(60)")
-    started = time.monotonic()
-    with pytest.raises(ServerError, match=r"within 0\.5 s"), Server(folder, setup_timeout=0.5):
+def test_setup_has_a_timeout(project: Path, tmp_path: Path) -> None:
+    folder = changed_project(project, tmp_path, 'print("setting up", sibling.NAME)', "time.sleep(600)")
+    server = Server(folder, setup_timeout=0.5)
+    with pytest.raises(ServerError, match=r"--setup-timeout\) did not end within 0\.5 s"), server:
         pass
-    assert time.monotonic() - started < 20
+    assert server.process.poll() is not None
 
 
-def test_a_crashed_worker_is_said_so_at_once(project: Path) -> None:
+def test_a_crashed_worker_is_reported(project: Path) -> None:
     with Server(project) as server:
-        assert server.predict({"picture": FILE, "note": "crash"})["error"] == "Worker crashed"
+        assert server.predict({"image": FILE, "note": "crash"})["error"] == "Worker crashed"
         with pytest.raises(ServerError, match="worker has crashed"):
-            server.predict({"picture": FILE})
+            server.predict({"image": FILE})
 
 
-def test_stop_leaves_no_process(project: Path) -> None:
+def test_stop_ends_every_process(project: Path) -> None:
     with Server(project) as server:
         group = server.process.pid
     server.stop()
@@ -145,19 +156,19 @@ def test_stop_leaves_no_process(project: Path) -> None:
 
 def test_a_body_over_the_limit_is_not_sent(server: Server) -> None:
     with pytest.raises(ServerError, match="100 MiB"):
-        server.predict({"picture": "data:," + "a" * (100 * 2**20)})
+        server.predict({"image": "data:," + "a" * (100 * 2**20)})
 
 
-def test_only_the_predictor_is_readable() -> None:
+def test_lines_of_the_server_itself_are_dropped() -> None:
     wrapped = '{"level":"INFO","fields":{"message":"step 1","source":"Stdout"},"target":"coglet::prediction"}'
-    chatter = '{"level":"INFO","fields":{"message":"Spawning"},"target":"coglet"}'
+    own = '{"level":"INFO","fields":{"message":"Spawning"},"target":"coglet"}'
     assert predictor_line(wrapped) == "step 1"
-    assert predictor_line(chatter) is None
+    assert predictor_line(own) is None
     assert predictor_line("Traceback\n") == "Traceback"
 
 
-def wait_for(condition: Any, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.01)
