@@ -31,7 +31,6 @@ BUSY_TIMEOUT_S = 120.0
 """How long `Server.predict` waits for a previous request to end."""
 STOP_TIMEOUT_S = 15.0
 MAX_QUOTED_CHARS = 200
-ACCEPTING_STATES = {"READY", "UNHEALTHY"}  # Cog reports a failed healthcheck, and accepts requests all the same
 MALLOC_ENV = {"MALLOC_ARENA_MAX": "1"}
 """Cog's worker predicts in threads, and glibc keeps an arena for each: memory would grow over hundreds of requests
 (3 MB each with the built-in model) without a leak. cog.yaml sets the same variable."""
@@ -140,13 +139,13 @@ class Server:
         ServerError, with the server's own message, if it exits, fails its setup or crashes, or after `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        while (state := (health := self.health()).get("status")) not in ACCEPTING_STATES:
+        while (state := (health := self.health()).get("status")) != "READY":
             if self.process.poll() is not None:
                 self._log_thread.join(1.0)
                 tail = "\n".join(self.logs[-20:])
                 raise ServerError(f"the server exited with status {self.process.returncode}:\n{tail}")
-            if state == "DEFUNCT":
-                raise ServerError("the worker has crashed; the server must be started again")
+            if state in {"DEFUNCT", "UNHEALTHY"}:
+                raise ServerError(f"the worker has crashed or is unhealthy ({state}); the server must be started again")
             if state not in {None, "STARTING", "BUSY"}:
                 logs = health.get("setup", {}).get("logs", "").strip()
                 raise ServerError(f"setup failed: {SETUP_ERROR_PREFIX.sub('', logs)}")
@@ -175,10 +174,12 @@ class Server:
                 f"the inputs are {len(body) / 2**20:.0f} MiB once encoded; "
                 f"the server accepts {MAX_BODY_BYTES // 2**20} MiB: give URLs instead of files"
             )
+        status, answer = self.request("POST", "/predictions", body)
         deadline = time.monotonic() + BUSY_TIMEOUT_S
-        while (response := self.request("POST", "/predictions", body))[0] == 409:
-            self.wait_ready(deadline - time.monotonic())
-        status, answer = response
+        while status == 409 and time.monotonic() < deadline:
+            self.wait_ready(BUSY_TIMEOUT_S)
+            time.sleep(POLL_INTERVAL_S)
+            status, answer = self.request("POST", "/predictions", body)
         if status == 422:
             raise InputRefusedError(validation_message(answer))
         if status != 200 or not isinstance(answer, dict):
