@@ -78,7 +78,7 @@ def request_when_ready(server: Server, inputs: dict[str, Any], path: str = "", *
 
 
 def test_respond_async_and_webhooks(server: Server, receiver: WebhookReceiver) -> None:
-    options = {"id": "mine", "webhook": receiver.url, "webhook_events_filter": ["start", "completed"]}
+    options: dict[str, Any] = {"id": "mine", "webhook": receiver.url, "webhook_events_filter": ["start", "completed"]}
     status, answer = request_when_ready(server, {"steps": 5}, respond_async=True, **options)
     assert (status, answer) == (202, {"id": "mine", "status": "starting"})
     last = receiver.wait_for("succeeded")
@@ -95,7 +95,7 @@ def test_the_webhook_reports_failures(server: Server, receiver: WebhookReceiver)
 
 
 def test_put_is_idempotent(server: Server, receiver: WebhookReceiver) -> None:
-    options = {"respond_async": True, "webhook": receiver.url}
+    options: dict[str, Any] = {"respond_async": True, "webhook": receiver.url}
     responses = [
         request_when_ready(server, {"steps": 50}, "/once", **options),
         request(server, {"steps": 50}, "/once", **options),
