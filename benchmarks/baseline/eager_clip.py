@@ -76,14 +76,16 @@ class EagerVAE(VideoVAE):
     def __init__(self, model: AutoencoderKLWan) -> None:
         self.model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
-    def encode(self, video_CFHW: Tensor, rest: torch.device | None = None, frames: int | None = None) -> Tensor:
+    def encode(
+        self, video_CFHW: Tensor, offload_device: torch.device | None = None, num_frames: int | None = None
+    ) -> Tensor:
         """See `VideoVAE.encode`."""
-        padding = max(0, (frames or 0) - video_CFHW.shape[1])
+        padding = max(0, (num_frames or 0) - video_CFHW.shape[1])
         video_CFHW = F.pad(video_CFHW, (0, 0, 0, 0, 0, padding))
         mean, std = self._statistics(self.model.device)
         return (self.model.encode(video_CFHW[None]).latent_dist.mode()[0] - mean) / std
 
-    def decode(self, latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
+    def decode(self, latent_CTHW: Tensor, offload_device: torch.device | None = None) -> Iterator[Tensor]:
         """See `VideoVAE.decode`; yields all frames at once."""
         mean, std = self._statistics(self.model.device)
         yield self.model.decode((latent_CTHW * std + mean)[None]).sample[0].clamp(-1, 1)
