@@ -136,7 +136,9 @@ def main() -> None:
     names = [row.name for row in ROWS]
     parser = make_parser("benchmarks.quality.lipsync", __doc__)
     parser.add_argument("--clips", type=int, default=40, help="clips per row")
-    parser.add_argument("--rows", nargs="*", choices=names, metavar="ROW", help=f"rows to measure: {', '.join(names)} (default: all)")
+    parser.add_argument(
+        "--rows", nargs="*", choices=names, metavar="ROW", help=f"rows to measure: {', '.join(names)} (default: all)"
+    )
     parser.add_argument("--long-clips", type=int, help="clips per row of five chunks (default: as --clips)")
     parser.add_argument("--jobs", type=int, default=1, help="rows measured in parallel")
     parser.add_argument(
