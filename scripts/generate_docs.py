@@ -1,5 +1,6 @@
 """Rewrite what is generated in the documentation: the tables of docs/inputs.md and docs/presets.md, and the pages of
-the benchmarks from benchmarks/results/ (without their plots, which `benchmarks.report` draws).
+the benchmarks from benchmarks/results/ (without their plots, which `benchmarks.report` draws); and the snapshot of the
+inputs, tests/input_schema.json, which must stay compatible.
 
 python -m scripts.generate_docs [--check]
 """
@@ -16,6 +17,7 @@ from app.inputs import input_schema
 from benchmarks.report import performance, presets, quality_vs_speed
 from benchmarks.report.environment import DOCS, RESULTS
 from benchmarks.report.tables import markdown_table
+from scripts.input_snapshot import SNAPSHOT, render_snapshot
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +68,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
 def render_pages() -> dict[Path, str]:
     """The current text of every page with generated content."""
     pages = {
+        SNAPSHOT: render_snapshot(input_schema()),
         DOCS / performance.PAGE: performance.render_page(performance.read_results(RESULTS)),
         DOCS / quality_vs_speed.PAGE: quality_vs_speed.render_page(
             json.loads((RESULTS / quality_vs_speed.RESULT).read_text())

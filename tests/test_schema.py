@@ -1,28 +1,14 @@
-"""The inputs are an interface: a snapshot holds them, and Cog's static reading must get them right."""
+"""The interface of the inputs matches its snapshot, and the schema is what Cog would read from predict.py."""
 
 import json
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.input_snapshot import SNAPSHOT, incompatibilities, interface
 from src.serving.cog import schema
-
-ROOT = Path(__file__).parents[1]
-SNAPSHOT = Path(__file__).with_name("input_schema.json")
-FROZEN = {
-    "type",
-    "format",
-    "items",
-    "allOf",
-    "minimum",
-    "maximum",
-    "minLength",
-    "maxLength",
-    "default",
-    "nullable",
-}
+from tests.conftest import ROOT
 
 HEAD = """
 from typing import Optional
@@ -40,42 +26,11 @@ def document() -> schema.Schema:
     return schema.openapi((ROOT / "predict.py").read_text(encoding="utf-8"))
 
 
-def interface(document: schema.Schema) -> list[dict[str, Any]]:
-    """What callers rely on, in order: names, types, bounds, choices, defaults; not the wording."""
-    schemas = document["components"]["schemas"]
-    required = schemas["Input"].get("required", [])
-    return [
-        {
-            "name": name,
-            "required": name in required,
-            **({"choices": schemas[name]["enum"]} if "allOf" in field else {}),
-            **{key: field[key] for key in sorted(FROZEN & field.keys())},
-        }
-        for name, field in sorted(schemas["Input"]["properties"].items(), key=lambda item: item[1]["x-order"])
-    ]
-
-
-def problems(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
-    """What callers of `before` would trip over in `after`; appended optional inputs are welcome."""
-    names = [field["name"] for field in after]
-    found = [f"{field['name']} is gone" for field in before if field["name"] not in names]
-    if not found and names[: len(before)] != [field["name"] for field in before]:
-        found.append("the order has changed")
-    found += [
-        f"{old['name']} has changed" for old in before for new in after if new["name"] == old["name"] and new != old
-    ]
-    known = {field["name"] for field in before}
-    return found + [f"{new['name']} must be optional" for new in after if new["required"] and new["name"] not in known]
-
-
 def test_inputs_match_the_snapshot(document: schema.Schema) -> None:
-    before = json.loads(SNAPSHOT.read_text())
-    after = interface(document)
-    assert problems(before, after) == []
-    assert len(before) == len(after), f"append the new inputs to {SNAPSHOT.name}: python -m tests.test_schema"
+    assert interface(document) == json.loads(SNAPSHOT.read_text()), "python -m scripts.generate_docs adds new inputs"
 
 
-def test_the_snapshot_refuses_what_it_should(document: schema.Schema) -> None:
+def test_incompatible_changes_are_found(document: schema.Schema) -> None:
     before = interface(document)
 
     def changed(index: int, **change: Any) -> list[dict[str, Any]]:
@@ -83,18 +38,19 @@ def test_the_snapshot_refuses_what_it_should(document: schema.Schema) -> None:
         after[index] |= change
         return after
 
-    assert problems(before, before) == []
-    assert problems(before, [*before, {"name": "new", "required": False}]) == []
-    assert problems(before, [*before, {"name": "new", "required": True}]) == ["new must be optional"]
-    assert problems(before, before[:-1]) == [f"{before[-1]['name']} is gone"]
-    assert problems(before, [before[1], before[0], *before[2:]]) == ["the order has changed"]
-    assert problems(before, [{"name": "new", "required": False}, *before]) == ["the order has changed"]
+    new = {"name": "new", "required": False}
+    assert incompatibilities(before, before) == []
+    assert incompatibilities(before, [*before, new]) == []
+    assert incompatibilities(before, [*before, {**new, "required": True}]) == ["new must be optional"]
+    assert incompatibilities(before, before[:-1]) == [f"{before[-1]['name']} was removed"]
+    assert incompatibilities(before, [before[1], before[0], *before[2:]]) == ["the order has changed"]
+    assert incompatibilities(before, [new, *before]) == ["the order has changed"]
     for change in ({"default": 30}, {"minimum": 1}, {"maximum": 1}, {"type": "number"}, {"nullable": True}):
-        assert problems(before, changed(5, **change)) == ["sampling_steps has changed"]
-    assert problems(before, changed(8, choices=["add"])) == ["audio_mode has changed"]
+        assert incompatibilities(before, changed(5, **change)) == ["sampling_steps has changed"]
+    assert incompatibilities(before, changed(8, choices=["add"])) == ["audio_mode has changed"]
 
 
-def test_every_input_is_described_for_a_person(document: schema.Schema) -> None:
+def test_every_input_has_a_description(document: schema.Schema) -> None:
     for name, field in document["components"]["schemas"]["Input"]["properties"].items():
         assert len(field["description"]) > 20, name
         assert field["description"].endswith("."), name
@@ -102,7 +58,7 @@ def test_every_input_is_described_for_a_person(document: schema.Schema) -> None:
             assert field["maximum"] <= 2147483647
 
 
-def test_the_document_is_what_cog_bakes(document: schema.Schema) -> None:
+def test_the_document_has_cogs_structure(document: schema.Schema) -> None:
     assert document["openapi"] == "3.0.2"
     assert list(document["paths"]) == [
         "/",
@@ -123,13 +79,13 @@ def test_the_document_is_what_cog_bakes(document: schema.Schema) -> None:
     assert schemas["audio_mode"]["enum"] == ["add", "para"]
 
 
-def read(argument: str) -> schema.Schema:
-    """The property of one argument of a predictor that is otherwise sound."""
+def read_field(argument: str) -> schema.Schema:
+    """The property of one argument of a valid predictor."""
     source = f"{HEAD}    def predict(self, {argument}) -> Path:\n        ...\n"
     document = schema.openapi(source)
     (field,) = document["components"]["schemas"]["Input"]["properties"].values()
-    found: schema.Schema = field
-    return found
+    result: schema.Schema = field
+    return result
 
 
 @pytest.mark.parametrize(
@@ -144,8 +100,8 @@ def read(argument: str) -> schema.Schema:
         ('a: list[str] = Input(description="d")', {"type": "array", "items": {"type": "string"}}),
     ],
 )
-def test_what_cog_reads_rightly(argument: str, expected: dict[str, Any]) -> None:
-    field = read(argument)
+def test_supported_inputs(argument: str, expected: dict[str, Any]) -> None:
+    field = read_field(argument)
     assert {key: field[key] for key in expected} == expected
 
 
@@ -186,9 +142,9 @@ def test_what_cog_reads_rightly(argument: str, expected: dict[str, Any]) -> None
         "**inputs",
     ],
 )
-def test_what_cog_would_misread_is_refused(argument: str) -> None:
+def test_inputs_that_cog_would_misread_are_refused(argument: str) -> None:
     with pytest.raises(schema.SchemaError):
-        read(argument)
+        read_field(argument)
 
 
 @pytest.mark.parametrize(
@@ -204,14 +160,9 @@ def test_what_cog_would_misread_is_refused(argument: str) -> None:
         ("def predict", "def run"),
     ],
 )
-def test_a_method_that_cog_would_misread_is_refused(old: str, new: str) -> None:
+def test_methods_that_cog_would_misread_are_refused(old: str, new: str) -> None:
     source = f'{HEAD}    def predict(self, a: str = Input(description="d")) -> Path:\n        ...\n'
     assert old in source
     schema.openapi(source)
     with pytest.raises(schema.SchemaError):
         schema.openapi(source.replace(old, new))
-
-
-if __name__ == "__main__":
-    new = interface(schema.openapi((ROOT / "predict.py").read_text(encoding="utf-8")))
-    SNAPSHOT.write_text(json.dumps(new, indent=2) + "\n")
