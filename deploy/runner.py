@@ -1,6 +1,5 @@
 """One shared `VideoGenerator` for a server: loaded on first use, one request at a time, from any thread."""
 
-import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -11,8 +10,6 @@ from typing import Any
 
 from app.generator import Output, VideoGenerator
 from src.serving.cancellation import RequestContext, request_context
-
-logger = logging.getLogger(__name__)
 
 LOCK_POLL_S = 0.05
 

@@ -109,7 +109,7 @@ def worker_factory(kind: type[BatchWorker], output: str, options: BatchOptions) 
 
 
 def start_ray(address: str | None) -> None:
-    """Join the cluster at an address, where the code lies at the same path, or start one on this machine."""
+    """Join the cluster at an address, which has the code at the same path, or start one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     environment = {"env_vars": {"PYTHONPATH": str(REPOSITORY)}}
     local: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}

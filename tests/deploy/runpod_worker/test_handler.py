@@ -169,7 +169,7 @@ def test_without_a_bucket_the_answer_is_base64_and_progress_is_reported(service:
 
 
 @pytest.mark.soak
-def test_the_command(environ: dict[str, str], shared_store: LocalS3, tmp_path: Path) -> None:
+def test_command_serves_and_logs_json(environ: dict[str, str], shared_store: LocalS3, tmp_path: Path) -> None:
     """The log is JSON with the job's id and contains nothing of the request."""
     port = free_port()
     log = tmp_path / "log"

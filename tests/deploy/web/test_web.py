@@ -34,9 +34,8 @@ TOKEN_HEADER = {"Authorization": "Bearer word"}
 KEY_HEADERS = {"Modal-Key": "key", "Modal-Secret": "secret"}
 CREDENTIALS = Credentials(token="word", key="key", secret="secret")
 
-
 RESPOND = threading.Event()
-"""Set when the test server may response a request for /slow."""
+"""Set when the test server may answer a request for /slow."""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,6 @@ def submit(client: Any, files: str, **fields: Any) -> str:
 
 def test_video_of_two_persons(client: TestClient, files: str) -> None:
     call_id = submit(client, files, audio2=f"{files}/mp3", prompt="hello")
-    assert client.get(f"/result/{call_id}").status_code == 202
     response = wait_for_result(client, call_id)
     assert response.status_code == 200
     assert response.headers["content-type"] == "video/mp4"
@@ -143,14 +141,14 @@ def test_running_call_can_be_cancelled(client: TestClient, backend: LocalBackend
 
 
 def test_queue_is_bounded_and_queued_calls_can_be_cancelled(client: TestClient, files: str) -> None:
-    first = submit(client, files, audio1=f"{files}/long")
-    second = submit(client, files)
+    first = submit(client, files, audio1=f"{files}/slow")
+    second = submit(client, files, audio1=f"{files}/slow")
     full = client.post("/submit", json={"image": f"{files}/image", "audio1": f"{files}/wav"})
     assert full.status_code == 429
     assert "at most 2" in full.json()["detail"]
     client.post(f"/cancel/{second}")
-    client.post(f"/cancel/{first}")
     assert wait_for_result(client, second).json()["detail"] == "canceled"
+    assert client.get(f"/result/{first}").status_code == 202
 
 
 def test_unknown_result_returns_404_and_expired_result_410(
@@ -269,7 +267,7 @@ def test_api_has_no_documentation_pages(client: TestClient) -> None:
 
 
 @pytest.mark.soak
-def test_the_command(environ: dict[str, str], files: str, tmp_path: Path) -> None:
+def test_command_serves_and_ends_on_sigterm(environ: dict[str, str], files: str, tmp_path: Path) -> None:
     """The same calls over HTTP. SIGTERM cancels the running one, and the log has no client addresses."""
     port = free_port()
     allowed = {"MULTITALK_HTTP": "1", "MULTITALK_NETWORKS": "127.0.0.0/8"}
@@ -285,7 +283,8 @@ def test_the_command(environ: dict[str, str], files: str, tmp_path: Path) -> Non
             assert client.get("/result/x", headers={"Authorization": "Bearer other"}).status_code == 401
             response = wait_for_result(client, submit(client, files))
             assert decode_video(response.content).frames == 10
-            submit(client, files, audio1=f"{files}/long")
+            call_id = submit(client, files, audio1=f"{files}/long")
+            wait_until(lambda: client.get(f"/result/{call_id}").json()["progress"])
     finally:
         process.terminate()
         assert process.wait() == 0
@@ -293,5 +292,5 @@ def test_the_command(environ: dict[str, str], files: str, tmp_path: Path) -> Non
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     outcomes = [line["outcome"] for line in lines if line.get("event") == "request"]
     assert outcomes == ["succeeded", "stopped"]
-    assert "INFO: " not in log.read_text(), "uvicorn writes beside our log"
+    assert "INFO: " not in log.read_text(), "uvicorn writes to the log"
     assert not [line for line in lines if "/submit" in line["message"]]
