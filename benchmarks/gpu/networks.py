@@ -14,10 +14,10 @@ from torch import Tensor
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from training.components import build_tokenizer, speech_config
+from wan.checkpoint import Precision
 from wan.checkpoint.component import Component, assign_weights, plan_loading
 from wan.checkpoint.components import (
     Models,
-    Precision,
     image_encoder_component,
     restore_position_ids,
     text_encoder_component,
@@ -76,7 +76,7 @@ def random_vae(config: ModelConfig, device: torch.device) -> VideoVAE:
 
 def random_speech_encoder(config: ModelConfig, device: torch.device) -> Wav2Vec2Model:
     """A speech encoder with random weights, initialized on the CPU."""
-    speech: Wav2Vec2Model = Wav2Vec2Model(speech_config(config)).eval().requires_grad_(False)
+    speech: Wav2Vec2Model = Wav2Vec2Model(speech_config(config)).eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     speech.to(device)  # type: ignore[arg-type]
     return speech
 

@@ -31,6 +31,7 @@ from wan.checkpoint.components import is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
 from wan.modules.transformer import MultiTalkTransformer
+from wan.sampling.guidance import PASSES
 from wan.types import VideoSize
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def step_roofline(
 ) -> float:
     """Compute-bound minimum seconds of the required guidance passes of a step, without per-clip constants."""
     passes = ablation.make_guider(*scales, eager=False).passes
-    works = [step_work(config, size, 2 if ablation.PASSES[name].speech else 1) for name in passes]
+    works = [step_work(config, size, 2 if PASSES[name].speech else 1) for name in passes]
     return min_seconds(replace(total_work(works), bytes=0.0), peak)
 
 

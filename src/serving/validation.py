@@ -111,7 +111,7 @@ def _convert(value: Any, kind: str) -> Any:
     return float(value) if kind == "number" else value
 
 
-_Validator = extend(
+_Validator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"number": _is_number, "integer": _is_integer, "string": _is_text}

@@ -27,6 +27,7 @@ from wan.modules.speaker_labels import token_masks
 from wan.modules.transformer import Context, MultiTalkTransformer
 from wan.offload.estimate import META, PeakCounter
 from wan.offload.streaming import StreamedBlocks
+from wan.sampling.denoise import Denoiser
 
 CPU = torch.device("cpu")
 STEPS, CHUNKS, PASSES = 2, 2, 3
@@ -202,7 +203,7 @@ def test_residuals_are_kept_only_for_a_step_that_reuses_them(
     pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    denoiser = wan.multitalk.Denoiser
+    denoiser = Denoiser
 
     class RecordingDenoiser(denoiser):  # type: ignore[misc, valid-type]
         def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
@@ -221,7 +222,7 @@ class LargestTensor(TorchDispatchMode):
     """Records the number of elements of the largest operation result."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

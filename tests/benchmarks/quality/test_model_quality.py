@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality import seams
-from benchmarks.quality.clips import ROWS
+from benchmarks.quality.clips import ROWS, Row
 from benchmarks.quality.conditioning_ablation import ablate_conditioning, measure_prompts
 from benchmarks.quality.lipsync import measure_row
 
@@ -21,7 +21,7 @@ def puppet() -> Puppet:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name in ROW_NAMES], ids=lambda row: row.name)
-def test_lips_follow_their_own_voice(puppet: Puppet, row: seams.Row) -> None:
+def test_lips_follow_their_own_voice(puppet: Puppet, row: Row) -> None:
     metrics = measure_row(puppet, puppet.options(), row, 3 if row.num_chunks == 1 else 1, SEED)["model"]
     assert metrics["own"] >= 0.8
     assert abs(metrics["lag"]) <= 1

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.baseline.eager_clip import eager_baseline
+from benchmarks.baseline.eager_transformer import EagerTransformer
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality.clips import ROWS, draw_clip
 from benchmarks.speed import ablation
@@ -39,14 +40,14 @@ def test_variants_compute_the_same_step(model: MultiTalkTransformer, scales: tup
 @torch.inference_mode()
 def test_variants_skip_label_maps(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    eager_labels = ablation.EagerTransformer.labels
+    eager_labels = EagerTransformer.labels
 
     def count_labels(*args: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         return eager_labels(*args)
 
-    monkeypatch.setattr(ablation.EagerTransformer, "labels", count_labels)
+    monkeypatch.setattr(EagerTransformer, "labels", count_labels)
     steps = ablation.ablation_steps(model, ablation.draw_inputs(model.config, SIZE, 2), GUIDANCE_SCALES["quality"])
     counts = []
     for step in steps.values():

@@ -34,7 +34,7 @@ def config() -> transformers.Wav2Vec2Config:
 @pytest.fixture(scope="module")
 def model(config: transformers.Wav2Vec2Config) -> Wav2Vec2Model:
     torch.manual_seed(0)
-    return Wav2Vec2Model(config).eval()
+    return Wav2Vec2Model(config).eval()  # type: ignore[no-untyped-call]
 
 
 def noise(samples: int = 32000, rate: int = 16000) -> np.ndarray:

@@ -61,11 +61,12 @@ def test_bbox_is_ignored_for_one_person() -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])
 def test_embeddings_and_images_from_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"embeddings{suffix}"
-    {
-        ".pt": lambda: torch.save(EMBEDDINGS, path),
-        ".npy": lambda: np.save(path, EMBEDDINGS.numpy()),
-        ".safetensors": lambda: save_file({"embeddings": EMBEDDINGS}, path),
-    }[suffix]()
+    if suffix == ".pt":
+        torch.save(EMBEDDINGS, path)
+    elif suffix == ".npy":
+        np.save(path, EMBEDDINGS.numpy())
+    else:
+        save_file({"embeddings": EMBEDDINGS}, path)
     IMAGE.save(tmp_path / "image.png")
     request = parse_request(
         {**CLASSIC, "cond_image": str(tmp_path / "image.png"), "cond_audio": {"person1": str(path)}}

@@ -58,7 +58,8 @@ def test_codecs_tags_and_index_position(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", frames_of(5), Audio(samples_CN=tones(44100, 2), sample_rate=44100))
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
-        assert (video.codec_context.name, video.pix_fmt, video.average_rate) == ("h264", "yuv420p", 25)
+        assert (video.codec_context.name, video.pix_fmt) == ("h264", "yuv420p")
+        assert video.average_rate == 25
         assert (video.width, video.height) == (WIDTH, HEIGHT)
         assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", 44100, 2)
         frame = next(container.decode(video=0))
