@@ -156,8 +156,9 @@ class VideoGenerator:
             num_frames=media.num_frames,
             comment=provenance(config.name, job.options.seed) if self.settings.embed_provenance else None,
         )
-        with writer as video, ThreadedWriter(video.write) as encoder:
-            for frames_CFHW in self.pipeline.stream(request, job.options, progress.on_pipeline_progress):
+        slices = self.pipeline.stream(request, job.options, progress.on_pipeline_progress)
+        with writer as video, ThreadedWriter(video.write) as encoder, closing(slices):
+            for frames_CFHW in slices:
                 progress.timer.add("decode")
                 encoder.write(self.to_finite_pixels(frames_CFHW))
                 progress.timer.add("encode")

@@ -28,6 +28,7 @@ print(*sys.modules)
     ("statement", "absent"),
     [
         ("import wan", {"transformers", "diffusers", "librosa", "av", "torch"}),
+        ("from wan import MultiTalkPipeline", {"transformers", "diffusers", "librosa", "av", "scipy"}),
         ("import wan.configs", {"transformers", "diffusers", "librosa", "av"}),
         ("import weights", {"torch", "av", "transformers", "numpy"}),
         ("import src.media, src.errors", {"torch", "av", "numpy"}),

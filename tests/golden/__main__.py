@@ -1,4 +1,4 @@
-"""`python -m tests.golden DIR`: one line per output tensor; exits 1 unless every one is ok."""
+"""`python -m tests.golden DIR`: print one line per output tensor; exit 1 unless all are ok."""
 
 import argparse
 import sys

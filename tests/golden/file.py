@@ -1,4 +1,4 @@
-"""A golden file: tensors and the metadata that says how they came about; plain, or compressed with xz."""
+"""Golden files: tensors, and metadata that describes how they were computed; plain, or compressed with xz."""
 
 import json
 import lzma

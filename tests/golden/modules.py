@@ -1,4 +1,4 @@
-"""Single modules on golden inputs: each function returns our value for every output of its file."""
+"""Single modules on golden inputs: each function computes every output of its file."""
 
 import json
 import tempfile
@@ -54,7 +54,7 @@ def load_library_module(
 
 
 def transformer_config(golden: GoldenFile) -> TransformerConfig:
-    """Sizes from the metadata of `dit_weights`; what it leaves out is as in the published model."""
+    """Sizes from the metadata of `dit_weights`; absent ones are those of the published model."""
     return TransformerConfig(**golden.sibling("dit_weights").config)
 
 
@@ -74,15 +74,17 @@ def dit_forward(golden: GoldenFile) -> Outputs:
 
 
 def quanto(golden: GoldenFile) -> Outputs:
-    """Forwards on the inputs of `dit_forward` with the quantised blocks of the file."""
+    """Forwards on the inputs of `dit_forward` with the quantized blocks of the file."""
     stored = {name[3:]: tensor for name, tensor in golden.tensors.items() if name.startswith("sd.")}
     layers = parse_map(golden.config["map"], "the map")
     replaced = stored.keys() | {f"{layer}.weight" for layer in layers}
-    rest = {name: tensor for name, tensor in golden.sibling("dit_weights").tensors.items() if name not in replaced}
+    unquantized = {
+        name: tensor for name, tensor in golden.sibling("dit_weights").tensors.items() if name not in replaced
+    }
     component = Component(
         build=lambda: MultiTalkTransformer(transformer_config(golden)),
         to_file_key=str,
-        tensors={**rest, **stored},
+        tensors={**unquantized, **stored},
         dtype=torch.float32,
         quantization_map=layers,
     )
@@ -118,7 +120,7 @@ def forwards(model: MultiTalkTransformer, golden: GoldenFile, names: Iterable[st
 
 
 def t5_encoder(golden: GoldenFile) -> Outputs:
-    """Each row of `ids` alone, without its padding."""
+    """Each row of `ids` encoded by itself, without padding."""
     sizes = golden.config
     config = TextEncoderConfig(
         vocab_size=sizes["vocab"],
@@ -176,14 +178,14 @@ def load_vae(golden: GoldenFile) -> VideoVAE:
 
 
 def vae(golden: GoldenFile) -> Outputs:
-    """Both ways."""
+    """Encode and decode."""
     model = load_vae(golden)
     decoded = torch.cat(list(model.decode(golden.tensors["z"])), dim=1)
     return {"latent": model.encode(golden.tensors["video"]), "decoded": decoded}
 
 
 def wav2vec(golden: GoldenFile) -> Outputs:
-    """A folder as it is published, with the file's own configuration, loaded as users load it."""
+    """Load a folder in the published layout with the configuration of the file."""
     sizes = {key: value for key, value in golden.config.items() if key not in ("feature_extractor", "seq_len")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -196,7 +198,7 @@ def wav2vec(golden: GoldenFile) -> Outputs:
 
 
 def loudness(golden: GoldenFile) -> Outputs:
-    """Normalised to the target loudness."""
+    """Normalize to the target loudness."""
     wave = golden.tensors["waveform"].numpy()
     return {"normalised": torch.from_numpy(normalize(wave, SPEECH_RATE, target=golden.config["target"]))}
 
@@ -211,7 +213,7 @@ def schedule(golden: GoldenFile) -> Outputs:
 
 
 def apg(golden: GoldenFile) -> Outputs:
-    """Consecutive calls of one running average: out_i = cond_i + projected difference."""
+    """Consecutive calls with one momentum: out_i = cond_i + projected difference."""
     project = MomentumProjection(golden.config["momentum"], golden.config["norm_threshold"])
     calls = sum(name.startswith("out_") for name in golden.tensors)
     return {f"out_{i}": project(golden.tensors[f"diff_{i}"], golden.tensors[f"cond_{i}"]) for i in range(calls)}

@@ -1,4 +1,4 @@
-"""Whole generations with small networks: latents of every chunk, the video, and what the network was given."""
+"""Whole generations with small networks: the latents and conditions of every chunk, and the video."""
 
 import re
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ from wan.modules.transformer import KVCache, MultiTalkTransformer
 from wan.modules.vae import VideoVAE
 from wan.multitalk import ClipState, MultiTalkPipeline
 
-DROPPED_AT_THE_END = 3
 PROMPT, NEGATIVE = "prompt", "negative prompt"
+VIDEO = "video_f16"
 
 
 class RecordingTransformer(MultiTalkTransformer):
-    """Remembers the last condition latent, and the speech windows, it is given."""
+    """Records the last condition latent, and the speech windows."""
 
     condition: Tensor
     windows: list[Tensor]
@@ -41,15 +41,15 @@ class RecordingTransformer(MultiTalkTransformer):
 
 
 class RecordingVAE(VideoVAE):
-    """Remembers the latents it decodes."""
+    """Records the latents that it decodes."""
 
-    def decode(self, latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
+    def decode(self, latent_CTHW: Tensor, offload_device: torch.device | None = None) -> Iterator[Tensor]:
         self.__dict__.setdefault("latents", []).append(latent_CTHW)
-        return super().decode(latent_CTHW, rest)
+        return super().decode(latent_CTHW, offload_device)
 
 
-class DrawnText:
-    """In place of the text encoder: the states that the metadata says how to draw."""
+class RandomTextEncoder:
+    """Text encoder with the random states that a rule of the metadata describes."""
 
     def __init__(self, rule: str, text_dim: int) -> None:
         generator = torch.Generator().manual_seed(numbers(rule, r"manual_seed\((\d+)")[0])
@@ -63,8 +63,8 @@ class DrawnText:
         return self.states[prompt]
 
 
-class DrawnImage:
-    """In place of CLIP: call k draws its own tokens; remembers the frames it is given."""
+class RandomImageEncoder:
+    """CLIP encoder whose call k returns random tokens of its own; records the frames."""
 
     def __init__(self, rule: str) -> None:
         self.shape = [int(n) for n in re.findall(r"randn\((\d+),(\d+),(\d+)", rule)[0]]
@@ -90,54 +90,48 @@ class RecordingPipeline(MultiTalkPipeline):
         return latent
 
 
-class DrawnVideo:
-    """In place of a video: frame k as the metadata's formula has it; the last of its frames holds."""
+class SyntheticVideo:
+    """A source video whose frame k follows the formula of the metadata; the last frame repeats."""
 
     cuts = ()
 
     def __init__(self, formula: str) -> None:
-        self.last = numbers(formula, r"k=min\(i,(\d+)\)")[0]
+        self.last_index = numbers(formula, r"k=min\(i,(\d+)\)")[0]
         self.size = [int(n) for n in re.findall(r"mgrid\[0:(\d+),0:(\d+)\]", formula)[0]]
 
     def frame_at(self, index: int) -> Image.Image:
         rows, columns = np.mgrid[0 : self.size[0], 0 : self.size[1]]
-        k = min(index, self.last)
+        k = min(index, self.last_index)
         waves = [np.sin((columns + 4 * k) / 17 + c) * np.cos((rows + 2 * k) / (11 + c)) for c in range(3)]
         pixels = [np.clip(127 + 120 * wave, 0, 255).astype(np.uint8) for wave in waves]
         return Image.fromarray(np.stack(pixels, axis=-1))
 
 
 def pipeline(golden: GoldenFile) -> Outputs:
-    """Every output of a `pipe_*` or `infinite_*` file, from `generate` called as a user calls it."""
+    """Every output of a `pipe_*` or `infinite_*` file, from `MultiTalkPipeline.generate`."""
     options = golden.config
-    text = DrawnText(options["text_rule"], transformer_config(golden).text_dim)
-    image = DrawnImage(options["clip_rule"])
+    text_encoder = RandomTextEncoder(options["text_rule"], transformer_config(golden).text_dim)
+    image_encoder = RandomImageEncoder(options["clip_rule"])
     transformer = cast(RecordingTransformer, load_transformer(golden, RecordingTransformer))
     vae = RecordingVAE(load_vae(golden.sibling("vae")).model)
     models = Models(
         transformer=transformer,
         vae=vae,
-        text_encoder=cast(TextEncoder, text),
-        image_encoder=cast(ImageEncoder, image),
+        text_encoder=cast(TextEncoder, text_encoder),
+        image_encoder=cast(ImageEncoder, image_encoder),
     )
-    generator = cast(RecordingPipeline, RecordingPipeline.from_models(model_config(golden), models))
-    video = generator.generate(**arguments(golden))
+    recording = cast(RecordingPipeline, RecordingPipeline.from_models(model_config(golden), models))
+    video = recording.generate(**arguments(golden))
 
-    expected = golden.tensors.get("video_f16", video)  # some of the project's own files go without
-    outputs = {"video_f16": common_part(video, expected.shape[1])}
+    outputs = {VIDEO: video}
     speech = [windows for windows in transformer.windows if windows.any()]
     for k, latent in enumerate(cast(Any, vae).latents):
         outputs[f"latent_{k}"] = latent
-        outputs[f"y_{k}"] = generator.conditions[k]
-        outputs[f"ref_target_masks_{k}"] = generator.masks
-        outputs[f"clip_input_{k}"] = image.frames[k][:, None]
+        outputs[f"y_{k}"] = recording.conditions[k]
+        outputs[f"ref_target_masks_{k}"] = recording.masks
+        outputs[f"clip_input_{k}"] = image_encoder.frames[k][:, None]
         outputs[f"audio_{k}"] = speech[k][:, :3].bfloat16()
     return outputs
-
-
-def common_part(video_CFHW: Tensor, frames: int) -> Tensor:
-    """Our video without the up to three frames that the reference drops at the end; any other length stays."""
-    return video_CFHW[:, :frames] if 0 <= video_CFHW.shape[1] - frames <= DROPPED_AT_THE_END else video_CFHW
 
 
 def arguments(golden: GoldenFile) -> dict[str, Any]:
@@ -146,8 +140,8 @@ def arguments(golden: GoldenFile) -> dict[str, Any]:
     return {
         "input_data": {
             "prompt": PROMPT,
-            "cond_image": shown(golden),
-            "cond_audio": speech_tracks(options),
+            "cond_image": image_or_video(golden),
+            "cond_audio": random_speech(options),
             "bbox": options.get("bbox"),
         },
         "n_prompt": NEGATIVE,
@@ -171,10 +165,10 @@ def arguments(golden: GoldenFile) -> dict[str, Any]:
     }
 
 
-def shown(golden: GoldenFile) -> Image.Image | DrawnVideo:
-    """The picture, or the video that a formula stands for."""
+def image_or_video(golden: GoldenFile) -> Image.Image | SyntheticVideo:
+    """The image file, or the video of a formula."""
     source = golden.config.get("source", golden.config.get("picture", "cond.png"))
-    return DrawnVideo(source) if "mgrid" in source else Image.open(golden.path.with_name(source))
+    return SyntheticVideo(source) if "mgrid" in source else Image.open(golden.path.with_name(source))
 
 
 def model_config(golden: GoldenFile) -> ModelConfig:
@@ -185,8 +179,8 @@ def model_config(golden: GoldenFile) -> ModelConfig:
     return replace(WAN_CONFIGS[model], transformer=transformer_config(golden), buckets={size_class: buckets})
 
 
-def speech_tracks(options: dict[str, Any]) -> dict[str, Tensor]:
-    """Tracks drawn as the metadata says, one per person."""
+def random_speech(options: dict[str, Any]) -> dict[str, Tensor]:
+    """Speech embeddings of each person, drawn by the rule of the metadata."""
     rule = options["audio_embedding_rule"]
     layers, width = (int(n) for n in re.findall(r"randn\(frames,(\d+),(\d+)", rule)[0])
     seed = numbers(rule, r"manual_seed\((\d+)")[0]
@@ -199,5 +193,5 @@ def speech_tracks(options: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def numbers(text: str, pattern: str) -> list[int]:
-    """All integers that `pattern`'s group finds in a rule."""
+    """All integers that the group of `pattern` matches in a rule."""
     return [int(match) for match in re.findall(pattern, text)]

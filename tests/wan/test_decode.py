@@ -3,16 +3,20 @@
 import gc
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
+from wan.chunks import Chunk
 from wan.configs import ModelConfig
+from wan.decode import DecodedChunk
+from wan.offload.estimate import HOST
 
 
 @pytest.fixture
@@ -30,8 +34,8 @@ def test_slices_are_yielded_while_later_ones_are_not_decoded(
 ) -> None:
     decode, decoded = pipeline.models.vae.decode, []
 
-    def count_slices(latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
-        for frames in decode(latent_CTHW, rest):
+    def count_slices(latent_CTHW: Tensor, offload_device: torch.device | None = None) -> Iterator[Tensor]:
+        for frames in decode(latent_CTHW, offload_device):
             decoded.append(frames.shape[1])
             yield frames
 
@@ -61,8 +65,8 @@ def test_decoding_resumes_after_out_of_memory(pipeline: MultiTalkPipeline, monke
     expected = list(pipeline.stream(request, options))
     decode, slices = pipeline.models.vae.decode, iter(range(100))
 
-    def run_out_of_memory(latent_CTHW: Tensor, rest: torch.device | None = None) -> Iterator[Tensor]:
-        for frames in decode(latent_CTHW, rest):
+    def run_out_of_memory(latent_CTHW: Tensor, offload_device: torch.device | None = None) -> Iterator[Tensor]:
+        for frames in decode(latent_CTHW, offload_device):
             if next(slices) in (2, 7):
                 raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
             yield frames
@@ -72,3 +76,35 @@ def test_decoding_resumes_after_out_of_memory(pipeline: MultiTalkPipeline, monke
     assert pipeline.offload.plan.name != "resident"
     assert [frames.shape for frames in resumed] == [frames.shape for frames in expected]
     assert torch.equal(torch.cat(resumed, dim=1), torch.cat(expected, dim=1))
+
+
+def test_closing_the_stream_offloads_the_vae(
+    puppet: ModelConfig, pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[tuple[nn.Module, torch.device]] = []
+    monkeypatch.setattr("wan.offload.manager.move", lambda module, device: moves.append((module, device)))
+    pipeline.offload.plan = replace(pipeline.offload.plan, keep_encoders=False)
+    slices = pipeline.stream(request_of(9), options_of(puppet))
+    next(slices)
+    moves.clear()
+    slices.close()
+    assert moves == [(pipeline.models.vae.model, HOST)]
+
+
+def test_decoded_chunk_returns_new_frames_and_keeps_motion_frames() -> None:
+    decoded = DecodedChunk(Chunk(index=1, start=8, stop=21, overlap=3, num_new=10), num_motion=5)
+    frames = torch.arange(13.0).expand(3, 2, 2, 13).movedim(-1, 1)
+    new = [decoded.add(frames[:, start:stop], HOST) for start, stop in ((0, 1), (1, 5), (5, 9), (9, 13))]
+    assert [each[0, :, 0, 0].tolist() for each in new] == [[], [3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    motion_frames = decoded.motion_frames(HOST)
+    assert motion_frames is not None
+    assert motion_frames[0, :, 0, 0].tolist() == [8, 9, 10, 11, 12]
+
+
+def test_decoded_chunk_is_complete_at_the_end_of_the_scene() -> None:
+    decoded = DecodedChunk(Chunk(index=0, start=0, stop=13, overlap=0, num_new=3), num_motion=0)
+    assert decoded.add(torch.zeros(3, 1, 2, 2), HOST).shape[1] == 1
+    assert not decoded.is_complete
+    assert decoded.add(torch.zeros(3, 4, 2, 2), HOST).shape[1] == 2
+    assert decoded.is_complete
+    assert decoded.motion_frames(HOST) is None
