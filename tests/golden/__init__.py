@@ -1,1 +1,1 @@
-"""Golden numbers of the published network, and what this package computes in their place."""
+"""Golden outputs of the published network, compared with those of this package."""
