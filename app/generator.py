@@ -18,7 +18,7 @@ from PIL import Image
 
 import weights
 from app.inputs import validate_inputs
-from app.job import Job, prepare_job
+from app.job import Job, fit_options, prepare_job
 from app.metrics import job_metrics, pipeline_metrics
 from app.progress import JobProgress
 from app.settings import Settings, read_settings
@@ -97,6 +97,8 @@ class VideoGenerator:
             )
             size_class = next(iter(config.buckets))
             options = resolve_options(config, size_class=size_class, turbo=True, sampling_steps=1, seed=0)
+            if self.pipeline.device.type == "cpu":  # nothing is compiled or tuned for the size of a chunk
+                options = fit_options(self.settings, options, num_frames=5)
             for _ in self.pipeline.stream(request, options):
                 pass
 
