@@ -39,7 +39,7 @@ demo: $(READY)
 
 # Two tests at a time, each on one core: threads that wait for each other on busy cores take far longer.
 test: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" --timeout 300 -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" --timeout 900 -n 2 --dist loadfile
 
 check: $(TOOLS)
 	$(BIN)/ruff check .
