@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from src.weights.converted import ensure_converted
 from src.weights.ensure import ensure as ensure_bundles
 from src.weights.errors import WeightsError
 from src.weights.manifest import BUNDLES, CONVERTED, MARKER, Bundle
@@ -21,10 +22,14 @@ from src.weights.retry import RetryPolicy
 from src.weights.sources import BASE_URL_VARIABLE, SOURCE_NAMES, Sources, parse_names, read_sources
 from src.weights.verify import Depth, FileStatus, inspect_bundle, inspect_converted
 
-__all__ = ["BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError", "ensure", "locate", "locate_lora"]
+__all__ = [
+    *("BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError"),
+    *("ensure", "ensure_model", "locate", "locate_lora"),
+]
 
 DEFAULT_NAMES = tuple(name for name, bundle in BUNDLES.items() if bundle.default)
 DTYPES = ("bf16", "fp8")
+DEFAULT_MODEL = "multitalk-14B"
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,14 @@ def ensure(
     ensure_bundles(
         folder, select_bundles(names), sources=sources or read_sources(os.environ), policy=policy, progress=progress
     )
+
+
+def ensure_model(folder: Path, model: str, dtype: str | None) -> bool:
+    """Make a converted folder complete, or fetch the tar of one from the operator's own URL. False if it is neither.
+
+    `dtype`: the wanted one, None for any. Raises WeightsError for what cannot be completed.
+    """
+    return ensure_converted(folder, model=model, dtype=dtype, sources=read_sources(os.environ))
 
 
 def locate(folder: Path, name: str) -> Path | None:
@@ -110,7 +123,14 @@ def download(options: argparse.Namespace) -> int:
         sources = Sources(names=parse_names(options.source), base_url=sources.base_url, revisions=sources.revisions)
     names = options.names or DEFAULT_NAMES
     with ExitStack() as stack:
-        ensure(options.dest, names, sources=sources, progress=ProgressBars(stack))
+        bars = ProgressBars(stack)
+        model, dtype = os.environ.get("MULTITALK_MODEL", DEFAULT_MODEL), os.environ.get("MULTITALK_DTYPE")
+        if not options.names and ensure_converted(
+            options.dest, model=model, dtype=dtype, sources=sources, progress=bars
+        ):
+            names = (model,)
+        else:
+            ensure(options.dest, names, sources=sources, progress=bars)
     echo(f"{', '.join(names)}: complete in {options.dest}")
     return 0
 
@@ -190,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, metavar="SRC")
     command.add_argument("target", type=Path, metavar="DST")
     command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
-    command.add_argument("--model", default=os.environ.get("MULTITALK_MODEL", "multitalk-14B"), metavar="NAME")
+    command.add_argument("--model", default=os.environ.get("MULTITALK_MODEL", DEFAULT_MODEL), metavar="NAME")
     command.set_defaults(run=convert)
 
     command = commands.add_parser("pack", help="write tars for a web server")

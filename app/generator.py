@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -37,14 +37,16 @@ from src.serving.eta import TimeLimitError
 from src.serving.health import Health
 from src.serving.malloc import trim_malloc_on_exit
 from wan import MultiTalkPipeline
-from wan.checkpoint import CheckpointError
-from wan.checkpoint.layout import find_speech_encoder, is_converted
+from wan.checkpoint import CheckpointError, Precision
+from wan.checkpoint.layout import find_speech_encoder, is_converted, missing_weights, read_manifest
 from wan.conditioning.request import Request
 from wan.configs.capabilities import choose_device
 from wan.sampling.options import resolve_options
 from wan.types import FPS
 
 logger = logging.getLogger("multitalk")
+
+DEFAULT_PRECISION: Precision = "bf16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,12 +191,31 @@ class VideoGenerator:
 
 
 def ensure_weights(settings: Settings) -> None:
-    """Download the bundles of the configured model that are missing; a converted folder is complete by itself."""
-    if is_converted(settings.model_path):
+    """Make a converted folder complete, or fetch one from the operator's URL where weights are missing; otherwise
+    download the bundles of the configured model that are missing."""
+    path, config = settings.model_path, settings.config
+    is_missing = missing_weights(config, path, settings.precision) is not None
+    if (is_converted(path) or is_missing) and weights.ensure_model(path, config.name, settings.precision):
         return
-    files = settings.config.files
+    files = config.files
     names = (files.base, files.audio_bundle or files.audio, files.speech)
-    weights.ensure(settings.model_path, [name for name in names if name in weights.BUNDLES])
+    weights.ensure(path, [name for name in names if name in weights.BUNDLES])
+
+
+def choose_precision(settings: Settings) -> Precision:
+    """MULTITALK_DTYPE if it is set, else the dtype of a converted folder, else bf16.
+
+    Raises RuntimeError if the folder was converted to another 8-bit dtype than MULTITALK_DTYPE says.
+    """
+    path = settings.model_path
+    stored = read_manifest(path)["dtype"] if is_converted(path) else DEFAULT_PRECISION
+    precision = settings.precision or stored
+    if stored not in (DEFAULT_PRECISION, precision):
+        raise RuntimeError(
+            f"MULTITALK_DTYPE is {precision!r}, but {path} was converted to {stored}: unset MULTITALK_DTYPE, or set "
+            "MODEL_PATH to other weights"
+        )
+    return cast(Precision, precision)
 
 
 def load_pipeline(settings: Settings) -> MultiTalkPipeline:
@@ -204,7 +225,7 @@ def load_pipeline(settings: Settings) -> MultiTalkPipeline:
             config=settings.config,
             checkpoint_dir=settings.model_path,
             device_id=0,
-            precision=settings.precision,
+            precision=choose_precision(settings),
             memory_limit=settings.memory_limit,
             num_persistent_param_in_dit=settings.num_persistent_params,
         )

@@ -23,12 +23,12 @@ DEFAULT_MAX_SECONDS = 600.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What docs/configuration.md lists. `memory_limit` (bytes of GPU memory), `num_persistent_params` and
-    `max_runtime` (seconds) are None where there is no limit."""
+    `max_runtime` (seconds) are None where there is no limit; `precision` is None where that of the weights is taken."""
 
     config: ModelConfig
     model_path: Path
     limits: MediaLimits
-    precision: Precision
+    precision: Precision | None
     memory_limit: int | None
     num_persistent_params: int | None
     max_runtime: float | None
@@ -38,6 +38,7 @@ class Settings:
 def read_settings(environ: Environ) -> Settings:
     """ValueError, which names the variable, for a value that it cannot have."""
     config = WAN_CONFIGS[read_choice(environ, "MULTITALK_MODEL", tuple(WAN_CONFIGS), DEFAULT_MODEL)]
+    is_chosen = "MULTITALK_DTYPE" in environ
     precision = read_choice(environ, "MULTITALK_DTYPE", get_args(Precision), "bf16")
     memory_gb = read_number(environ, "MULTITALK_MEMORY_GB", None, minimum=0.001)
     persistent = read_number(environ, "MULTITALK_PERSISTENT_PARAMS", None, minimum=0)
@@ -52,7 +53,7 @@ def read_settings(environ: Environ) -> Settings:
             local_files=read_flag(environ, "MULTITALK_LOCAL_FILES", default=False),
             video_unsupported=video_unsupported_reason(config),
         ),
-        precision=cast(Precision, precision),
+        precision=cast(Precision, precision) if is_chosen else None,
         memory_limit=None if memory_gb is None else int(memory_gb * 1e9),
         num_persistent_params=None if persistent is None else int(persistent),
         max_runtime=read_number(environ, "MAX_RUNTIME", None, minimum=1),

@@ -8,8 +8,7 @@ import torch
 
 from app.settings import Settings
 from deploy.runner import Runner
-from wan.checkpoint import CheckpointError
-from wan.checkpoint.layout import find_layout
+from wan.checkpoint.layout import missing_weights
 
 LEGACY_FOLDERS = ("wav2vec2-base-960h", "gfpgan")
 """Folders of earlier packages on the volume, which are not used."""
@@ -19,7 +18,7 @@ ENGINE = "MultiTalkPipeline"
 
 def health_report(runner: Runner, settings: Settings) -> dict[str, Any]:
     """The answer to a health check. A model that is not loaded yet counts as healthy if its weights are complete."""
-    missing = missing_weights(settings)
+    missing = missing_weights(settings.config, settings.model_path, settings.precision)
     generator = runner.generator
     healthy = missing is None and (generator is None or generator.health.is_healthy)
     report: dict[str, Any] = {
@@ -40,18 +39,6 @@ def health_report(runner: Runner, settings: Settings) -> dict[str, Any]:
     if generator is not None and not generator.health.is_healthy:
         report["faults"] = dict(generator.health.faults)
     return report
-
-
-def missing_weights(settings: Settings) -> str | None:
-    """Which files of the checkpoint are missing, as one sentence."""
-    try:
-        layout = find_layout(settings.config, settings.model_path, settings.precision)
-    except CheckpointError as error:
-        return str(error)
-    networks = (layout.transformer, layout.text_encoder, layout.image_encoder, layout.vae)
-    required = [*(path for network in networks for path in network.files), layout.tokenizer, layout.speech_encoder]
-    missing = [str(path) for path in required if not path.exists()]
-    return f"weights are missing: {', '.join(missing)}" if missing else None
 
 
 def gpu_report() -> dict[str, Any]:

@@ -3,8 +3,9 @@
 import errno
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +42,18 @@ def ensure(
     A complete folder is not written to and needs no network. Raises WeightsError, whose message is one sentence.
     """
     bundles = list(bundles)
-    try:
+    with translate_disk_errors(folder):
         if all(is_installed(folder, bundle) for bundle in bundles):
             return
         policy = replace(policy or RetryPolicy(), cancelled=threading.Event())  # of this call only
         fetch_missing(folder, bundles, sources, policy, progress or LoggedProgress())
+
+
+@contextmanager
+def translate_disk_errors(folder: Path) -> Iterator[None]:
+    """Raise WeightsError, or SpaceError for a full volume, in place of an OSError."""
+    try:
+        yield
     except OSError as error:
         if error.errno in DISK_FULL_ERRNO:
             raise SpaceError(

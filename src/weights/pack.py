@@ -1,10 +1,12 @@
 """Pack weights on disk into tars for a web server."""
 
+import json
 import logging
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from src.weights.converted import TAR_INDEX
 from src.weights.errors import WeightsError
 from src.weights.manifest import BUNDLES, CONVERTED
 from src.weights.verify import FileStatus, bundle_dir, inspect_bundle, inspect_converted
@@ -14,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 def pack(source: Path, target: Path) -> list[Path]:
     """Write `target/NAME.tar` for every complete bundle in `source` that is published as a tar, or for a converted
-    folder. Each tar contains one folder of its name. Returns the tars; raises WeightsError if there is none."""
+    folder. Each tar contains one folder of its name; that of a converted folder is listed in `target/tars.json`.
+    Returns the tars; raises WeightsError if there is none."""
     target.mkdir(parents=True, exist_ok=True)
     tars = []
     for name, folder, statuses in packable(source):
@@ -25,9 +28,22 @@ def pack(source: Path, target: Path) -> list[Path]:
                 archive.add(status.path, arcname=f"{name}/{relative_path(status, folder)}", filter=strip_metadata)
         partial.replace(tar)
         tars.append(tar)
+    if tars and (source / CONVERTED).is_file():
+        write_index(source, tars[0])
     if not tars:
         raise WeightsError(f"{source} contains no complete bundle to pack, and no {CONVERTED}")
     return tars
+
+
+def write_index(source: Path, tar: Path) -> None:
+    """Add the tar of a converted folder to the index in its folder, where servers look for the tar of their model."""
+    path = tar.with_name(TAR_INDEX)
+    index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    description = json.loads((source / CONVERTED).read_text(encoding="utf-8"))
+    entry = {"model": description.get("model"), "dtype": description.get("dtype"), "bytes": tar.stat().st_size}
+    partial = tar.with_name(f".{TAR_INDEX}.partial")
+    partial.write_text(json.dumps({**index, tar.name: entry}, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def packable(source: Path) -> Iterator[tuple[str, Path, list[FileStatus]]]:

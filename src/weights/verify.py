@@ -75,6 +75,8 @@ def inspect_converted(folder: Path, depth: Depth = "format") -> list[FileStatus]
     try:
         hashes = json.loads((folder / CONVERTED).read_text(encoding="utf-8"))["sha256"]
         files = [File(path=path, sha256=str(digest)) for path, digest in hashes.items()]
+        if outside := [path for path in hashes if Path(path).is_absolute() or ".." in Path(path).parts]:
+            raise ValueError(f"paths outside the folder: {', '.join(outside)}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return [FileStatus(file=File(path=CONVERTED), path=folder / CONVERTED, state="broken", note=f"({error})")]
     return [inspect_file(folder, file, depth=depth) for file in files]

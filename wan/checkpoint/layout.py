@@ -50,9 +50,10 @@ class CheckpointLayout:
     converted: str | None = None
 
 
-def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> CheckpointLayout:
+def find_layout(config: ModelConfig, folder: Path, precision: Precision | None) -> CheckpointLayout:
     """Find the components of `config` in a folder of bundles, a base bundle or a folder written by `convert`.
 
+    `precision` None: that of a converted folder, otherwise bf16.
     Raises `CheckpointError` if the folder has none of the known layouts. Single files are only located: whether they
     exist is checked by their readers.
     """
@@ -71,6 +72,18 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision) -> Chec
         speech_encoder=find_speech_encoder(config, folder),
         config_json=_find("config.json", search),
     )
+
+
+def missing_weights(config: ModelConfig, folder: Path, precision: Precision | None) -> str | None:
+    """Which weights are missing in a folder, as one sentence; None if every file exists. Contents are not read."""
+    try:
+        layout = find_layout(config, folder, precision)
+    except CheckpointError as error:
+        return str(error)
+    networks = (layout.transformer, layout.text_encoder, layout.image_encoder, layout.vae)
+    required = [*(path for network in networks for path in network.files), layout.tokenizer, layout.speech_encoder]
+    missing = [str(path) for path in required if not path.exists()]
+    return f"weights are missing: {', '.join(missing)}" if missing else None
 
 
 def find_speech_encoder(config: ModelConfig, folder: Path) -> Path:
@@ -107,11 +120,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _converted_layout(config: ModelConfig, folder: Path, precision: Precision) -> CheckpointLayout:
+def _converted_layout(config: ModelConfig, folder: Path, precision: Precision | None) -> CheckpointLayout:
     manifest = read_manifest(folder)
     if manifest["model"] != config.name:
         raise CheckpointError(f"{folder} holds {manifest['model']}, not {config.name}")
-    if manifest["dtype"] not in ("bf16", precision):
+    if precision is not None and manifest["dtype"] not in ("bf16", precision):
         raise CheckpointError(f"{folder} was converted to {manifest['dtype']}; {precision} cannot be made of that")
 
     def component_files(name: str) -> ComponentFiles:
@@ -140,9 +153,9 @@ def _base_folder(config: ModelConfig, folder: Path) -> Path:
     raise CheckpointError(f"no weights of {config.name}: neither {named} nor {_SHARDS} in {folder}")
 
 
-def _quantized(pattern: str, search: Iterable[Path], precision: Precision) -> ComponentFiles | None:
+def _quantized(pattern: str, search: Iterable[Path], precision: Precision | None) -> ComponentFiles | None:
     """The quantized file of a precision; None if there is none."""
-    if precision == "bf16":
+    if precision in ("bf16", None):
         return None
     for folder in search:
         path = folder / pattern.format(precision=precision)
