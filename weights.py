@@ -23,8 +23,15 @@ from src.weights.sources import BASE_URL_VARIABLE, SOURCE_NAMES, Sources, parse_
 from src.weights.verify import Depth, FileStatus, inspect_bundle, inspect_converted
 
 __all__ = [
-    *("BASE_URL_VARIABLE", "BUNDLES", "DEFAULT_NAMES", "MARKER", "WeightsError"),
-    *("ensure", "ensure_model", "locate", "locate_lora"),
+    "BASE_URL_VARIABLE",
+    "BUNDLES",
+    "DEFAULT_NAMES",
+    "MARKER",
+    "WeightsError",
+    "ensure",
+    "ensure_model",
+    "locate",
+    "locate_lora",
 ]
 
 DEFAULT_NAMES = tuple(name for name, bundle in BUNDLES.items() if bundle.default)

@@ -178,7 +178,7 @@ def read_index(url: str, policy: RetryPolicy) -> dict[str, dict[str, Any]]:
 
 
 def content_length(url: str, policy: RetryPolicy) -> int | None:
-    """The size of a file on a server, or None if there is none. A range request, because a signed URL allows no HEAD."""
+    """The size of a file on a server, None if there is none. A range request: signed URLs do not allow HEAD."""
     request = urllib.request.Request(url, headers={"Range": "bytes=0-"})
     try:
         with urllib.request.urlopen(request, timeout=policy.read_s) as response:
