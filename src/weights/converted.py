@@ -53,8 +53,8 @@ def ensure_converted(
 ) -> bool:
     """Make `folder` a complete converted folder of `model` if it is one already, or if the operator's URL has its tar.
 
-    Returns False if it is neither. `dtype`: of the wanted folder, None for any. Raises WeightsError for a folder that is
-    incomplete and cannot be fetched, and for a tar that is corrupt or of another model.
+    Returns False if it is neither. `dtype`: of the wanted folder, None for any. Raises WeightsError for a folder that
+    is incomplete and cannot be fetched, and for a tar that is corrupt or of another model.
     """
     policy = policy or RetryPolicy()
     if incomplete := incomplete_files(folder):
