@@ -82,7 +82,10 @@ class VideoGenerator:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """As the environment variables of docs/configuration.md say; ValueError for a value that one cannot have."""
+        """Load what the environment variables of docs/configuration.md say.
+
+        Raises ValueError, which names the variable, for an invalid value, and what the constructor raises.
+        """
         return cls(read_settings(environ))
 
     def warm_up(self) -> None:
@@ -191,8 +194,7 @@ class VideoGenerator:
 
 
 def ensure_weights(settings: Settings) -> None:
-    """Make a converted folder complete, or fetch one from the operator's URL where weights are missing; otherwise
-    download the bundles of the configured model that are missing."""
+    """Complete a converted folder, or fetch one from the operator's URL; without either download missing bundles."""
     path, config = settings.model_path, settings.config
     is_missing = missing_weights(config, path, settings.precision) is not None
     if (is_converted(path) or is_missing) and weights.ensure_model(path, config.name, settings.precision):

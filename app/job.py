@@ -79,7 +79,7 @@ def prepare_job(settings: Settings, inputs: Mapping[str, Any]) -> Job:
 
 
 def raw_inputs(inputs: Mapping[str, Any]) -> RawInputs:
-    """The inputs that are about files, of all inputs of a request."""
+    """The inputs that name or describe files, of all inputs of a request."""
     lists = {name: inputs[name] or [] for name in ("person_masks", "conditioning_audio")}
     return RawInputs(**{field.name: inputs[field.name] for field in fields(RawInputs)} | lists)
 

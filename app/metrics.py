@@ -28,7 +28,7 @@ def job_metrics(job: Job, progress: JobProgress) -> dict[str, Any]:
 
 
 def pipeline_metrics(pipeline: MultiTalkPipeline) -> dict[str, Any]:
-    """What computed it: model, offload plan, kernel backend, and the attention backend of each kind of shape."""
+    """What computed the video: model, offload plan, kernel backend, and the attention backend of each kind of shape."""
     transformer = pipeline.models.transformer
     return {
         "model": pipeline.config.name,

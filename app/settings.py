@@ -22,8 +22,11 @@ DEFAULT_MAX_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What docs/configuration.md lists. `memory_limit` (bytes of GPU memory), `num_persistent_params` and
-    `max_runtime` (seconds) are None where there is no limit; `precision` is None where that of the weights is taken."""
+    """The variables of docs/configuration.md.
+
+    `memory_limit` (bytes of GPU memory), `num_persistent_params` and `max_runtime` (seconds) are None for no limit;
+    `precision` is None for that of the weights.
+    """
 
     config: ModelConfig
     model_path: Path
@@ -36,7 +39,7 @@ class Settings:
 
 
 def read_settings(environ: Environ) -> Settings:
-    """ValueError, which names the variable, for a value that it cannot have."""
+    """Read the variables of `Settings`. Raises ValueError, which names the variable, for an invalid value."""
     config = WAN_CONFIGS[read_choice(environ, "MULTITALK_MODEL", tuple(WAN_CONFIGS), DEFAULT_MODEL)]
     is_chosen = "MULTITALK_DTYPE" in environ
     precision = read_choice(environ, "MULTITALK_DTYPE", get_args(Precision), "bf16")

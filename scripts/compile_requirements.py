@@ -50,7 +50,7 @@ def compile_requirements() -> str:
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines(keepends=True)
-    (cuda,) = [found[1] for line in lines if (found := re.match(r"cuda-toolkit==(\d+\.\d+)\.", line))]
+    (cuda,) = [match[1] for line in lines if (match := re.match(r"cuda-toolkit==(\d+\.\d+)\.", line))]
     kept = "".join(line for line in lines if not OF_TORCH.match(line) and not line.startswith("#"))
     return HEADER.format(cuda=cuda) + kept
 
@@ -58,8 +58,8 @@ def compile_requirements() -> str:
 def pins() -> dict[str, Requirement]:
     """The lines of requirements.txt, by package."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(pin.name): pin for pin in found}
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): pin for pin in requirements}
 
 
 def needed_packages() -> set[str]:
@@ -82,14 +82,14 @@ def needed_packages() -> set[str]:
 
 def problems() -> Iterator[str]:
     """How requirements.txt differs from pyproject.toml, one line each."""
-    found = pins()
+    pinned = pins()
     for requirement in direct_requirements():
-        pin = found.get(canonicalize_name(requirement.name))
+        pin = pinned.get(canonicalize_name(requirement.name))
         if pin is None or str(pin.specifier) != str(requirement.specifier):
             yield f"pyproject.toml has {requirement}, requirements.txt {pin or 'nothing'}"
     needed = needed_packages()
-    yield from (f"{name} is needed and not pinned" for name in sorted(needed - found.keys()))
-    yield from (f"{name} is pinned and not needed" for name in sorted(found.keys() - needed - BUILD_TOOLS))
+    yield from (f"{name} is needed and not pinned" for name in sorted(needed - pinned.keys()))
+    yield from (f"{name} is pinned and not needed" for name in sorted(pinned.keys() - needed - BUILD_TOOLS))
 
 
 def main() -> int:
@@ -99,9 +99,9 @@ def main() -> int:
     if not parser.parse_args().check:
         REQUIREMENTS.write_text(compile_requirements(), encoding="utf-8")
         return 0
-    found = list(problems())
-    sys.stderr.writelines(f"{line}\n" for line in found)
-    return 1 if found else 0
+    differences = list(problems())
+    sys.stderr.writelines(f"{line}\n" for line in differences)
+    return 1 if differences else 0
 
 
 if __name__ == "__main__":

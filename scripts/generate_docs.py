@@ -56,7 +56,7 @@ def replace_section(text: str, name: str, content: str) -> str:
     pattern = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"the page has no section {name}")
-    return pattern.sub(lambda found: f"{found[1]}{content.strip()}\n{found[2]}", text)
+    return pattern.sub(lambda match: f"{match[1]}{content.strip()}\n{match[2]}", text)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {

@@ -42,6 +42,6 @@ def incompatibilities(before: Interface, after: Interface) -> list[str]:
 def render_snapshot(document: Schema) -> str:
     """The new content of the snapshot. ValueError if its difference to the present one breaks callers."""
     after = interface(document)
-    if found := incompatibilities(json.loads(SNAPSHOT.read_text(encoding="utf-8")), after):
-        raise ValueError(f"predict.py breaks its callers: {'; '.join(found)}")
+    if changes := incompatibilities(json.loads(SNAPSHOT.read_text(encoding="utf-8")), after):
+        raise ValueError(f"predict.py breaks its callers: {'; '.join(changes)}")
     return json.dumps(after, indent=2) + "\n"

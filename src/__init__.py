@@ -1,1 +1,1 @@
-"""Everything around the model: pictures, sound and video in and out."""
+"""Everything around the model: requests, images, audio and video, serving, storage, weights."""

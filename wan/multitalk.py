@@ -142,10 +142,12 @@ class MultiTalkPipeline:
     ) -> Tensor:
         """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest speech, max_frames_num).
 
-        `input_data`: see `parse_request`. `size_buckget`: "multitalk-480" or "multitalk-720"; InfiniteTalk's weights
-        also take "infinitetalk-480" and "infinitetalk-720", which are the same sizes. None means the value of the
-        preset that `turbo` and the size select. InfiniteTalk was trained with a `motion_frame` of 9. `seed` below 0
-        draws one and logs it. `cache`, the thresholds and `guidance_reuse`: see `SamplingOptions`.
+        The argument names, `size_buckget` included, are those of the reference implementation. `input_data`: see
+        `parse_request`; audio files in it need `embed_speech`. `size_buckget`: "multitalk-480" or "multitalk-720";
+        InfiniteTalk's weights also take "infinitetalk-480" and "infinitetalk-720", which are the same sizes. None is
+        replaced by the value of the preset that `turbo` and the size select. InfiniteTalk was trained with a
+        `motion_frame` of 9. `n_prompt`: the negative prompt; the model's own if empty. `seed` below 0 draws one and
+        logs it. All others, with their ranges: see `SamplingOptions`.
         Raises ValueError for an invalid argument before any network runs.
         """
         family, _, size_class = size_buckget.partition("-")
@@ -154,12 +156,12 @@ class MultiTalkPipeline:
             allowed = [f"'{name}-{size}'" for name in families for size in self.config.buckets]
             raise ValueError(f"size_buckget is {size_buckget!r}; {self.config.name} has {', '.join(allowed)}")
         request = parse_request(input_data, embed_speech)
-        num_frames, plain_motion_frame = parse_lengths(input_data, request.num_frames)
+        num_frames, requested_motion_frame = parse_lengths(input_data, request.num_frames)
         options = resolve_options(
             self.config,
             size_class=size_class,
             turbo=turbo,
-            motion_frame=motion_frame if plain_motion_frame is None else plain_motion_frame,
+            motion_frame=motion_frame if requested_motion_frame is None else requested_motion_frame,
             frame_num=frame_num,
             shift=shift,
             sampling_steps=sampling_steps,

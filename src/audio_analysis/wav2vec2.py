@@ -60,7 +60,8 @@ class Wav2Vec2Model(transformers.Wav2Vec2Model):
     def extract_features(self, audio: np.ndarray | torch.Tensor, sr: int) -> torch.Tensor:
         """The network's input for audio at `sr` Hz, (N,) or (channels, N): (1, N) float32 at 16 kHz.
 
-        Normalized to zero mean and unit variance if the folder's `preprocessor_config.json` asks for it.
+        Channels are averaged. Normalized to zero mean and unit variance if the folder's `preprocessor_config.json`
+        asks for it. Raises ValueError for another shape.
         """
         waveform = np.asarray(audio, np.float32)
         if waveform.ndim == 2:

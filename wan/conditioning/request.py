@@ -30,10 +30,11 @@ _PERSONS = ("person1", "person2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to generate: an image, the speech of one or two persons, a prompt.
+    """What to generate: an RGB image, the speech of one or two persons, a prompt. Raises ValueError for invalid fields.
 
-    `person_masks` say where two persons are; None for the left and the right half. With a `video` the image is its
-    frame 0, to which the masks refer. `layout` is what `MultiTalkPipeline.resolve_layout` returns for this request,
+    `speech`: embeddings of each person, frames x layers x width at 25 frames a second. `person_masks`: where two
+    persons are, bool, height x width of the image; None for the left and the right half. With a `video` the image is
+    its frame 0, to which the masks refer. `layout` is what `MultiTalkPipeline.resolve_layout` returns for this request,
     where the caller has computed it already.
     """
 

@@ -151,7 +151,7 @@ def estimate_weights(config: ModelConfig, precision: Precision) -> int:
 
 
 def estimate_memory(
-    config: ModelConfig, size: VideoSize, persons: int, transformer: nn.Module | None = None
+    config: ModelConfig, size: VideoSize, num_persons: int, transformer: nn.Module | None = None
 ) -> MemoryEstimate:
     """Count the tensors of two transformer blocks under three passes, of their caches, and of the VAE.
 
@@ -166,7 +166,7 @@ def estimate_memory(
         vae = VideoVAE(build_vae(config.vae).eval())
     vae.model.decoder.to(getattr(torch, config.vae_dtype))
     cast_meta(model, getattr(torch, config.dtype))
-    speech, silence = (_context(model, size, count) for count in (persons, 1))
+    speech, silence = (_context(model, size, count) for count in (num_persons, 1))
     per_block = NUM_PROMPTS * _block_bytes(speech.text) + _block_bytes(speech.image)
     per_block += _block_bytes(speech.speech) + _block_bytes(silence.speech)
     t, h, w = size.latent
@@ -217,7 +217,7 @@ def cast_meta(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
     model.load_state_dict(state, assign=True)
 
 
-def _context(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Context:
+def _context(model: MultiTalkTransformer, size: VideoSize, num_persons: int) -> Context:
     config = model.config
     window = (config.audio_window, config.audio_layers, config.audio_dim)
     masks = torch.empty(1, 3, *size.latent[1:], device=META)
@@ -225,8 +225,8 @@ def _context(model: MultiTalkTransformer, size: VideoSize, persons: int) -> Cont
         return Context(
             text=model.embed_text(torch.empty(1, config.text_len, config.text_dim, device=META)),
             image=model.embed_image(torch.empty(1, config.image_tokens, config.image_dim, device=META)),
-            speech=model.embed_speech(torch.empty(1, persons, size.frames, *window, device=META)),
-            masks=token_masks(masks, *size.grid[1:]) if persons == 2 else None,
+            speech=model.embed_speech(torch.empty(1, num_persons, size.frames, *window, device=META)),
+            masks=token_masks(masks, *size.grid[1:]) if num_persons == 2 else None,
         )
 
 

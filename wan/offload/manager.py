@@ -68,15 +68,15 @@ class OffloadManager:
         """Where the VAE keeps its feature cache and the decoded frames."""
         return HOST if self.plan.offload_vae_cache else self.device
 
-    def plan_for(self, size: VideoSize, persons: int) -> None:
+    def plan_for(self, size: VideoSize, num_persons: int) -> None:
         """Choose the plan of a request and apply it. Raises `OutOfMemoryPlanError` if none fits."""
         budget = self.budget()
         if budget is not None or self.planner.max_resident_blocks is not None:
-            self.apply(self.planner.estimate_and_choose(size, persons, budget))
+            self.apply(self.planner.estimate_and_choose(size, num_persons, budget))
 
-    def next_smaller(self, size: VideoSize, persons: int) -> OffloadPlan | None:
+    def next_smaller(self, size: VideoSize, num_persons: int) -> OffloadPlan | None:
         """The plan to try after an out-of-memory error; None if there is none that needs noticeably less."""
-        return self.planner.next_smaller(self.plan, size, persons)
+        return self.planner.next_smaller(self.plan, size, num_persons)
 
     def budget(self) -> int | None:
         """Bytes this process may use on the device, its weights included; None where nothing is planned."""

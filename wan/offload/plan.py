@@ -58,21 +58,23 @@ class OffloadPlanner:
             functools.partial(estimate_memory, config, transformer=models.transformer),
         )
 
-    def estimate_and_choose(self, size: VideoSize, persons: int, budget: int | None) -> OffloadPlan:
+    def estimate_and_choose(self, size: VideoSize, num_persons: int, budget: int | None) -> OffloadPlan:
         """The fastest plan for a request that fits into `budget` bytes of the device; None for no limit.
 
         Raises `OutOfMemoryPlanError` if none fits.
         """
-        plans = self.plans(size, persons)
+        plans = self.plans(size, num_persons)
         return plans[0] if budget is None else choose_plan(plans, budget, MARGIN)
 
-    def plans(self, size: VideoSize, persons: int) -> list[OffloadPlan]:
+    def plans(self, size: VideoSize, num_persons: int) -> list[OffloadPlan]:
         """Every plan for a request, from the fastest to the one that needs least memory."""
-        return enumerate_plans(measure_weights(self.models), self._estimate(size, persons), self.max_resident_blocks)
+        return enumerate_plans(
+            measure_weights(self.models), self._estimate(size, num_persons), self.max_resident_blocks
+        )
 
-    def next_smaller(self, current: OffloadPlan, size: VideoSize, persons: int) -> OffloadPlan | None:
+    def next_smaller(self, current: OffloadPlan, size: VideoSize, num_persons: int) -> OffloadPlan | None:
         """The first plan whose peak is at most `MIN_REDUCTION` of the current one's; None if there is none."""
-        plans = self.plans(size, persons)
+        plans = self.plans(size, num_persons)
         peak = next((plan.peak for plan in plans if plan.key == current.key), plans[0].peak)
         return next((plan for plan in plans if plan.peak <= MIN_REDUCTION * peak), None)
 
@@ -86,9 +88,9 @@ def enumerate_plans(
     in every forward: the cache is offloaded first, and only where that lowers the peak.
     """
     num_blocks = len(weights.blocks)
-    most = num_blocks if max_resident_blocks is None else min(max_resident_blocks, num_blocks)
-    candidates = [(most, True, False)]
-    candidates += [(resident, False, offload) for resident in range(most, -1, -1) for offload in (False, True)]
+    max_resident = num_blocks if max_resident_blocks is None else min(max_resident_blocks, num_blocks)
+    candidates = [(max_resident, True, False)]
+    candidates += [(resident, False, offload) for resident in range(max_resident, -1, -1) for offload in (False, True)]
     plans: list[OffloadPlan] = []
     for resident, keep, offload in candidates:
         name = "streamed" if resident < num_blocks else "resident" if keep else "encoders leave"
@@ -134,10 +136,10 @@ def choose_plan(plans: Sequence[OffloadPlan], free: int, margin: float) -> Offlo
     for plan in plans:
         if plan.peak * (1 + margin) <= free:
             return plan
-    least = smallest(plans)
+    plan = smallest(plans)
     raise OutOfMemoryPlanError(
-        f"{free / GIGABYTE:.1f} GB of the device's memory are free; the smallest plan ({least.name}) needs "
-        f"{least.peak * (1 + margin) / GIGABYTE:.1f} GB for this size and number of persons"
+        f"{free / GIGABYTE:.1f} GB of the device's memory are free; the smallest plan ({plan.name}) needs "
+        f"{plan.peak * (1 + margin) / GIGABYTE:.1f} GB for this size and number of persons"
     )
 
 

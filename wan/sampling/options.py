@@ -18,8 +18,13 @@ Cache = Literal["teacache", "magcache", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """Validated sampling options. `size_class` is a key of the model's buckets; lengths are in video frames.
+    """Sampling options. Raises ValueError for the first value out of range.
 
+    `size_class` is a key of the model's buckets. `frame_num` (video frames of a chunk) and `motion_frame` (frames that
+    it shares with the chunk before, fewer than `frame_num`) are 4n + 1; `max_frames_num` bounds the whole video.
+    `sampling_steps`: 1 to 1000. `shift`: above 0; a higher one takes more steps at high noise. Guidance scales: 1 is no
+    guidance. `color_correction_strength`: 0 to 1. `apg_momentum`, `apg_norm_threshold`: see
+    `AdaptiveProjectedGuidance`. `aspect`: "bucket" (the nearest trained shape) or "source" (the image's).
     `teacache_thresh` applies to `cache` "teacache", `magcache_thresh` to "magcache"; 0 computes every step.
     `guidance_reuse`: every other step of the second half reuses the guidance of the step before.
     """

@@ -43,7 +43,7 @@ def use_triton(x: Tensor) -> bool:
 def force_backend(backend: KernelBackend) -> Iterator[None]:
     """Run every operation within this context on one backend, regardless of device and environment."""
     if backend not in get_args(KernelBackend):
-        raise ValueError(f"{backend!r} is no kernel backend; allowed are {', '.join(get_args(KernelBackend))}")
+        raise ValueError(f"{backend!r} is not a kernel backend; allowed are {', '.join(get_args(KernelBackend))}")
     token = _forced.set(backend)
     try:
         yield
@@ -55,7 +55,7 @@ def is_disabled(environ: Mapping[str, str]) -> bool:
     """Whether the environment disables kernels. Raises ValueError for an unknown value."""
     value = environ.get(ENV_VAR, "auto")
     if value not in ("auto", "eager", "plain"):
-        raise ValueError(f"{ENV_VAR} is {value!r}; allowed are auto, plain (or eager)")
+        raise ValueError(f"{ENV_VAR} is {value!r}; allowed are auto and eager (or plain)")
     return value != "auto"
 
 

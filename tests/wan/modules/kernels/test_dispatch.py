@@ -36,7 +36,7 @@ def test_gradients_and_other_dtypes_run_eagerly() -> None:
 
 def test_an_unknown_backend_is_an_error() -> None:
     with (
-        pytest.raises(ValueError, match="'fast' is no kernel backend; allowed are triton, eager"),
+        pytest.raises(ValueError, match="'fast' is not a kernel backend; allowed are triton, eager"),
         force_backend("fast"),  # type: ignore[arg-type]
     ):
         pass
