@@ -72,7 +72,7 @@ def test_vae_does_not_limit_the_smallest_plan_of_the_14b_model() -> None:
     """Tiled VAE decoding, an approximation, could not lower the smallest plan's peak."""
     config = WAN_CONFIGS["multitalk-14B"]
     sizes = [VideoSize(frames=81, height=height, width=width) for height, width in ((448, 896), (704, 1280))]
-    estimates = [estimate_memory(config, size, persons=1) for size in sizes]
+    estimates = [estimate_memory(config, size, num_persons=1) for size in sizes]
     precisions: tuple[Precision, ...] = ("bf16", "fp8")
     for precision in precisions:
         weights = measure_weights(random_models(config, META, precision))
