@@ -64,6 +64,28 @@ _VAE = (
     (r"(\.(?:middle\.[02]|downsamples\.\d+|resnets\.\d+))\.conv2\.", r"\1.residual.6."),
 )
 
+_DIFFUSERS = (
+    (r"^head\.modulation$", "scale_shift_table"),
+    (r"\.modulation$", ".scale_shift_table"),
+    (r"^head\.head$", "proj_out"),
+    (r"^(text|time)_embedding\.0$", r"condition_embedder.\1_embedder.linear_1"),
+    (r"^(text|time)_embedding\.2$", r"condition_embedder.\1_embedder.linear_2"),
+    (r"^time_projection\.1$", "condition_embedder.time_proj"),
+    (r"^img_emb\.proj\.0$", "condition_embedder.image_embedder.norm1"),
+    (r"^img_emb\.proj\.1$", "condition_embedder.image_embedder.ff.net.0.proj"),
+    (r"^img_emb\.proj\.3$", "condition_embedder.image_embedder.ff.net.2"),
+    (r"^img_emb\.proj\.4$", "condition_embedder.image_embedder.norm2"),
+    (r"\.self_attn\b", ".attn1"),
+    (r"\.cross_attn\b", ".attn2"),
+    (r"\.(attn[12])\.([qkv])$", r".\1.to_\2"),
+    (r"\.(attn[12])\.o$", r".\1.to_out.0"),
+    (r"\.attn2\.([kv])_img$", r".attn2.add_\1_proj"),
+    (r"\.attn2\.norm_k_img$", ".attn2.norm_added_k"),
+    (r"\.ffn\.0$", ".ffn.net.0.proj"),
+    (r"\.ffn\.2$", ".ffn.net.2"),
+    (r"\.norm3$", ".norm2"),
+)
+
 IMAGE_IGNORED_PREFIXES = ("textual.", "log_scale", "visual.head")
 """Keys of the CLIP file that are not read; the last visual block, whose prefix has a number, is not read either."""
 
@@ -76,6 +98,11 @@ def text_encoder_key(name: str) -> str:
 def image_encoder_key(name: str) -> str:
     """Key in the CLIP file, after `split_qkv`, of a `CLIPVisionModel` parameter."""
     return _rename(name, _IMAGE)
+
+
+def diffusers_layer(name: str) -> str:
+    """Name in diffusers' `WanTransformer3DModel` of a layer or modulation; layers that MultiTalk adds keep theirs."""
+    return _rename(name, _DIFFUSERS)
 
 
 def vae_key(num_res_blocks: int) -> KeyMap:

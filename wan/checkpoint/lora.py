@@ -9,7 +9,7 @@ forward instead: at rank 64 that is 2.5 % of a square layer's operations at the 
 """
 
 import logging
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,23 +19,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wan.checkpoint.lora_keys import (
+    ALPHA,
+    DOWN,
+    UP,
+    UP_BIAS,
+    describe_keys,
+    describe_width,
+    match_keys,
+    unsupported_method,
+)
 from wan.checkpoint.tensor_files import truncate_names
 from wan.modules.quantized import QuantizedLinear, quantized_layers
 
 logger = logging.getLogger(__name__)
-
-_PREFIXES = ("diffusion_model.", "diffusion.model.", "transformer.", "pipe.dit.")
-_UNDERSCORED = "lora_unet__"
-_DOWN, _UP, _ALPHA = "down", "up", "alpha"
-# Key suffixes and their roles: a factor of the product, its scale, or the parameter that a full delta changes.
-_SUFFIXES = (
-    (re.compile(r"\.lora_(?:down|A)(?:\.default)?\.weight$"), _DOWN),
-    (re.compile(r"\.lora_(?:up|B)(?:\.default)?\.weight$"), _UP),
-    (re.compile(r"\.alpha$"), _ALPHA),
-    (re.compile(r"\.diff$"), "weight"),
-    (re.compile(r"\.diff_b$"), "bias"),
-    (re.compile(r"\.diff_m$"), "modulation"),
-)
 
 
 class LoraError(ValueError):
@@ -138,15 +135,20 @@ class LoraManager:
 
 
 def read_deltas(model: nn.Module, lora: Lora) -> list[WeightDelta]:
-    """The deltas of a LoRA for the parameters of `model`; unmatched keys are logged.
+    """The deltas of a LoRA for the parameters of `model`; unmatched keys and deltas of another shape are logged.
 
-    Raises `LoraError` if no key matches, or if keys or shapes are inconsistent.
+    Raises `LoraError` for another method than LoRA, if nothing fits, and for inconsistent or invalid tensors.
     """
     tensors = lora.weights if isinstance(lora.weights, Mapping) else _read_file(lora.weights)
+    if method := unsupported_method(tensors):
+        raise LoraError(f"{lora}: this is {method}; only LoRA (products of two matrices) and full deltas are supported")
     matches = dict(match_keys(model, tensors))
     unmatched = sorted(tensors.keys() - matches.keys())
     if not matches:
-        raise LoraError(f"{lora}: none of its {len(tensors)} keys belongs to this network: {truncate_names(unmatched)}")
+        raise LoraError(
+            f"{lora}: none of its {len(tensors)} keys belongs to this network; it looks like {describe_keys(tensors)}: "
+            f"{truncate_names(unmatched)}"
+        )
     if unmatched:
         logger.warning("%s: %d unmatched keys are ignored: %s", lora, len(unmatched), truncate_names(unmatched))
     layers: dict[str, dict[str, Tensor]] = {}
@@ -159,73 +161,74 @@ def read_deltas(model: nn.Module, lora: Lora) -> list[WeightDelta]:
         raise LoraError(
             f"{lora}: quantized weights support low-rank deltas only, not the full ones of {truncate_names(full_diffs)}"
         )
-    deltas = [delta for layer, roles in layers.items() for delta in _deltas(lora, layer, roles)]
-    _check_shapes(model, lora, deltas)
-    return deltas
-
-
-def match_keys(model: nn.Module, keys: Iterable[str]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield every key that belongs to the model with its layer and its role in it."""
-    layers = {name for name, _ in model.named_modules() if name}
-    underscored = {name.replace(".", "_"): name for name in layers}
-    parameters = {name for name, _ in model.named_parameters()}
-    quantized = set(quantized_layers(model))
-    for key in keys:
-        path, role = _split(key)
-        if path.startswith(_UNDERSCORED):
-            layer = underscored.get(path.removeprefix(_UNDERSCORED), "")
-        else:
-            layer = path.removeprefix(next((prefix for prefix in _PREFIXES if path.startswith(prefix)), ""))
-        if role == "modulation":
-            layer = layer.removesuffix(".modulation")
-        parameter = f"{layer}.{'weight' if role in (_DOWN, _UP, _ALPHA) else role}"
-        if role and layer in layers and (parameter in parameters or layer in quantized):
-            yield key, (layer, role)
-
-
-def _split(key: str) -> tuple[str, str]:
-    """The path of a key and its role; "" for an unknown suffix."""
-    return next(((suffix.sub("", key), role) for suffix, role in _SUFFIXES if suffix.search(key)), (key, ""))
+    return _fitting(model, lora, [delta for layer, roles in layers.items() for delta in _deltas(lora, layer, roles)])
 
 
 def _deltas(lora: Lora, layer: str, roles: Mapping[str, Tensor]) -> Iterator[WeightDelta]:
     """The deltas of one layer's parameters; raises `LoraError` for an incomplete product or an invalid tensor."""
-    if len({_DOWN, _UP} & roles.keys()) == 1 or (_ALPHA in roles and _UP not in roles):
+    if len({DOWN, UP} & roles.keys()) == 1 or ({ALPHA, UP_BIAS} & roles.keys() and UP not in roles):
         raise LoraError(f"{lora}: {layer} has an incomplete product: {', '.join(sorted(roles))}")
     invalid = [f"{role} {list(tensor.shape)}" for role, tensor in roles.items() if not _is_valid(role, tensor)]
     if invalid:
         raise LoraError(f"{lora}: {layer} has {', '.join(invalid)}")
+    scale = 1.0
+    if UP in roles:
+        rank = roles[DOWN].shape[0]
+        scale = roles[ALPHA].item() / rank if ALPHA in roles else 1.0
+        if roles[UP].shape[1:].numel() != rank:
+            shapes = f"{list(roles[UP].shape)} @ {list(roles[DOWN].shape)}"
+            raise LoraError(f"{lora}: {layer} needs matrices of one rank, not {shapes}")
     for role, tensor in roles.items():
-        if role == _UP:
-            rank = roles[_DOWN].shape[0]
-            factor = lora.strength * (roles[_ALPHA].item() / rank if _ALPHA in roles else 1.0)
-            yield WeightDelta(parameter=f"{layer}.weight", factor=factor, tensors=(tensor, roles[_DOWN]))
-        elif role not in (_DOWN, _ALPHA):
+        if role == UP:
+            product = (tensor, roles[DOWN])
+            yield WeightDelta(parameter=f"{layer}.weight", factor=lora.strength * scale, tensors=product)
+        elif role == UP_BIAS:
+            yield WeightDelta(parameter=f"{layer}.bias", factor=lora.strength * scale, tensors=(tensor,))
+        elif role not in (DOWN, ALPHA):
             yield WeightDelta(parameter=f"{layer}.{role}", factor=lora.strength, tensors=(tensor,))
 
 
 def _is_valid(role: str, tensor: Tensor) -> bool:
     """Whether alpha is one number, factors are floating-point matrices, and full deltas are floating point."""
-    if role == _ALPHA:
+    if role == ALPHA:
         return tensor.numel() == 1
     is_matrix = tensor.ndim >= 2 and tensor.numel() > 0
-    return tensor.is_floating_point() and (is_matrix or role not in (_DOWN, _UP))
+    return tensor.is_floating_point() and (is_matrix or role not in (DOWN, UP))
 
 
-def _check_shapes(model: nn.Module, lora: Lora, deltas: Iterable[WeightDelta]) -> None:
-    mismatches = []
+def _fitting(model: nn.Module, lora: Lora, deltas: Iterable[WeightDelta]) -> list[WeightDelta]:
+    """The deltas that have the shape of their parameter; the others are logged, as those of another task's input layer.
+
+    Raises `LoraError` if no delta fits, or none of those for the blocks: then the file is for another network.
+    """
+    fitting, others, mismatches = [], [], []
     for delta in deltas:
         shape, first = _shape(model, delta.parameter), delta.tensors[0].shape
         if len(delta.tensors) == 1:
             fits = first == shape
         else:
-            rank, in_features = delta.tensors[1].shape[0], delta.tensors[1][0].numel()
-            fits = first[0] == shape[0] and first[1:].numel() == rank and in_features == shape[1:].numel()
+            fits = first[0] == shape[0] and delta.tensors[1][0].numel() == shape[1:].numel()
+        (fitting if fits else others).append(delta)
         if not fits:
             shapes = " @ ".join(str(list(tensor.shape)) for tensor in delta.tensors)
             mismatches.append(f"{delta.parameter} is {list(shape)}, not {shapes}")
+    text = truncate_names(mismatches)
+    if mismatches and (not fitting or (_in_blocks(others) and not _in_blocks(fitting))):
+        raise LoraError(f"{lora}: nothing fits; it looks like {_describe_shapes(others)}: {text}")
     if mismatches:
-        raise LoraError(f"{lora}: {len(mismatches)} of another shape: {truncate_names(mismatches)}")
+        logger.warning("%s: %d deltas of another shape are ignored: %s", lora, len(mismatches), text)
+    return fitting
+
+
+def _in_blocks(deltas: Iterable[WeightDelta]) -> bool:
+    return any(delta.parameter.startswith("blocks.") for delta in deltas)
+
+
+def _describe_shapes(deltas: Iterable[WeightDelta]) -> str:
+    rows = Counter(
+        delta.tensors[0].shape[0] for delta in deltas if "_attn." in delta.parameter and delta.tensors[0].ndim
+    )
+    return describe_width(rows.most_common(1)[0][0]) if rows else "a LoRA for another network or task"
 
 
 def _shape(model: nn.Module, parameter: str) -> torch.Size:
