@@ -201,7 +201,9 @@ def _fitting(model: nn.Module, lora: Lora, deltas: Iterable[WeightDelta]) -> lis
 
     Raises `LoraError` if no delta fits, or none of those for the blocks: then the file is for another network.
     """
-    fitting, others, mismatches = [], [], []
+    fitting: list[WeightDelta] = []
+    others: list[WeightDelta] = []
+    mismatches = []
     for delta in deltas:
         shape, first = _shape(model, delta.parameter), delta.tensors[0].shape
         if len(delta.tensors) == 1:
