@@ -38,7 +38,15 @@ from src.serving.health import Health
 from src.serving.malloc import trim_malloc_on_exit
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
-from wan.checkpoint.layout import find_speech_encoder, is_converted, missing_weights, read_manifest
+from wan.checkpoint.layout import (
+    TOKENIZER_BUNDLE,
+    find_speech_encoder,
+    is_converted,
+    missing_weights,
+    present_bundles,
+    read_manifest,
+)
+from wan.checkpoint.repackaged import OtherFiles
 from wan.conditioning.request import Request
 from wan.configs.capabilities import choose_device
 from wan.sampling.options import resolve_options
@@ -201,7 +209,17 @@ def ensure_weights(settings: Settings) -> None:
         return
     files = config.files
     names = (files.base, files.audio_bundle or files.audio, files.speech)
-    weights.ensure(path, [name for name in names if name in weights.BUNDLES])
+    present = present_bundles(config, path, settings.precision)
+    required = [name for name in names if name in weights.BUNDLES and name not in present]
+    if files.base in present and files.base in weights.BUNDLES and is_missing:
+        required.append(TOKENIZER_BUNDLE)
+    others = OtherFiles(config, path).description if is_missing else ""
+    if others:
+        logger.warning("%s lacks weights%s", path, others)
+    try:
+        weights.ensure(path, required)
+    except weights.WeightsError as error:
+        raise weights.WeightsError(f"{error}{others}") from error
 
 
 def choose_precision(settings: Settings) -> Precision:

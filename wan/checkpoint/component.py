@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from wan.checkpoint.keys import KeyMap
-from wan.checkpoint.loading import DATA_SUFFIX, SCALE_SUFFIX, Cast, Quantize, TensorReader, load_tensors
+from wan.checkpoint.loading import DATA_SUFFIX, SCALE_SUFFIX, Cast, Packed, Quantize, TensorReader, load_tensors
 from wan.checkpoint.quanto import QuantizationMap, activation_scales, check_layers
-from wan.checkpoint.tensor_files import CheckpointError, TensorSource, truncate_names
-from wan.modules.quantized import quantize_linears
+from wan.checkpoint.tensor_files import CheckpointError, EncodedTensor, TensorSource, truncate_names
+from wan.modules.block_formats import BlockQuantizedLinear
+from wan.modules.quantized import QuantizedLinear, quantize_linears
 
 M = TypeVar("M", bound=Any)
 _BLOCKS = "blocks."
@@ -32,7 +33,8 @@ class Component:
     `to_file_key`: file key of a parameter's name. `tensors`: stored tensors by file key; those whose keys start with
     `ignored_prefixes` are not read. `dtype`: of the loaded tensors; float32 where `keep_in_fp32` is true of the file
     key. `quantization_map`: layers that are stored quantized. `quantize_to`: 8-bit dtype of the linear layers of the
-    blocks if the files are not quantized. `fp8_matmul`: whether quantized layers may multiply in fp8.
+    blocks if the files are not quantized. `fp8_matmul`: whether quantized layers may multiply in fp8. `keep_packed`:
+    whether linear layers of the blocks that are stored in fp8 or in a block format keep that form.
     """
 
     build: Callable[[], nn.Module]
@@ -44,6 +46,7 @@ class Component:
     quantization_map: QuantizationMap | None = None
     quantize_to: torch.dtype | None = None
     fp8_matmul: bool = False
+    keep_packed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +72,20 @@ def plan_loading(component: Component) -> LoadPlan:
     with torch.device("meta"):
         module = component.build()
         file_keys = {name: component.to_file_key(name) for name in module.state_dict()}
-        layers = _quantized_layers(component, module)
+        packed = _packed_layers(component, module)
+        layers = {name: dtype for name, dtype in _quantized_layers(component, module).items() if name not in packed}
         quantize_linears(module, layers, component.fp8_matmul)
+        for name, source in packed.items():
+            module.set_submodule(name, _packed_linear(module.get_submodule(name), source, component))
     quantized = {component.to_file_key(f"{layer}.weight"): dtype for layer, dtype in layers.items()}
     readers = _make_readers(component, set(file_keys.values()), quantized, type(module).__name__)
+    readers |= {file_keys[f"{layer}.weight"]: Packed(source) for layer, source in packed.items()}
     outputs = dict(file_keys)
-    for layer in layers:
+    for layer in (*layers, *packed):
         weight = outputs.pop(f"{layer}.weight")
-        outputs |= {f"{layer}.data": weight + DATA_SUFFIX, f"{layer}.scale": weight + SCALE_SUFFIX}
+        outputs[f"{layer}.data"] = weight + DATA_SUFFIX
+        if layer in layers or packed[layer].scale is not None:
+            outputs[f"{layer}.scale"] = weight + SCALE_SUFFIX
     return LoadPlan(
         module=module,
         readers=readers,
@@ -137,6 +146,32 @@ def _quantized_layers(component: Component, module: nn.Module) -> dict[str, torc
     if component.quantize_to is None:
         return {}
     return {name: component.quantize_to for name, key in linears.items() if key.startswith(_BLOCKS)}
+
+
+def _packed_layers(component: Component, module: nn.Module) -> dict[str, EncodedTensor]:
+    """Linear layers of the blocks, by module name, whose weights are stored in a form that a layer can keep."""
+    if component.quantization_map is not None or not component.keep_packed:
+        return {}
+    packed = {}
+    for name, layer in module.named_modules():
+        key = component.to_file_key(f"{name}.weight")
+        source = component.tensors.get(key)
+        if not (isinstance(layer, nn.Linear) and key.startswith(_BLOCKS) and isinstance(source, EncodedTensor)):
+            continue
+        if source.is_linear_format and source.shape == (layer.out_features, layer.in_features):
+            packed[name] = source
+    return packed
+
+
+def _packed_linear(linear: nn.Module, source: EncodedTensor, component: Component) -> QuantizedLinear:
+    """An uninitialized layer of the stored form. It multiplies in fp8 only where that is asked for."""
+    assert isinstance(linear, nn.Linear)
+    bias = linear.bias is not None
+    if source.block_format:
+        return BlockQuantizedLinear(linear.in_features, linear.out_features, bias, source.block_format)
+    dtype = source.stored.dtype
+    fp8_matmul = component.fp8_matmul and component.quantize_to == dtype
+    return QuantizedLinear(linear.in_features, linear.out_features, bias, dtype, fp8_matmul)
 
 
 def _make_readers(

@@ -22,7 +22,8 @@ from wan.checkpoint.keys import (
     vae_key,
 )
 from wan.checkpoint.layout import CheckpointLayout, ComponentFiles, Precision, find_layout
-from wan.checkpoint.tensor_files import CheckpointError, TensorSource, open_tensors
+from wan.checkpoint.repackaged import OtherFiles, open_repackaged
+from wan.checkpoint.tensor_files import CheckpointError, TensorSource
 from wan.configs.schema import ModelConfig, TransformerConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
@@ -56,14 +57,20 @@ def load_models(config: ModelConfig, folder: Path, device: torch.device, precisi
     """
     start = time.perf_counter()
     layout = find_layout(config, folder, precision)
-    check_config(config.transformer, layout.config_json)
-    image_encoder = load_component(image_encoder_component(config, layout.image_encoder), device)
-    models = Models(
-        transformer=load_component(transformer_component(config, layout, precision), device),
-        vae=VideoVAE(load_component(vae_component(config, layout.vae), device)),
-        text_encoder=load_text_encoder(config, layout, device, precision),
-        image_encoder=ImageEncoder(restore_position_ids(image_encoder)),
-    )
+    components = (layout.transformer, layout.text_encoder, layout.image_encoder, layout.vae)
+    logger.info("weights: %s", ", ".join(str(path) for files in components for path in files.files))
+    try:
+        check_config(config.transformer, layout.config_json)
+        image_encoder = load_component(image_encoder_component(config, layout.image_encoder), device)
+        models = Models(
+            transformer=load_component(transformer_component(config, layout, precision), device),
+            vae=VideoVAE(load_component(vae_component(config, layout.vae), device)),
+            text_encoder=load_text_encoder(config, layout, device, precision),
+            image_encoder=ImageEncoder(restore_position_ids(image_encoder)),
+        )
+    except CheckpointError as error:
+        others = "" if layout.converted else OtherFiles(config, folder).description
+        raise CheckpointError(f"{error}{others}") from error
     logger.info("%s (%s) on %s after %.1f s", config.name, precision, device, time.perf_counter() - start)
     return models
 
@@ -131,8 +138,8 @@ def vae_component(config: ModelConfig, files: ComponentFiles) -> Component:
 
 
 def open_files(files: Iterable[Path]) -> dict[str, TensorSource]:
-    """The tensors of several files by key; later files override earlier ones."""
-    return {key: tensor for path in files for key, tensor in open_tensors(path).items()}
+    """The tensors of several files by their original keys; later files override earlier ones."""
+    return {key: tensor for path in files for key, tensor in open_repackaged(path).items()}
 
 
 def is_fp32_param(name: str) -> bool:
@@ -140,8 +147,13 @@ def is_fp32_param(name: str) -> bool:
     return name.startswith(FLOAT32_NAMES) or name.endswith(FLOAT32_NAMES)
 
 
-def check_config(config: TransformerConfig, path: Path) -> None:
-    """Compare the checkpoint's `config.json` with `config`: shapes do not determine the number of heads."""
+def check_config(config: TransformerConfig, path: Path | None) -> None:
+    """Compare the checkpoint's `config.json` with `config`: shapes do not determine the number of heads.
+
+    `path` None: a repackaged file, which has no `config.json`; the configuration's heads are taken.
+    """
+    if path is None:
+        return
     if not path.is_file():
         raise CheckpointError(f"no file {path}")
     try:

@@ -14,6 +14,7 @@ import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -102,13 +103,14 @@ def staging_dir(target: Path) -> Iterator[Path]:
 def make_components(
     config: ModelConfig, layout: CheckpointLayout, dtype: Literal["bf16", "fp8"]
 ) -> dict[str, Component]:
-    """The four components by their names in the manifest."""
-    return {
+    """The four components by their names in the manifest; fp8 and GGUF weights are expanded."""
+    components = {
         "transformer": transformer_component(config, layout, dtype),
         "text_encoder": text_encoder_component(config, layout.text_encoder, dtype),
         "image_encoder": image_encoder_component(config, layout.image_encoder),
         "vae": vae_component(config, layout.vae),
     }
+    return {name: replace(component, keep_packed=False) for name, component in components.items()}
 
 
 def write_component(plan: LoadPlan, folder: Path, name: str, shard_size: int) -> dict[str, str]:
@@ -126,7 +128,11 @@ def write_component(plan: LoadPlan, folder: Path, name: str, shard_size: int) ->
 
 def copy_other_files(config: ModelConfig, layout: CheckpointLayout, target: Path) -> dict[str, str]:
     """Copy config.json, the tokenizer and, if present, the speech encoder. Returns the SHA-256 of each file by path."""
-    shutil.copyfile(layout.config_json, target / "config.json")
+    if layout.config_json is None:
+        text = json.dumps(asdict(config.transformer), indent=1)
+        (target / "config.json").write_text(text + "\n", encoding="utf-8")
+    else:
+        shutil.copyfile(layout.config_json, target / "config.json")
     shutil.copytree(layout.tokenizer, target / config.files.tokenizer)
     if layout.speech_encoder.is_dir():
         shutil.copytree(layout.speech_encoder, target / config.files.speech)

@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from wan.checkpoint.tensor_files import TensorSlice, TensorSource
+from wan.checkpoint.tensor_files import EncodedTensor, TensorSlice, TensorSource
 
 KeyMap = Callable[[str], str]
 """Parameter name to file key."""
-S = TypeVar("S", TensorSlice, Tensor, TensorSource)
+S = TypeVar("S", TensorSlice, EncodedTensor, Tensor, TensorSource)
 
 _TEXT = (
     (r"^(shared|encoder\.embed_tokens)\.", "token_embedding."),

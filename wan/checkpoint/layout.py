@@ -1,7 +1,8 @@
 """Find the files of each component in a folder, in every known layout.
 
 Supported: base and audio bundle side by side; the base bundle with the others inside or beside it; one merged file;
-VAE, CLIP and T5 files beside the bundles; quantized files; a converted folder. No file has to be linked or edited.
+VAE, CLIP and T5 files beside the bundles; quantized files; a converted folder; files of other packages under any name,
+in these folders or in ComfyUI's. No file has to be linked or edited.
 """
 
 import json
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wan.checkpoint.quanto import QuantizationMap, parse_map, read_map
-from wan.checkpoint.tensor_files import CheckpointError, open_safetensors
+from wan.checkpoint.repackaged import OtherFiles, identify, open_repackaged
+from wan.checkpoint.tensor_files import CheckpointError
 from wan.configs.schema import ModelConfig
 
 Precision = Literal["bf16", "fp8", "int8"]
 """bf16 means the dtype of the configuration; fp8 and int8 quantize the linear layers of the blocks."""
 
 MANIFEST = "converted.json"
+TOKENIZER_BUNDLE = "umt5-xxl-tokenizer"
+"""Folder of the tokenizer alone, for a text encoder without the base bundle."""
 COMPONENTS = ("transformer", "text_encoder", "image_encoder", "vae")
 _SHARDS = "diffusion_pytorch_model*.safetensors"
 _AUDIO_PREFIX = "audio_proj."
@@ -37,7 +41,9 @@ class ComponentFiles:
 class CheckpointLayout:
     """Files of a model. `wan` does not read the folder `speech_encoder`, which may be absent.
 
-    `converted`: precision of a converted folder, None for every other layout.
+    `converted`: precision of a converted folder, None for every other layout. `config_json`: None for a repackaged
+    transformer without one. `repackaged`: whether a file was found by its contents, or the base in a folder of another
+    name.
     """
 
     transformer: ComponentFiles
@@ -45,9 +51,10 @@ class CheckpointLayout:
     image_encoder: ComponentFiles
     vae: ComponentFiles
     tokenizer: Path
-    config_json: Path
+    config_json: Path | None
     speech_encoder: Path
     converted: str | None = None
+    repackaged: bool = False
 
 
 def find_layout(config: ModelConfig, folder: Path, precision: Precision | None) -> CheckpointLayout:
@@ -59,18 +66,35 @@ def find_layout(config: ModelConfig, folder: Path, precision: Precision | None) 
     """
     if is_converted(folder):
         return _converted_layout(config, folder, precision)
-    base = _base_folder(config, folder)
     files = config.files
-    search = list(dict.fromkeys((base, folder / files.audio, base.parent / files.audio, base.parent, folder)))
+    others = OtherFiles(config, folder)
+    base = _base_folder(config, folder, others)
+    audio_folders = (folder / files.audio, base.parent / files.audio)
+    named = folder / files.base
+    search = list(dict.fromkeys((base, named, *audio_folders, base.parent, folder)))
+    transformer = _quantized(files.quantized, search, precision)
+    if transformer is None:
+        transformer = ComponentFiles(files=_transformer_files(config, search, others))
+    config_json = _find("config.json", search)
+    has_shards = any(path.match(_SHARDS) for path in transformer.files)
+    single = {
+        kind: _find_or_identify(name, search, others, kind)
+        for kind, name in (("image_encoder", files.image_encoder), ("vae", files.vae))
+    }
+    quantized_text = _quantized(files.text_encoder_quantized, search, precision)
+    text = quantized_text or ComponentFiles(
+        files=(_find_or_identify(files.text_encoder, search, others, "text_encoder"),)
+    )
+    found = (*transformer.files, *text.files, *single.values())
     return CheckpointLayout(
-        transformer=_quantized(files.quantized, search, precision) or ComponentFiles(files=_shards(config, search)),
-        text_encoder=_quantized(files.text_encoder_quantized, search, precision)
-        or ComponentFiles(files=(_find(files.text_encoder, search),)),
-        image_encoder=ComponentFiles(files=(_find(files.image_encoder, search),)),
-        vae=ComponentFiles(files=(_find(files.vae, search),)),
-        tokenizer=_find(files.tokenizer, search),
+        transformer=transformer,
+        text_encoder=text,
+        image_encoder=ComponentFiles(files=(single["image_encoder"],)),
+        vae=ComponentFiles(files=(single["vae"],)),
+        tokenizer=_find(files.tokenizer, [*search, folder / TOKENIZER_BUNDLE]),
         speech_encoder=find_speech_encoder(config, folder),
-        config_json=_find("config.json", search),
+        config_json=config_json if has_shards or config_json.is_file() else None,
+        repackaged=base not in (named, folder) or any(path in others.paths for path in found),
     )
 
 
@@ -84,6 +108,26 @@ def missing_weights(config: ModelConfig, folder: Path, precision: Precision | No
     required = [*(path for network in networks for path in network.files), layout.tokenizer, layout.speech_encoder]
     missing = [str(path) for path in required if not path.exists()]
     return f"weights are missing: {', '.join(missing)}" if missing else None
+
+
+def present_bundles(config: ModelConfig, folder: Path, precision: Precision | None) -> set[str]:
+    """Names of the bundles of which `folder` has the contents in another packaging, so that they are not downloaded."""
+    try:
+        layout = find_layout(config, folder, precision)
+    except CheckpointError:
+        return {config.files.base} if _has_other_base(config, folder) else set()
+    bundles = {config.files.base, config.files.audio_bundle or config.files.audio}
+    return bundles if layout.repackaged else set()
+
+
+def _has_other_base(config: ModelConfig, folder: Path) -> bool:
+    """Whether a base network lies in a file or a folder of another name, or in several of them."""
+    if "transformer" in OtherFiles(config, folder).kinds.values():
+        return True
+    try:
+        return _version_folder(config, folder) not in (None, folder / config.files.base)
+    except CheckpointError:
+        return True
 
 
 def find_speech_encoder(config: ModelConfig, folder: Path) -> Path:
@@ -135,7 +179,10 @@ def _converted_layout(config: ModelConfig, folder: Path, precision: Precision | 
         )
 
     return CheckpointLayout(
-        **{name: component_files(name) for name in COMPONENTS},
+        transformer=component_files("transformer"),
+        text_encoder=component_files("text_encoder"),
+        image_encoder=component_files("image_encoder"),
+        vae=component_files("vae"),
         tokenizer=folder / config.files.tokenizer,
         speech_encoder=folder / config.files.speech,
         config_json=folder / "config.json",
@@ -143,14 +190,28 @@ def _converted_layout(config: ModelConfig, folder: Path, precision: Precision | 
     )
 
 
-def _base_folder(config: ModelConfig, folder: Path) -> Path:
-    """The base bundle: a subfolder of its name, or `folder` itself."""
+def _base_folder(config: ModelConfig, folder: Path, others: OtherFiles) -> Path:
+    """The base bundle: a subfolder of its name, a subfolder with another version's shards, or `folder` itself."""
     named = folder / config.files.base
+    if any(named.glob(_SHARDS)):
+        return named
+    if not any(folder.glob(_SHARDS)) and (found := _version_folder(config, folder)):
+        return found
     if named.is_dir():
         return named
-    if (folder / "config.json").is_file() or any(folder.glob(_SHARDS)):
+    if (folder / "config.json").is_file() or any(folder.glob(_SHARDS)) or others.usable:
         return folder
-    raise CheckpointError(f"no weights of {config.name}: neither {named} nor {_SHARDS} in {folder}")
+    raise CheckpointError(f"no weights of {config.name}: neither {named} nor {_SHARDS} in {folder}{others.description}")
+
+
+def _version_folder(config: ModelConfig, folder: Path) -> Path | None:
+    """A subfolder, such as that of the 720P version, whose shards are the base network of `config`."""
+    subfolders = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
+    sharded = {path: tuple(sorted(path.glob(_SHARDS))) for path in subfolders}
+    found = [path for path, shards in sharded.items() if shards and identify(shards, config) == "transformer"]
+    if len(found) > 1:
+        raise CheckpointError(f"several base models in {folder}: {', '.join(path.name for path in found)}; keep one")
+    return found[0] if found else None
 
 
 def _quantized(pattern: str, search: Iterable[Path], precision: Precision | None) -> ComponentFiles | None:
@@ -164,28 +225,30 @@ def _quantized(pattern: str, search: Iterable[Path], precision: Precision | None
     return None
 
 
-def _shards(config: ModelConfig, search: list[Path]) -> tuple[Path, ...]:
-    """The shards of the base network followed by the audio layers, or shards or one merged file that hold both."""
-    base = search[0]
+def _transformer_files(config: ModelConfig, search: list[Path], others: OtherFiles) -> tuple[Path, ...]:
+    """The base network followed by the audio layers, or files that hold both; the base is shards or one file."""
     candidates = [folder / config.files.audio_weights for folder in search]
     audio = next((path for path in candidates if path.is_file()), None)
-    shards = tuple(path for path in sorted(base.glob(_SHARDS)) if path != audio)
-    if not shards:
-        return (_merged_file(base),)
+    base = tuple(path for path in sorted(search[0].glob(_SHARDS)) if path != audio)
+    if not base:
+        path = others.find("transformer")
+        if path is None:
+            raise CheckpointError(f"no {_SHARDS} in {search[0]}, nor a file with the base network{others.description}")
+        base = (path,)
+    audio = audio or others.find("audio")
     if audio is not None:
-        return (*shards, audio)
-    if any(key.startswith(_AUDIO_PREFIX) for path in shards for key in open_safetensors(path)):
-        return shards
-    raise CheckpointError(f"no {config.files.audio_weights}; looked for {' and '.join(map(str, candidates))}")
+        return (*base, audio)
+    if any(key.startswith(_AUDIO_PREFIX) for path in base for key in open_repackaged(path)):
+        return base
+    raise CheckpointError(
+        f"no {config.files.audio_weights}; looked for {' and '.join(map(str, candidates))}{others.description}"
+    )
 
 
-def _merged_file(base: Path) -> Path:
-    """The only safetensors file of a folder without shards."""
-    files = sorted(base.glob("*.safetensors"))
-    if len(files) != 1:
-        names = f": {', '.join(path.name for path in files)}" if files else ""
-        raise CheckpointError(f"no {_SHARDS} in {base}, nor a single merged file{names}")
-    return files[0]
+def _find_or_identify(name: str, search: list[Path], others: OtherFiles, component: str) -> Path:
+    """The file of this name, else the one that holds the component, else the path in the first folder."""
+    path = _find(name, search)
+    return path if path.exists() else others.find(component) or path
 
 
 def _find(name: str, search: list[Path]) -> Path:

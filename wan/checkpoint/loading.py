@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from wan.checkpoint.tensor_files import TensorSlice, TensorSource, read_into, read_rows, row_chunks
+from wan.checkpoint.tensor_files import EncodedTensor, TensorSlice, TensorSource, read_into, read_rows, row_chunks
 from wan.modules.quantized import quantize_rows
 
 NUM_THREADS = 4
@@ -76,6 +76,27 @@ class Quantize:
         return {DATA_SUFFIX: data, SCALE_SUFFIX: scale}
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A matrix in its stored form, and the scale of each row if it has one."""
+
+    source: EncodedTensor
+
+    @property
+    def outputs(self) -> dict[str, TensorSpec]:
+        stored = self.source.stored
+        outputs = {DATA_SUFFIX: TensorSpec(tuple(stored.shape), stored.dtype)}
+        if self.source.scale is not None:
+            outputs[SCALE_SUFFIX] = TensorSpec(tuple(self.source.scale.shape), torch.float32)
+        return outputs
+
+    def read_chunk(self, rows: slice, device: torch.device) -> dict[str, Tensor]:
+        chunks = {DATA_SUFFIX: read_rows(self.source.stored, rows).to(device)}
+        if self.source.scale is not None:
+            chunks[SCALE_SUFFIX] = self.source.scale[rows].to(device)
+        return chunks
+
+
 def allocate(readers: Mapping[str, TensorReader], device: torch.device) -> dict[str, dict[str, Tensor]]:
     """Uninitialized output tensors of all readers, by name and suffix.
 
@@ -129,6 +150,7 @@ def load_tensors(readers: Mapping[str, TensorReader], device: torch.device) -> d
 
     def file_position(name: str) -> tuple[str, int]:
         source = readers[name].source
+        source = source.stored if isinstance(source, EncodedTensor) else source
         return (str(source.path), source.offset) if isinstance(source, TensorSlice) else ("", 0)
 
     names = sorted(readers, key=file_position)

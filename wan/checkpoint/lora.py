@@ -236,7 +236,7 @@ def _describe_shapes(deltas: Iterable[WeightDelta]) -> str:
 def _shape(model: nn.Module, parameter: str) -> torch.Size:
     layer = model.get_submodule(parameter.rpartition(".")[0])
     if isinstance(layer, QuantizedLinear) and parameter.endswith(".weight"):
-        return layer.data.shape
+        return layer.shape
     return model.get_parameter(parameter).shape
 
 

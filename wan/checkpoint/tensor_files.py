@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from wan.modules.block_formats import expand
+
 CHUNK_BYTES = 16 * 2**20
 """Size of a read; a chunk has at least one row, which may be larger."""
 
@@ -85,14 +87,65 @@ class TensorSlice:
         return replace(self, shape=shape)
 
 
-TensorSource = TensorSlice | Tensor
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedTensor:
+    """A tensor whose float32 values are computed from stored ones: fp8 with a scale per row, or a block format of GGUF.
+
+    `stored` holds the fp8 values in the same shape, or the packed bytes of each row. `scale`: rows x 1, float32.
+    """
+
+    stored: TensorSlice | Tensor
+    shape: tuple[int, ...]
+    scale: Tensor | None = None
+    block_format: str = ""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the values."""
+        return torch.float32
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_linear_format(self) -> bool:
+        """Whether a quantized linear layer can keep the weight in its stored form."""
+        return len(self.shape) == 2 and (bool(self.block_format) or self.stored.dtype == torch.float8_e4m3fn)
+
+    def __getitem__(self, rows: slice) -> "EncodedTensor":
+        start, stop, _ = rows.indices(self.shape[0])
+        scale = None if self.scale is None else self.scale[rows]
+        return replace(self, stored=self.stored[rows], shape=(stop - start, *self.shape[1:]), scale=scale)
+
+    def reshape(self, *shape: int) -> "EncodedTensor":
+        """The same values in another shape with the same rows."""
+        assert shape[:1] == self.shape[:1]
+        assert math.prod(shape) == math.prod(self.shape)
+        return replace(self, shape=shape)
+
+    def read(self) -> Tensor:
+        """All values in float32."""
+        stored = read_rows(self.stored, slice(0, self.shape[0]))
+        if self.block_format:
+            return expand(stored, self.block_format).view(self.shape)
+        values = stored.float()
+        return (values if self.scale is None else values.flatten(1) * self.scale).view(self.shape)
+
+
+TensorSource = TensorSlice | EncodedTensor | Tensor
 """Where the values of a tensor come from: a file, or memory."""
 
 
 def open_tensors(path: Path) -> dict[str, TensorSource]:
-    """Every tensor of a `.safetensors` or `.pth` file by name. Raises `CheckpointError` for any other content."""
+    """Every tensor of a `.safetensors`, `.gguf` or `.pth` file by name. Raises `CheckpointError` for other content."""
     if not path.is_file():
         raise CheckpointError(f"no file {path}")
+    if path.suffix == ".gguf":
+        from wan.checkpoint.gguf_files import open_gguf
+
+        return open_gguf(path)
     return open_safetensors(path) if path.suffix == ".safetensors" else open_pth(path)
 
 
@@ -186,6 +239,8 @@ def read_rows(source: TensorSource, rows: slice) -> Tensor:
     chunk = source[rows] if source.shape else source.reshape(1)
     if isinstance(chunk, Tensor):
         return chunk
+    if isinstance(chunk, EncodedTensor):
+        return chunk.read()
     buffer = getattr(_thread, "buffer", None)
     if buffer is None or len(buffer) < chunk.nbytes:
         buffer = _thread.buffer = torch.empty(max(CHUNK_BYTES, chunk.nbytes), dtype=torch.uint8)

@@ -45,11 +45,24 @@ class QuantizedLinear(nn.Module):
         """None, since transformers casts activations to the dtype of `weight`, which must not be an eight-bit one."""
         return
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def shape(self) -> torch.Size:
+        """O x I of the weight."""
+        return self.data.shape
+
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T + bias."""
         if self.fp8_matmul and x.dtype == torch.bfloat16 and supports_fp8_matmul(x.device):
-            y = fp8_linear(x, self.data, self.scale, self.bias)
-        else:
-            y = F.linear(x, dequantize(self.data, self.scale, x.dtype), self.bias)
+            return fp8_linear(x, self.data, self.scale, self.bias)
+        return F.linear(x, dequantize(self.data, self.scale, x.dtype), self.bias)
+
+    def like(self, linear: nn.Linear) -> "QuantizedLinear":
+        """An uninitialized layer of this format in place of another one."""
+        bias = linear.bias is not None
+        return QuantizedLinear(linear.in_features, linear.out_features, bias, self.data.dtype, self.fp8_matmul)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(x)
         return y if self.down is None or self.up is None else y + F.linear(F.linear(x, self.down), self.up)
 
     def set_lora(self, down_KI: Tensor | None, up_OK: Tensor | None) -> None:
@@ -135,10 +148,10 @@ def quantize_linears(module: nn.Module, layers: dict[str, torch.dtype], fp8_matm
 
 def quantize_like(module: nn.Module, other: nn.Module) -> None:
     """Replace the layers of `module` whose namesakes in `other`, a network with more layers, are quantized."""
-    names = {name for name, _ in module.named_modules()}
+    linears = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     for name, layer in other.named_modules():
-        if isinstance(layer, QuantizedLinear) and name in names:
-            quantize_linears(module, {name: layer.data.dtype}, layer.fp8_matmul)
+        if isinstance(layer, QuantizedLinear) and name in linears:
+            module.set_submodule(name, layer.like(linears[name]))
 
 
 def quantized_layers(module: nn.Module) -> list[str]:

@@ -11,10 +11,13 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +31,8 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
+from diffusers import AutoencoderKLWan  # imported on first use: not part of what is measured
+from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 from tests.wan.checkpoint.test_loading_memory import LAYERS_OF, scaled
 from wan.checkpoint import load_models
 from wan.configs import WAN_CONFIGS
@@ -55,13 +60,17 @@ def scaled(puppet: ModelConfig, layers: int) -> ModelConfig:
     return replace(puppet, transformer=sizes, dtype="bfloat16")
 
 
-def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Write a sparse float32 safetensors file of zeros. Returns its size."""
+def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], fp8: Collection[str] = ()) -> int:
+    """Write a sparse safetensors file of zeros, in float32 except for the names in `fp8`. Returns its size."""
     header: dict[str, Any] = {}
     offset = 0
     for name, shape in shapes.items():
-        end = offset + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
+        end = offset + (1 if name in fp8 else 4) * math.prod(shape)
+        header[name] = {
+            "dtype": "F8_E4M3" if name in fp8 else "F32",
+            "shape": list(shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -110,6 +119,61 @@ def test_loading_holds_one_copy_and_reads_every_byte_once(
     measured = measure(precision, tmp_path / "w", LAYERS_OF["2 GB"])
     assert measured["peak"] < {"bf16": 1.15, "fp8": 0.9}[precision] * size / 2
     assert size * 0.999 < measured["read"] < size * 1.02
+
+
+def write_gguf(path: Path, shapes: dict[str, tuple[int, ...]], q4_k: Collection[str]) -> int:
+    """Write a sparse GGUF file of zeros, in float32 except for the names in `q4_k`. Returns its size."""
+    writer = gguf.GGUFWriter(path, "wan")
+    for name, shape in shapes.items():
+        if name in q4_k:
+            kind = gguf.GGMLQuantizationType.Q4_K
+            stored = gguf.quant_shape_to_byte_shape(shape, kind)
+            writer.add_tensor_info(name, stored, np.dtype(np.uint8), math.prod(stored), raw_dtype=kind)
+        else:
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * math.prod(shape))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_ti_data_to_file):
+        write()
+    writer.close()
+    align = 32
+    sizes = [info.nbytes for info in writer.tensors[0].values()]
+    end = sum(-(-size // align) * align for size in sizes)
+    os.truncate(path, -(-path.stat().st_size // align) * align + end)
+    return path.stat().st_size
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The tensors in a safetensors file's header."""
+    if path.suffix != ".safetensors":
+        return {}
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length))
+
+
+@pytest.mark.parametrize("form", ["scaled fp8", "GGUF"])
+def test_loading_packed_weights_holds_one_copy(
+    puppet: ModelConfig, puppet_folder: Path, tmp_path: Path, form: str
+) -> None:
+    folder, layers = tmp_path / "w", LAYERS_OF["0.6 GB"]
+    write_scaled(puppet, puppet_folder, folder, layers)
+    base = folder / puppet.files.base
+    shapes = {
+        name: tuple(entry["shape"])
+        for path in base.glob("diffusion_pytorch_model*")
+        for name, entry in read_header(path).items()
+    }
+    for path in (*base.glob("diffusion_pytorch_model*"), base / "config.json"):
+        path.unlink()
+    packed = {name for name, shape in shapes.items() if name.startswith("blocks.") and len(shape) == 2}
+    if form == "scaled fp8":
+        scales = {name.replace(".weight", ".scale_weight"): () for name in packed}
+        size = write_sparse(folder / "x_fp8_scaled.safetensors", {**shapes, **scales}, packed)
+    else:
+        size = write_gguf(folder / "x-Q4_K.gguf", shapes, packed)
+    audio = (folder / puppet.files.audio / puppet.files.audio_weights).stat().st_size
+    measured = measure("bf16", folder, layers)
+    assert measured["peak"] < 1.15 * (size + audio / 2) + 30 * 2**20
+    assert measured["read"] < (size + audio) * 1.02
 
 
 def test_converting_holds_less_than_two_shards(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:
