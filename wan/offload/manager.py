@@ -98,13 +98,13 @@ class OffloadManager:
         for name, child in transformer.named_children():
             if name != "blocks":
                 move(child, self.device)
-        blocks = transformer.blocks
-        plain = blocks.unwrap() if isinstance(blocks, StreamedBlocks) else blocks
-        if plan.num_resident_blocks < len(plain):
-            transformer.blocks = StreamedBlocks(plain, plan.num_resident_blocks, self.device)
+        current = transformer.blocks
+        blocks = current.unwrap() if isinstance(current, StreamedBlocks) else current
+        if plan.num_resident_blocks < len(blocks):
+            transformer.blocks = StreamedBlocks(blocks, plan.num_resident_blocks, self.device)
         else:
-            transformer.blocks = plain
-            move(plain, self.device)
+            transformer.blocks = blocks
+            move(blocks, self.device)
         self._applied = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
