@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
     sys.exit(main())
 
+import atexit
 import logging
 import os
 import shutil
@@ -18,8 +19,10 @@ from typing import Optional
 
 from cog import BasePredictor, Input, Path
 
+from app.cog_inputs import fetched_inputs, own_inputs
 from app.generator import VideoGenerator
 from src.serving import logs
+from src.serving.temp_dirs import OwnedDir, remove_orphans
 
 logger = logging.getLogger("multitalk")
 
@@ -30,8 +33,11 @@ class Predictor(BasePredictor):
     def setup(self) -> None:
         """Fetch missing weights, load the model and warm it up."""
         logs.configure(os.environ)
+        remove_orphans()
+        self.temp_dir = OwnedDir("worker-")
+        tempfile.tempdir = str(self.temp_dir.path)  # also where Cog writes the inputs that it fetches
+        atexit.register(self.temp_dir.remove)
         start = time.perf_counter()
-        self.output_dir: Path | None = None
         self.generator = VideoGenerator.from_environment(os.environ)
         self.generator.warm_up()
         self.generator.health.watch()
@@ -191,19 +197,14 @@ class Predictor(BasePredictor):
     ) -> Path:
         """Make one video."""
         inputs = {name: value for name, value in locals().items() if name != "self"}
-        self.remove_last_output()
-        self.output_dir = Path(tempfile.mkdtemp(prefix="multitalk-"))
+        self.temp_dir.clear(keep=own_inputs(inputs, self.temp_dir.path))
+        output_dir = Path(tempfile.mkdtemp(prefix="output-"))
         try:
-            output = self.generator.generate(inputs, self.output_dir)
+            with fetched_inputs(inputs) as values:
+                output = self.generator.generate(values, output_dir)
         except BaseException:
-            self.remove_last_output()
+            shutil.rmtree(output_dir, ignore_errors=True)
             raise
         for name, value in output.metrics.items():
             self.record_metric(name, value)
         return Path(output.path)
-
-    def remove_last_output(self) -> None:
-        """Delete the previous video: Cog deletes a request's inputs but never its outputs."""
-        if self.output_dir is not None:
-            shutil.rmtree(self.output_dir, ignore_errors=True)
-            self.output_dir = None

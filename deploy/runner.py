@@ -10,6 +10,7 @@ from typing import Any
 
 from app.generator import Output, VideoGenerator
 from src.serving.cancellation import RequestContext, request_context
+from src.serving.temp_dirs import remove_orphans
 
 LOCK_POLL_S = 0.05
 
@@ -27,6 +28,7 @@ class Runner:
         cannot be loaded; the next call tries again."""
         if self.generator is None:
             try:
+                remove_orphans()
                 generator = VideoGenerator.from_environment(os.environ)
                 generator.warm_up()
             except Exception as error:

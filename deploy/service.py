@@ -1,7 +1,6 @@
 """One request on any platform: fetch its files, generate the video, resize it, deliver it."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,13 +11,11 @@ from typing import Any, TypeVar
 from PIL import ImageOps
 
 from app.generator import Output
-from app.inputs import validate_inputs
+from app.inputs import check_file_counts, validate_inputs
 from deploy.errors import CLIENT_ERRORS
 from deploy.runner import Runner
-from src.errors import InputError
 from src.media.file_type import probe
 from src.media.image import check_size, read_image
-from src.media.persons.masks import MAX_PERSONS
 from src.media.video.resize import Size, resize_video
 from src.serving.cancellation import (
     CancelledError,
@@ -27,6 +24,7 @@ from src.serving.cancellation import (
     report_progress,
     request_context,
 )
+from src.serving.temp_dirs import owned_dir
 from src.storage.errors import StorageError
 from src.storage.fetcher import InputFetcher
 
@@ -63,7 +61,7 @@ class Service:
         """
         with job_dir(context) as work_dir:
             validate_inputs({**values, **files})
-            check_counts(files)
+            check_file_counts(files)
             paths = self.fetch(files, work_dir)
             if size is not None:
                 paths["image"] = crop_to_aspect(Path(str(paths["image"])), size, work_dir)
@@ -88,13 +86,6 @@ class Service:
         """Download or decode one file."""
         raise_if_cancelled()
         return self.fetcher.fetch(value, work_dir, name=name)
-
-
-def check_counts(files: Mapping[str, FileReference]) -> None:
-    """InputError for a list of more files than there can be persons. Called before anything is downloaded."""
-    for name, value in files.items():
-        if not isinstance(value, str) and len(value) > MAX_PERSONS:
-            raise InputError(f"{name} has {len(value):,} files; at most {MAX_PERSONS} are allowed")
 
 
 def crop_to_aspect(path: Path, size: Size, work_dir: Path) -> Path:
@@ -130,8 +121,8 @@ def job_dir(context: RequestContext) -> Iterator[Path]:
     outcome = "failed"
     with request_context(context):
         try:
-            with tempfile.TemporaryDirectory(prefix="multitalk-job-") as name:
-                yield Path(name)
+            with owned_dir("job-") as folder:
+                yield folder
             outcome = "succeeded"
         except CancelledError:
             outcome = "stopped"

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -33,6 +32,7 @@ from deploy.web.app import (
 from src.environment import read_number
 from src.serving import logs
 from src.serving.cancellation import CancelledError, RequestContext
+from src.serving.temp_dirs import owned_dir
 from src.storage.fetcher import make_fetcher
 from src.storage.settings import read_settings
 
@@ -176,8 +176,8 @@ def main() -> None:
     service.runner.load()
     with (
         ignore_signals(),
-        tempfile.TemporaryDirectory(prefix="multitalk-web-") as folder,
-        closing(LocalBackend(service, Path(folder), retention_s=retention_s)) as backend,
+        owned_dir("web-") as folder,
+        closing(LocalBackend(service, folder, retention_s=retention_s)) as backend,
     ):
         serve(backend)
 

@@ -55,6 +55,12 @@ def raise_if_cancelled() -> None:
         context.raise_if_cancelled()
 
 
+def cancel_event() -> threading.Event:
+    """The event that cancels this thread's request; one that nobody sets outside of a request."""
+    context = _current.get()
+    return threading.Event() if context is None else context.cancelled
+
+
 def report_progress(message: str) -> None:
     """Pass a message to the progress callback of this thread's request."""
     context = _current.get()

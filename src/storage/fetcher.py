@@ -9,14 +9,18 @@ import binascii
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from src.errors import InputError, truncated_repr
 from src.media.file_type import HEAD_BYTES, SIGNATURES
 from src.storage.http.download import Downloader, check_size
-from src.storage.s3 import SCHEME as S3_SCHEME
-from src.storage.s3 import S3Bucket, is_valid_key
+from src.storage.keys import SCHEME as S3_SCHEME
+from src.storage.keys import is_valid_key
 from src.storage.settings import DownloadLimits, StorageSettings
+
+if TYPE_CHECKING:  # boto3 comes with the extra `deploy` only
+    from src.storage.s3 import S3Bucket
 
 FORMS = "an https URL, a data URI or base64 is needed"
 FORMS_WITH_BUCKET = "an https URL, a data URI, base64, an s3:// address or a key of the bucket is needed"
@@ -32,7 +36,7 @@ class InputFetcher:
     """Fetches input files within `limits`."""
 
     limits: DownloadLimits
-    bucket: S3Bucket | None
+    bucket: "S3Bucket | None"
     downloader: Downloader
 
     def fetch(self, value: str, folder: Path, *, name: str) -> Path:
@@ -73,8 +77,17 @@ class InputFetcher:
 
 def make_fetcher(settings: StorageSettings) -> InputFetcher:
     """A fetcher for the operator's settings."""
-    bucket = None if settings.s3 is None else S3Bucket(settings.s3)
-    return InputFetcher(limits=settings.limits, bucket=bucket, downloader=Downloader(limits=settings.limits))
+    if settings.s3 is None:
+        return make_fetcher_without_bucket(settings.limits)
+    from src.storage.s3 import S3Bucket
+
+    downloader = Downloader(limits=settings.limits)
+    return InputFetcher(limits=settings.limits, bucket=S3Bucket(settings.s3), downloader=downloader)
+
+
+def make_fetcher_without_bucket(limits: DownloadLimits) -> InputFetcher:
+    """A fetcher of URLs and data, which needs no boto3."""
+    return InputFetcher(limits=limits, bucket=None, downloader=Downloader(limits=limits))
 
 
 def decode_data_uri(value: str, limits: DownloadLimits, name: str) -> bytes:

@@ -3,13 +3,14 @@
 import base64
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from src.errors import InputError, truncated_repr
-from src.storage.s3 import SCHEME, S3Bucket, is_valid_key
+from src.serving.temp_dirs import owned_dir
+from src.storage.keys import SCHEME, is_valid_key
+from src.storage.s3 import S3Bucket
 
 SUFFIX = ".mp4"
 
@@ -76,8 +77,8 @@ class OutputStore:
 
     def write_text(self, text: str, name: str) -> None:
         """Store a text as a UTF-8 file."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "text"
+        with owned_dir("text-") as folder:
+            path = folder / "text"
             path.write_text(text, encoding="utf-8")
             self.write_file(path, name)
 

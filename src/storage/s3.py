@@ -19,6 +19,7 @@ from src.errors import InputError, truncated_repr
 from src.storage.errors import DownloadTimeoutError, StorageError
 from src.storage.http.connection import time_left
 from src.storage.http.download import check_size, timeout_error
+from src.storage.keys import SCHEME
 from src.storage.settings import DownloadLimits, S3Config
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 FORBIDDEN = {"403", "AccessDenied", "Forbidden"}
-MAX_KEY_BYTES = 1024
-SCHEME = "s3://"
 
 
 class S3Bucket:
@@ -110,11 +109,6 @@ class S3Bucket:
     def uri(self, key: str) -> str:
         """`s3://bucket/key`."""
         return f"{SCHEME}{self.name}/{key}"
-
-
-def is_valid_key(text: str) -> bool:
-    """Whether requests may use this key: printable, without empty, `.` or `..` segments."""
-    return 0 < len(text) <= MAX_KEY_BYTES and text.isprintable() and not {"", ".", ".."} & set(text.split("/"))
 
 
 def request_object(request: Callable[[], Any], bucket: str, key: str, name: str) -> Any:

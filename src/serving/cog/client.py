@@ -13,9 +13,9 @@ from typing import Any
 from src.errors import truncated_repr
 from src.serving.cog import schema
 from src.serving.cog.cli_inputs import read_inputs
+from src.serving.cog.failure import plain_error
 from src.serving.cog.server import PREDICTOR, Server, ServerError
 
-FAILED_PREFIX = "Prediction failed: "
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -74,9 +74,7 @@ def save(answer: dict[str, Any], path: Path) -> None:
     """Write the output of a succeeded prediction to `path`; ServerError for a failed or canceled one."""
     if answer["status"] != "succeeded":
         reason = answer.get("error") or answer["status"]
-        while reason.startswith(FAILED_PREFIX + FAILED_PREFIX):  # the server and its worker each add it
-            reason = reason.removeprefix(FAILED_PREFIX)
-        raise ServerError(reason)
+        raise ServerError(plain_error(reason))
     output = answer.get("output")
     if not isinstance(output, str):
         raise ServerError(f"the output is {truncated_repr(output)}; a file is needed")

@@ -1,6 +1,6 @@
-"""Run Cog's own HTTP server without Docker.
+"""Run Cog's own HTTP server behind the gateway, without Docker.
 
-`python -m src.serving.cog.server` writes the schema and executes the server on `PORT` (default 5000).
+`python -m src.serving.cog.server` serves on HOST and PORT: see `src.serving.cog.gateway_server`.
 `Server` runs one as a child process on a free loopback port, for the command line and for tests.
 """
 
@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,54 +21,32 @@ from typing import Any, Self
 
 from src.serving.cog import schema
 from src.serving.cog.cli_inputs import MAX_BODY_BYTES
+from src.serving.cog.environment import MALLOC_ENV, ServerError, free_port, server_environment
+
+__all__ = ["MALLOC_ENV", "InputRefusedError", "Server", "ServerError", "free_port", "predictor_line"]
 
 PREDICTOR = "predict.py:Predictor"
-COMMAND = [sys.executable, "-m", "cog.server.http"]
+REPOSITORY = Path(__file__).resolve().parents[3]
+GATEWAY = [sys.executable, "-m", "src.serving.cog.gateway_server"]
+COG_SERVER = [sys.executable, "-m", "cog.server.http"]
 POLL_INTERVAL_S = 0.05
 HEALTH_TIMEOUT_S = 5.0
 BUSY_TIMEOUT_S = 120.0
 """How long `Server.predict` waits for a previous request to end."""
 STOP_TIMEOUT_S = 15.0
 MAX_QUOTED_CHARS = 200
-MALLOC_ENV = {"MALLOC_ARENA_MAX": "1"}
-"""Cog's worker predicts in threads, and glibc keeps an arena for each: memory would grow over hundreds of requests
-(3 MB each with the built-in model) without a leak. cog.yaml sets the same variable."""
 SETUP_ERROR_PREFIX = re.compile(r"^worker setup failed.*?Setup failed: (setup failed: )?", re.DOTALL)
-
-
-class ServerError(RuntimeError):
-    """The server did not start, exited, or refused a request."""
 
 
 class InputRefusedError(ServerError):
     """An input violates the schema; the message says which and why."""
 
 
-def server_environment(predictor: str, port: int, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables that `cog build` sets, and a PATH on which `python` is this interpreter.
-
-    The server starts its worker as plain `python`, whatever interpreter it runs on itself.
-    """
-    bin_dir = Path(sys.executable).parent
-    if not (bin_dir / "python").exists():
-        raise ServerError(f"Cog needs a `python` beside {sys.executable}: use a virtual environment")
-    path = f"{bin_dir}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    cog = {"COG_PREDICT_TYPE_STUB": predictor, "PORT": str(port), "PATH": path}
-    return {**MALLOC_ENV, **os.environ, "LOG_FORMAT": "json", **(extra or {}), **cog}
-
-
-def free_port() -> int:
-    """An unused loopback port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class Server:
     """Context manager that runs a Cog server for the predictor in `folder`.
 
-    `arguments` are command-line arguments of Cog's server, such as `--upload-url`. `on_log` is called with each line of
+    `arguments` are command-line arguments of the gateway, such as `--upload-url`, or of Cog's server without `gateway`.
+    `on_log` is called with each line of
     the predictor's own output as it arrives; `logs` keeps every line of the server's output unchanged.
     """
 
@@ -82,6 +59,7 @@ class Server:
         setup_timeout: float = 300.0,
         on_log: Callable[[str], None] | None = None,
         arguments: Sequence[str] = (),
+        gateway: bool = True,
     ) -> None:
         self.folder = folder
         self.predictor = predictor
@@ -89,6 +67,7 @@ class Server:
         self.setup_timeout = setup_timeout
         self.on_log = on_log
         self.arguments = arguments
+        self.gateway = gateway
         self.port = free_port()
         self.logs: list[str] = []
 
@@ -99,9 +78,13 @@ class Server:
 
     def __enter__(self) -> Self:
         schema.write(self.folder, self.predictor)
+        command, folder = COG_SERVER, self.folder
+        if self.gateway:
+            command = [*GATEWAY, "--predictor", self.predictor, "--folder", str(self.folder.resolve())]
+            folder = REPOSITORY
         self.process = subprocess.Popen(
-            [*COMMAND, "--host", "127.0.0.1", *self.arguments],
-            cwd=self.folder,
+            [*command, "--host", "127.0.0.1", *self.arguments],
+            cwd=folder,
             env=server_environment(self.predictor, self.port, self.env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -252,13 +235,7 @@ def truncate_middle(text: str) -> str:
     return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:80]} ... {text[-110:]}"
 
 
-def serve() -> None:
-    """Write the schema and replace this process by the server, so that signals reach it directly."""
-    schema.write()
-    port = int(os.environ.get("PORT", "5000"))
-    log_format = {"LOG_FORMAT": os.environ.get("LOG_FORMAT", "console")}
-    os.execve(sys.executable, [*COMMAND, *sys.argv[1:]], server_environment(PREDICTOR, port, log_format))
-
-
 if __name__ == "__main__":
-    serve()
+    from src.serving.cog.gateway_server import main
+
+    sys.exit(main())

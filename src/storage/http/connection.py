@@ -15,10 +15,12 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from src.errors import TransientError
+from src.serving.cancellation import cancel_event
 from src.storage.errors import DownloadTimeoutError
 from src.storage.http.ip_policy import Address
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
+CANCEL_POLL_S = 0.1
 READ_TIMEOUT_S = 15.0
 """The longest time without any byte from the server."""
 
@@ -74,17 +76,27 @@ def make_connection(parts: SplitResult, address: Address, context: ssl.SSLContex
 
 @contextmanager
 def enforce_deadline(connection: HTTPConnection, deadline: float) -> Iterator[None]:
-    """Shut the connection's socket down at the deadline; a read timeout alone never fires while bytes trickle in."""
+    """Shut the connection's socket down at the deadline, or when the request is cancelled.
+
+    A read timeout alone never fires while bytes trickle in, and a blocked read notices no cancellation.
+    """
     assert connection.sock is not None
     dup_socket = socket.socket(fileno=os.dup(connection.sock.fileno()))
-    timer = threading.Timer(time_left(deadline), shutdown_socket, [dup_socket])
-    timer.daemon = True
-    timer.start()
+    done, cancelled = threading.Event(), cancel_event()
+
+    def watch() -> None:
+        while not done.wait(min(CANCEL_POLL_S, max(deadline - time.monotonic(), 0))):
+            if cancelled.is_set() or time.monotonic() >= deadline:
+                shutdown_socket(dup_socket)
+                return
+
+    watcher = threading.Thread(target=watch, name="deadline", daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        done.set()
+        watcher.join()
         dup_socket.close()
 
 

@@ -145,6 +145,7 @@ class Downloader:
                 check_size(count, self.limits, name)
                 file.write(chunk)
         time_left(deadline)
+        raise_if_cancelled()
         if length is not None and count != length:
             raise TransientError(f"the connection ended at byte {count:,} of {length:,}")
 
