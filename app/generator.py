@@ -19,7 +19,7 @@ from PIL import Image
 import weights
 from app.inputs import validate_inputs
 from app.job import Job, fit_options, prepare_job
-from app.metrics import job_metrics, pipeline_metrics
+from app.metrics import job_metrics, pipeline_metrics, preview_metrics
 from app.progress import JobProgress
 from app.settings import Settings, read_settings
 from app.speakers import draw_preview, to_pixels
@@ -28,6 +28,7 @@ from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.errors import InputError
 from src.media.audio.audio import Audio
+from src.media.photograph import is_photograph
 from src.media.provenance import provenance
 from src.media.video.scene_cuts import detect_scene_cuts
 from src.media.video.threaded_writer import ThreadedWriter
@@ -36,6 +37,7 @@ from src.serving.cancellation import raise_if_cancelled
 from src.serving.eta import TimeLimitError
 from src.serving.health import Health
 from src.serving.malloc import trim_malloc_on_exit
+from src.serving.request_warnings import collect_warnings, warn_caller
 from wan import MultiTalkPipeline
 from wan.checkpoint import CheckpointError, Precision
 from wan.checkpoint.layout import (
@@ -48,6 +50,7 @@ from wan.checkpoint.layout import (
 )
 from wan.checkpoint.repackaged import OtherFiles
 from wan.conditioning.request import Request
+from wan.configs import ModelConfig
 from wan.configs.capabilities import choose_device
 from wan.sampling.options import resolve_options
 from wan.types import FPS
@@ -125,18 +128,20 @@ class VideoGenerator:
         """
         started = time.perf_counter()
         values = validate_inputs(inputs)
-        with torch.inference_mode(), trim_malloc_on_exit():
+        with torch.inference_mode(), trim_malloc_on_exit(), collect_warnings() as messages:
             try:
                 with closing(prepare_job(self.settings, values)) as job:
                     progress = JobProgress(self.settings.max_runtime, started)
                     path = output_dir / "output.mp4"
                     speech_shape: tuple[int, ...] = ()
                     if job.preview:
-                        write_preview(job, path)
+                        metrics = write_preview(job, path, progress)
                     else:
+                        warn_about_photograph(self.settings.config, job)
                         if values["detect_cuts"]:
                             find_scene_cuts(job, progress)
                         speech_shape = self.write_video(job, path, progress)
+                        metrics = pipeline_metrics(self.pipeline) | job_metrics(job, progress)
             except (InputError, TimeLimitError):
                 raise
             except torch.OutOfMemoryError as error:
@@ -147,7 +152,8 @@ class VideoGenerator:
             except Exception:
                 logger.exception("the request failed")
                 raise
-        metrics = pipeline_metrics(self.pipeline) | job_metrics(job, progress)
+        if messages:
+            metrics["warnings"] = "; ".join(messages)
         return Output(path=path, metrics=metrics, speech_shape=speech_shape)
 
     def write_video(self, job: Job, path: Path, progress: JobProgress) -> tuple[int, ...]:
@@ -261,12 +267,26 @@ def load_speech_encoder(settings: Settings, device: torch.device) -> Wav2Vec2Mod
     return encoder
 
 
-def write_preview(job: Job, path: Path) -> None:
-    """A second of the cropped first frame with the speakers' regions and names drawn on it; no network runs."""
+def write_preview(job: Job, path: Path, progress: JobProgress) -> dict[str, Any]:
+    """A second of the cropped first frame with the speakers' regions and names drawn on it; no network runs.
+
+    Returns the metrics of that file.
+    """
     image_HWC = np.asarray(draw_preview(job.media, job.layout, second_speaks=job.has_second_voice))
     height, width, _ = image_HWC.shape
     with VideoWriter(path, width=width, height=height, fps=job.fps, num_frames=FPS) as video:
         video.write(np.repeat(image_HWC[None], FPS, axis=0))
+    progress.finish("finish")
+    return preview_metrics(job, progress, height=height, width=width)
+
+
+def warn_about_photograph(config: ModelConfig, job: Job) -> None:
+    """Warn the caller of a built-in model, which was trained on drawn people only, about a photograph."""
+    if config.built_in and is_photograph(job.media.image):
+        warn_caller(
+            f"image looks like a photograph, and {config.name} knows drawn people only; photographs need the published "
+            "weights (MULTITALK_MODEL)"
+        )
 
 
 def find_scene_cuts(job: Job, progress: JobProgress) -> None:

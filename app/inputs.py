@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import InputError
-from src.media.persons.masks import MAX_PEOPLE
+from src.media.persons.masks import MAX_PERSONS
 from src.serving.cog.schema import Schema, openapi
 from src.serving.validation import validate
 
@@ -38,5 +38,5 @@ def validate_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def check_file_counts(files: Mapping[str, Any]) -> None:
     """InputError for a list of more files than there can be persons. Called before anything is fetched."""
     for name, value in files.items():
-        if not isinstance(value, str) and len(value) > MAX_PEOPLE:
-            raise InputError(f"{name} has {len(value):,} files; at most {MAX_PEOPLE} are allowed")
+        if not isinstance(value, str) and len(value) > MAX_PERSONS:
+            raise InputError(f"{name} has {len(value):,} files; at most {MAX_PERSONS} are allowed")

@@ -4,27 +4,38 @@ from typing import Any
 
 from app.job import Job
 from app.progress import JobProgress
-from src.media.rates import frames_at
+from src.media.rates import FPS, frames_at
 from wan import MultiTalkPipeline
 from wan.modules.attention import chosen_backends
 from wan.modules.kernels import dispatch
 
 
 def job_metrics(job: Job, progress: JobProgress) -> dict[str, Any]:
-    """Seed, frames and size of the file in pixels, and seconds by stage; a dot in a name makes a nested metric."""
+    """Seed, the file, and seconds by stage; a dot in a name makes a nested metric."""
     height, width = job.size
     timer = progress.timer
-    metrics = {
-        "seed": job.options.seed,
-        "frames": frames_at(job.fps, job.media.num_frames),
-        "width": width,
-        "height": height,
-        "seconds.total": progress.seconds,
-        **{f"seconds.{stage}": seconds for stage, seconds in timer.seconds.items()},
-    }
+    metrics = {"seed": job.options.seed} | file_metrics(job.fps, job.media.num_frames, height=height, width=width)
+    metrics |= time_metrics(progress)
     if timer.counts["denoise"]:
         metrics["seconds_per_step"] = timer.mean("denoise")
     return metrics
+
+
+def preview_metrics(job: Job, progress: JobProgress, *, height: int, width: int) -> dict[str, Any]:
+    """The file of a preview, which no model made: frames, size, duration, and the seconds that it took."""
+    return {"preview": True} | file_metrics(job.fps, FPS, height=height, width=width) | time_metrics(progress)
+
+
+def file_metrics(fps: int, num_frames: int, *, height: int, width: int) -> dict[str, Any]:
+    """Frames, size in pixels and seconds of a file at `fps` that shows `num_frames` frames of the model's rate."""
+    frames = frames_at(fps, num_frames)
+    return {"frames": frames, "width": width, "height": height, "video_seconds": round(frames / fps, 3)}
+
+
+def time_metrics(progress: JobProgress) -> dict[str, float]:
+    """Seconds since the request began, and by stage."""
+    stages = {f"seconds.{stage}": seconds for stage, seconds in progress.timer.seconds.items()}
+    return {"seconds.total": progress.seconds, **stages}
 
 
 def pipeline_metrics(pipeline: MultiTalkPipeline) -> dict[str, Any]:

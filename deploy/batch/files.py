@@ -14,7 +14,7 @@ from typing import IO, Any
 from src.errors import InputError, truncated_repr
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-LINE_PREFIX = '{"id": "'
+LINE_PREFIX = b'{"id": "'
 """Every line of results begins with it; a truncated last line that does can be removed safely."""
 
 Record = Mapping[str, Any]
@@ -72,13 +72,14 @@ def parse_task(line: str, number: int) -> BatchTask:
 class Journal:
     """The file of results, append-only: a line is written once its request has finished and never changed."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.records = read_records(file)
 
     def write(self, record: Record) -> None:
         """Append a line and fsync."""
-        self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        line = json.dumps(record, ensure_ascii=False) + "\n"
+        self.file.write(line.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's escape for it
         self.file.flush()
         os.fsync(self.file.fileno())
         self.records[record["id"]] = record
@@ -96,15 +97,16 @@ class Journal:
         return [task for task in tasks if self.records.get(task.id, {}).get("status") not in done]
 
 
-def read_records(file: IO[str]) -> dict[str, Record]:
-    """The last record of each id. Truncates the file after the last complete line, which an interrupted batch leaves.
+def read_records(file: IO[bytes]) -> dict[str, Record]:
+    """The last record of each id. Truncates the file after the last complete line: an interrupted batch may leave a
+    part of one, which may end inside a character.
 
     InputError for a file with any other content, which is left unchanged: it is not a file of results.
     """
     file.seek(0)
     end, records = 0, {}
-    for number, line in enumerate(iter(file.readline, ""), 1):
-        if not line.endswith("\n") and line.startswith(LINE_PREFIX[: len(line)]):
+    for number, line in enumerate(iter(file.readline, b""), 1):
+        if not line.endswith(b"\n") and line.startswith(LINE_PREFIX[: len(line)]):
             break
         record = parse_record(line, number, file.name)
         records[record["id"]] = record
@@ -114,7 +116,7 @@ def read_records(file: IO[str]) -> dict[str, Record]:
     return records
 
 
-def parse_record(line: str, number: int, path: str) -> Record:
+def parse_record(line: bytes, number: int, path: str) -> Record:
     """The record of one line."""
     try:
         record: Record = json.loads(line)
@@ -122,7 +124,8 @@ def parse_record(line: str, number: int, path: str) -> Record:
             return record
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise InputError(f"{path}, line {number} is {truncated_repr(line.strip())}, not a result; use another file")
+    shown = truncated_repr(line.decode(errors="replace").strip())
+    raise InputError(f"{path}, line {number} is {shown}, not a result; use another file")
 
 
 def require_distinct(requests: Path, results: Path) -> None:
@@ -135,7 +138,7 @@ def require_distinct(requests: Path, results: Path) -> None:
 def open_journal(path: Path) -> Iterator[Journal]:
     """The journal at a path, locked. InputError while another batch has it open."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("ab+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

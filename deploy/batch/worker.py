@@ -7,6 +7,7 @@ import ray
 
 from deploy.batch.files import BatchTask, Record
 from deploy.errors import CLIENT_ERRORS
+from src.errors import InputError
 from src.storage.outputs import OutputStore
 
 
@@ -29,11 +30,10 @@ class BatchWorker:
         Raises whatever a retry may fix.
         """
         name = f"{task.id}.json"
-        if (text := self.store.read_text(name)) is not None:
-            record: Record = json.loads(text)
-            if record["digest"] == task.digest:
-                return record
         try:
+            record = read_stored_record(self.store, name)
+            if record is not None and record["digest"] == task.digest:
+                return record
             record = {"id": task.id, "digest": task.digest, "status": "succeeded", **self.generate(task)}
         except CLIENT_ERRORS as error:
             return {"id": task.id, "digest": task.digest, "status": "failed", "error": str(error)}
@@ -45,3 +45,19 @@ class BatchWorker:
         """`process` as an actor method: adds the number of attempts, which only Ray knows across restarts."""
         attempt = ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number()
         return {**self.process(task), "attempts": attempt + 1}
+
+
+def read_stored_record(store: OutputStore, name: str) -> Record | None:
+    """The record that an earlier batch stored, None without one. InputError for a file of another origin."""
+    try:
+        text = store.read_text(name)
+        if text is None:
+            return None
+        record: Record = json.loads(text)
+        if isinstance(record, dict) and isinstance(record.get("digest"), str) and f"{record.get('id')}.json" == name:
+            return record
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(
+        f"--output holds a file {name} that is not the record of a result; another folder or another id is needed"
+    )

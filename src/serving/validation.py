@@ -45,10 +45,25 @@ def validate_object(values: Mapping[str, Any], schema: Schema, noun: str = "inpu
     strict = {"additionalProperties": False, "properties": properties, **schema}  # the first violation is reported
     for violation in _Validator(strict).iter_errors(present):
         raise ValidationError(describe(violation, noun))
+    for name, value in present.items():
+        check_characters(name, value)
     return {
         name: _convert(present[name], resolve(field, schema)["type"]) if name in present else field.get("default")
         for name, field in properties.items()
     }
+
+
+def check_characters(name: str, value: Any) -> None:
+    """ValidationError for text, also in a list, with a lone surrogate: JSON can express one, but no encoding can."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValidationError(
+                    f"{name} holds U+{ord(text[error.start]):04X}, one half of a character, at position "
+                    f"{error.start:,}; complete characters are needed"
+                ) from error
 
 
 def resolve(field: Schema, document: Schema) -> Schema:

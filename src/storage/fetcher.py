@@ -99,7 +99,10 @@ def decode_data_uri(value: str, limits: DownloadLimits, name: str) -> bytes:
         data = decode_base64(body, limits, name)
     else:
         check_size(len(body) // 3, limits, name)
-        data = unquote_to_bytes(body)
+        try:
+            data = unquote_to_bytes(body)
+        except UnicodeEncodeError as error:
+            raise InputError(f"{name}: the data URI holds half of a character ({error.reason})") from error
     check_size(len(data), limits, name)
     return data
 

@@ -62,12 +62,12 @@ class Running:
 
 
 def files(folder: Path) -> list[str]:
-    """Every file and folder below, by name."""
-    return sorted(path.name for path in folder.rglob("*"))
+    """Every file below, by name."""
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 def output_dirs(service: Service) -> list[Path]:
-    return list(service.scratch.glob("multitalk-*"))
+    return list(service.scratch.rglob("output-*"))
 
 
 def test_cancel_stops_between_steps_and_the_next_request_succeeds(service: Service) -> None:
@@ -166,11 +166,11 @@ def test_same_request_gives_same_bytes(service: Service) -> None:
 def test_only_the_last_output_and_no_input_is_kept(service: Service) -> None:
     service.succeed()
     (first,) = output_dirs(service)
-    assert files(service.scratch) == [first.name, "output.mp4"]
+    assert files(service.scratch) == ["output.mp4"]
     service.succeed(second_audio=uri(voice()))
     (second,) = output_dirs(service)
     assert second != first
-    assert files(service.scratch) == [second.name, "output.mp4"]
+    assert files(service.scratch) == ["output.mp4"]
     assert service.server.predict(good() | {"prompt": " "})["status"] == "failed"
     assert files(service.scratch) == []
 
@@ -235,9 +235,6 @@ def test_command_line_with_an_invalid_input(trained_folder: Path, tmp_path: Path
     assert done.returncode == 1
     assert done.stdout == ""
     last = done.stderr.splitlines()[-1]
-    assert last == (
-        "error: Prediction failed: InputError: audio_start is 7 s, but first_audio ends at 0.40 s; "
-        "it must begin before that"
-    )
+    assert last == ("error: audio_start is 7 s, but first_audio ends at 0.40 s; it must begin before that")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.mp4").exists()

@@ -111,14 +111,12 @@ class Gateway:
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a prediction."""
-        prediction_id = check_id(request.path_params["id"], "path", "prediction_id")
+        prediction_id = id_in_path(request)
         return await self.forward(request, "POST", f"/predictions/{prediction_id}/cancel", b"{}")
 
     async def predict(self, request: Request) -> Response:
         """Check a prediction request, forward it, and delete the prediction's folder when it has ended."""
-        path_id = request.path_params.get("id")
-        if path_id is not None:
-            check_id(path_id, "path", "prediction_id")
+        path_id = id_in_path(request) if request.method == "PUT" else None
         async with self.read_body(request) as data:
             body = parse_body(data)
             if body.get("id") is None:
@@ -247,6 +245,12 @@ async def wait_for_disconnect(request: Request) -> None:
     """Return when the caller closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def id_in_path(request: Request) -> str:
+    """The prediction id in the path; RefusedError for one that is not allowed. The router drops a final line break."""
+    path: str = request.scope["path"].removeprefix("/predictions/")
+    return check_id(path.removesuffix("/cancel") if request.method == "POST" else path, "path", "prediction_id")
 
 
 def check_length(num_bytes: int) -> None:

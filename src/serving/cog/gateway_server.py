@@ -83,9 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         env={"LOG_FORMAT": arguments.log_format},
         upload_url=arguments.upload_url,
     )
-    gateway = Gateway(
-        backend=backend, document=document, defer_inputs=fetches_inputs(arguments.folder, arguments.predictor)
-    )
+    defer_inputs = fetches_inputs(arguments.folder, arguments.predictor)
+    gateway = Gateway(backend=backend, document=document, defer_inputs=defer_inputs)
     gateway.folders.remove_orphans()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn sends itself the signal again after its orderly end

@@ -46,8 +46,8 @@ class Server:
     """Context manager that runs a Cog server for the predictor in `folder`.
 
     `arguments` are command-line arguments of the gateway, such as `--upload-url`, or of Cog's server without `gateway`.
-    `on_log` is called with each line of
-    the predictor's own output as it arrives; `logs` keeps every line of the server's output unchanged.
+    `on_log` is called with each line of the predictor's own output as it arrives; `logs` keeps every line of the
+    server's output unchanged.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -15,8 +16,10 @@ import ray
 from deploy.batch.driver import BatchError, BatchOptions, make_parser, resolve_options, run, start_ray, worker_factory
 from deploy.batch.files import BatchTask, Journal, Record, open_journal, read_tasks, require_distinct
 from deploy.batch.model import ModelWorker
+from deploy.batch.worker import BatchWorker
 from deploy.runner import Runner
 from src.errors import InputError
+from src.storage.outputs import OutputStore
 from tests.conftest import ROOT
 from tests.deploy.batch.file_worker import FileWorker
 from tests.deploy.conftest import SMALL, child_environment
@@ -172,6 +175,77 @@ def test_other_file_is_not_overwritten_by_results(tmp_path: Path, text: str) -> 
     with pytest.raises(InputError, match="not a result"), open_journal(path):
         pass
     assert path.read_text() == text
+
+
+COMPLETE = '{"id": "a", "digest": "d", "status": "failed", "error": "Größe"}\n'.encode()
+
+
+@pytest.mark.parametrize("length", range(1, 64, 7))
+def test_a_torn_last_line_is_cut_off_also_inside_a_character(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "results.jsonl"
+    torn = '{"id": "b", "digest": "d", "status": "failed", "error": "ääääääää"}\n'.encode()[:length]
+    path.write_bytes(COMPLETE + torn)
+    with open_journal(path) as journal:
+        assert list(journal.records) == ["a"]
+        journal.write({"id": "b", "digest": "d", "status": "failed", "error": "ä\ud800"})
+    assert path.read_bytes().startswith(COMPLETE)
+    with open_journal(path) as journal:
+        assert journal.records["b"]["error"] == "ä\ud800"
+
+
+def test_results_that_are_not_utf8_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"\xff\xfe notes\n" + COMPLETE)
+    with pytest.raises(InputError, match=r"line 1 is .*not a result"), open_journal(path):
+        pass
+    assert path.read_bytes() == b"\xff\xfe notes\n" + COMPLETE
+
+
+class CountingWorker(BatchWorker):
+    """Counts its videos."""
+
+    videos = 0
+
+    def generate(self, task: BatchTask) -> dict[str, Any]:
+        self.videos += 1
+        return {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"my notes",
+        b"[]",
+        b"{}",
+        b'"digest"',
+        b'{"digest": 5}',
+        b'{"id": "b", "digest": "d"}',
+        b"\xff",
+        b"",
+        b"[" * 100_000,
+    ],
+    ids=range(9),
+)
+def test_a_foreign_file_in_place_of_a_record_fails_the_request_once(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    worker = CountingWorker(OutputStore(root=str(tmp_path)))
+    record = worker.process(BatchTask(id="a", inputs={}, digest="d"))
+    assert record["status"] == "failed"
+    assert "a.json that is not the record of a result" in record["error"]
+    assert worker.videos == 0
+    assert (tmp_path / "a.json").read_bytes() == data
+    assert worker.process(BatchTask(id="b", inputs={}, digest="d"))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("name", ["image", "prompt"])
+def test_a_lone_surrogate_fails_the_request_once(
+    runner: Runner, store: LocalS3, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("deploy.batch.model.Runner", lambda: runner)
+    inputs = {"image": "multi1.png", "first_audio": "1.wav", **SMALL, name: "data:,a\udc80"}
+    record = ModelWorker("s3://talks/batch").process(BatchTask(id="one", inputs=inputs, digest="d"))
+    assert record["status"] == "failed"
+    assert record["error"].startswith(f"{name} holds U+DC80, one half of a character")
 
 
 def test_requests_and_results_must_be_different_files(tmp_path: Path) -> None:

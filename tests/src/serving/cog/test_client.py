@@ -40,7 +40,7 @@ def test_the_output_is_saved(project: Path, image: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-i", "image=@{}", "-i", "note=fail"], ["ValueError: note: 'fail' is not allowed"]),
+        (["-i", "image=@{}", "-i", "note=fail"], ["error: note: 'fail' is not allowed"]),
         (["-i", "image=@{}", "-i", "steps=2000"], ["steps", "2000", "1000"]),
         (["-i", "image=@{}", "-i", "mode=loud"], ["mode", "loud", "add"]),
     ],

@@ -37,9 +37,11 @@ def shared_receiver() -> Iterator[WebhookReceiver]:
         yield receiver
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path, shared_receiver: WebhookReceiver) -> Iterator[Server]:
-    with Server(folder, arguments=["--upload-url", f"{shared_receiver.url}/results/"]) as running:
+@pytest.fixture(scope="module", params=[True, False], ids=["gateway", "cog"])
+def server(folder: Path, shared_receiver: WebhookReceiver, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Cog's server, behind the gateway and without it: both behave alike."""
+    upload = ["--upload-url", f"{shared_receiver.url}/results/"]
+    with Server(folder, arguments=upload, gateway=request.param) as running:
         yield running
 
 
@@ -97,9 +99,9 @@ def test_the_webhook_reports_failures(server: Server, receiver: WebhookReceiver)
 def test_put_is_idempotent(server: Server, receiver: WebhookReceiver) -> None:
     options: dict[str, Any] = {"respond_async": True, "webhook": receiver.url}
     responses = [
-        request_when_ready(server, {"steps": 50}, "/once", **options),
-        request(server, {"steps": 50}, "/once", **options),
-        request(server, {"steps": 50}, "/once", **options),
+        request_when_ready(server, {"steps": 200}, "/once", **options),
+        request(server, {"steps": 200}, "/once", **options),
+        request(server, {"steps": 200}, "/once", **options),
     ]
     assert [status for status, _ in responses] == [202, 202, 202]
     assert all(answer["id"] == "once" for _, answer in responses)

@@ -1,0 +1,387 @@
+"""The gateway before the real Cog server: what it refuses, what it deletes, and that the server serves afterwards."""
+
+import fcntl
+import html.parser
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.serving.cog import gateway_server
+from src.serving.cog.failure import plain_error
+from src.serving.cog.prediction_folders import FOLDER, FolderInUseError, PredictionFolders
+from src.serving.cog.server import Server, free_port
+from tests.conftest import ROOT
+
+FILE = "data:audio/wav;base64,YWJj"
+STATE_TIMEOUT_S = 60.0
+Answer = tuple[int, Any]
+
+
+@pytest.fixture(scope="module")
+def temp_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def server(project: Path, temp_dir: Path) -> Iterator[Server]:
+    with Server(project, env={"TMPDIR": str(temp_dir)}) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def server_serves_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test sent, the next request succeeds and nothing of it is left."""
+    yield
+    if "server" in request.fixturenames:
+        server: Server = request.getfixturevalue("server")
+        assert server.predict({"image": FILE}, prediction_id="afterwards")["status"] == "succeeded"
+        wait_for(lambda: not (FOLDER / "afterwards").exists())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + STATE_TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def post(server: Server, body: dict[str, Any] | bytes, path: str = "/predictions", method: str = "POST") -> Answer:
+    return server.request(method, path, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+BAD_IDS = ["x" * 65, "x" * 256, "x" * 10_000, "a\0b", "../../x", "..", ".", "a/b", "", "a b", "ü", "a\n", "a.b"]
+
+
+@pytest.mark.parametrize("bad_id", BAD_IDS, ids=range(len(BAD_IDS)))
+def test_an_id_that_is_no_safe_folder_name_is_refused(server: Server, bad_id: str) -> None:
+    before = set(FOLDER.parent.parent.glob("coglet/*"))
+    status, answer = post(server, {"input": {"image": FILE}, "id": bad_id})
+    assert status == 422
+    (problem,) = answer["detail"]
+    assert problem["loc"] == ["body", "id"]
+    assert "1 to 64 letters, digits, dashes and underscores" in problem["msg"]
+    assert len(problem["msg"]) < 300
+    if bad_id:
+        quoted = "".join(f"%{byte:02x}" for byte in bad_id.encode())
+        assert post(server, {"input": {"image": FILE}}, f"/predictions/{quoted}", "PUT")[0] == 422
+        assert post(server, {}, f"/predictions/{quoted}/cancel")[0] in {404, 422}
+    assert set(FOLDER.parent.parent.glob("coglet/*")) == before
+
+
+@pytest.mark.parametrize("good_id", ["x", "x" * 64, "A-b_9"])
+def test_other_ids_are_cogs(server: Server, good_id: str) -> None:
+    assert post(server, {"input": {"image": FILE}, "id": good_id})[1]["id"] == good_id
+    assert post(server, {"input": {"image": FILE}}, f"/predictions/{good_id}", "PUT")[1]["id"] == good_id
+    assert post(server, {}, f"/predictions/{good_id}-unknown"[:70] + "/cancel")[0] in {404, 422}
+
+
+@pytest.mark.parametrize("bad_id", [5, True, [], {"a": 1}, 1.5])
+def test_an_id_of_another_type_is_refused(server: Server, bad_id: Any) -> None:
+    assert post(server, {"input": {"image": FILE}, "id": bad_id})[0] == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b'["../../x", {"image": "data:,a"}, null, null, null]', 422, "an object with `input` is needed"),
+        (b'{"input": ', 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b'{"id": "good", "id": "../x", "input": {"image": "data:,a"}}', 422, "'../x'"),
+        (b"{}", 422, "required"),
+        (b'{"input": {"image": "data:,a", "strength": NaN}}', 400, "strength"),
+        (b'{"input": {"image": "data:,a", "note": "\\ud800"}}', 400, "note"),
+    ],
+)
+def test_a_malformed_body_is_refused(server: Server, body: bytes, status: int, words: str) -> None:
+    answer = post(server, body)
+    assert answer[0] == status
+    assert words in json.dumps(answer[1])
+
+
+def test_an_unknown_input_is_named(server: Server) -> None:
+    status, answer = post(server, {"input": {"image": FILE, "step": 3}})
+    assert status == 422
+    assert answer["detail"][0]["loc"] == ["body", "input", "step"]
+    assert answer["detail"][0]["msg"].startswith("not an input; did you mean steps?; allowed are image, steps")
+    status, answer = post(server, {"input": {"image": FILE, "y" * 1000: 3}})
+    assert status == 422
+    assert len(json.dumps(answer)) < 500
+
+
+def test_a_failure_is_one_sentence(server: Server) -> None:
+    assert post(server, {"input": {"image": FILE, "note": "fail"}})[1]["error"] == "note: 'fail' is not allowed"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Prediction failed: Prediction failed: InputError: image is empty", "image is empty"),
+        ("Prediction failed: TimeLimitError: too long", "too long"),
+        ("Prediction failed: KeyError: 'x'", "KeyError: 'x'"),
+        ("Worker crashed", "Worker crashed"),
+    ],
+)
+def test_plain_error(text: str, sentence: str) -> None:
+    assert plain_error(text) == sentence
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"POST /predictions HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(1000), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"at most 104,857,600 are allowed" in answer
+
+
+def test_a_header_over_the_limit_is_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * gateway_server.MAX_HEADER_BYTES * 2)
+        assert b"400" in connection.recv(1000)
+
+
+def test_a_busy_server_is_waited_for_a_moment(server: Server) -> None:
+    answers: list[Answer] = []
+    written = len(server.logs)
+    threads = [
+        threading.Thread(target=lambda steps=steps: answers.append(post(server, {"input": {"image": FILE, **steps}})))
+        for steps in ({"steps": 5}, {"steps": 0}, {"steps": 0})
+    ]
+    for thread in threads:
+        thread.start()
+        wait_for(lambda: any("got" in line for line in server.logs[written:]))
+    for thread in threads:
+        thread.join()
+    assert [status for status, _ in answers] == [200, 200, 200]
+
+
+def test_twenty_requests_in_a_row_meet_no_409(server: Server) -> None:
+    assert {post(server, {"input": {"image": FILE}})[0] for _ in range(20)} == {200}
+
+
+def test_409_while_a_prediction_runs_on(server: Server) -> None:
+    connection = start_long_prediction(server, "occupied")
+    assert post(server, {"input": {"image": FILE}})[0] == 409
+    connection.close()
+
+
+def start_long_prediction(server: Server, prediction_id: str) -> http.client.HTTPConnection:
+    """The connection of a sync prediction that has begun."""
+    written = len(server.logs)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    body = json.dumps({"input": {"image": FILE, "steps": 1000}, "id": prediction_id})
+    connection.request("POST", "/predictions", body, {"Content-Type": "application/json"})
+    wait_for(lambda: any("step 1" in line for line in server.logs[written:]))
+    return connection
+
+
+def test_closing_the_connection_cancels_and_leaves_nothing(server: Server, temp_dir: Path) -> None:
+    connection = start_long_prediction(server, "closed")
+    assert (FOLDER / "closed").exists()
+    connection.close()
+    server.wait_ready(STATE_TIMEOUT_S)
+    wait_for(lambda: not (FOLDER / "closed").exists())
+    assert not any("step 999" in line for line in server.logs)
+    assert [path for path in temp_dir.rglob("*") if path.is_file()] == []
+
+
+def test_the_folder_of_an_async_prediction_is_deleted_when_it_has_ended(server: Server) -> None:
+    body = json.dumps({"input": {"image": FILE, "steps": 10}}).encode()
+    headers = {"Prefer": "respond-async"}
+    assert server.request("PUT", "/predictions/async-one", body, headers=headers)[0] == 202
+    assert (FOLDER / "async-one").exists()
+    wait_for(lambda: not (FOLDER / "async-one").exists())
+
+
+class Links(html.parser.HTMLParser):
+    """Collects the addresses of links."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value for name, value in attrs if name in {"href", "src"} and value]
+
+
+def test_the_root_answers_a_person_and_every_link_leads_somewhere(server: Server) -> None:
+    status, page = server.request("GET", "/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert status == 200
+    assert "<h1>MultiTalk</h1>" in page
+    assert "<code>strength</code>" in page
+    links = Links()
+    links.feed(page)
+    assert "/docs/inputs.md" in links.addresses
+    for address in links.addresses:
+        assert server.request("GET", address)[0] == 200, address
+
+
+def test_every_address_of_cogs_list_answers(server: Server) -> None:
+    status, addresses = server.request("GET", "/")
+    assert status == 200
+    for name in ("docs_url", "healthcheck_url", "openapi_url"):
+        assert server.request("GET", addresses[name])[0] == 200, name
+
+
+@pytest.mark.parametrize("path", ["/nope", "/docs/..%2fpredict.py", "/docs/none.md", "/docs/%2e%2e", "/trainings"])
+def test_other_addresses_are_404(server: Server, path: str) -> None:
+    assert server.request("GET", path)[0] == 404
+
+
+def test_shutdown_is_not_for_web_pages(server: Server) -> None:
+    assert server.request("POST", "/shutdown", b"", headers={"Origin": "https://example.org"})[0] == 403
+
+
+def test_shutdown_ends_the_gateway_too(project: Path) -> None:
+    with Server(project) as server:
+        assert server.request("POST", "/shutdown")[0] == 200
+        assert server.process.wait(STATE_TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_an_answer_and_leaves_no_file(project: Path, tmp_path: Path, number: int) -> None:
+    answers: list[Answer] = []
+    with Server(project, env={"TMPDIR": str(tmp_path)}) as server:
+        body = {"input": {"image": FILE, "steps": 30}, "id": "draining"}
+        thread = threading.Thread(target=lambda: answers.append(post(server, body)))
+        thread.start()
+        wait_for(lambda: any("step 1" in line for line in server.logs))
+        server.process.send_signal(number)
+        thread.join(STATE_TIMEOUT_S)
+        assert answers[0][1]["status"] == "succeeded"
+        assert server.process.wait(STATE_TIMEOUT_S) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert not (FOLDER / "draining").exists()
+
+
+def test_a_killed_gateway_takes_cog_along_and_the_next_start_cleans(project: Path, tmp_path: Path) -> None:
+    with Server(project, env={"TMPDIR": str(tmp_path)}) as killed:
+        start_long_prediction(killed, "killed-one")
+        group = killed.process.pid
+        killed.process.kill()
+        killed.process.wait()
+        wait_for(lambda: not session_processes(group))
+    assert [path.name for path in tmp_path.iterdir()] != []
+    assert (FOLDER / "killed-one").exists()
+    os.utime(FOLDER / "killed-one", (0, 0))  # another test's Cog server may run on this machine
+    with Server(project, env={"TMPDIR": str(tmp_path)}) as server:
+        assert len(list(tmp_path.iterdir())) == 1
+        assert not (FOLDER / "killed-one").exists()
+        assert server.predict({"image": FILE})["status"] == "succeeded"
+
+
+def session_processes(session: int) -> list[int]:
+    """The live processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_two_servers_share_a_temporary_folder(project: Path, tmp_path: Path) -> None:
+    env = {"TMPDIR": str(tmp_path)}
+    with Server(project, env=env) as first:
+        start = start_long_prediction(first, "shared-id")
+        with Server(project, env=env) as second:
+            assert len(list(tmp_path.iterdir())) == 2
+            status, answer = post(second, {"input": {"image": FILE}, "id": "shared-id"})
+            assert status == 409
+            assert "another server on this machine" in answer["detail"]
+            assert post(second, {"input": {"image": FILE}, "id": "other-id"})[0] == 200
+        assert (FOLDER / "shared-id").exists()
+        start.close()
+        first.wait_ready(STATE_TIMEOUT_S)
+        assert first.predict({"image": FILE})["status"] == "succeeded"
+
+
+def test_a_folder_that_cannot_be_made_is_said_and_does_not_block_the_server(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    folders = PredictionFolders(tmp_path / "file")
+    with pytest.raises(OSError, match="Not a directory"):
+        folders.claim("one")
+
+
+def test_the_last_claim_deletes_the_folder(tmp_path: Path) -> None:
+    folders = PredictionFolders(tmp_path)
+    folders.claim("one")
+    folders.claim("one")
+    with pytest.raises(FolderInUseError, match="one"):
+        PredictionFolders(tmp_path).claim("one")
+    folders.release("one")
+    assert (tmp_path / "one" / "outputs").is_dir()
+    folders.release("one")
+    assert not (tmp_path / "one").exists()
+
+
+def test_orphans_are_unlocked_and_old_while_other_servers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = PredictionFolders(tmp_path)
+    folders.claim("running")
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / "old", (0, 0))
+    os.utime(tmp_path / "running", (0, 0))
+    monkeypatch.setattr("src.serving.cog.prediction_folders.other_server_runs", lambda: True)
+    folders.remove_orphans()
+    assert {path.name for path in tmp_path.iterdir()} == {"running", "new"}
+    monkeypatch.setattr("src.serving.cog.prediction_folders.other_server_runs", lambda: False)
+    folders.remove_orphans()
+    assert {path.name for path in tmp_path.iterdir()} == {"running"}
+    folders.release("running")
+
+
+def test_make_serve_listens_on_loopback_unless_host_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOST", raising=False)
+    monkeypatch.delenv("PORT", raising=False)
+    arguments = gateway_server.parser().parse_args([])
+    assert (arguments.host, arguments.port) == ("127.0.0.1", 5000)
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("PORT", "5123")
+    arguments = gateway_server.parser().parse_args([])
+    assert (arguments.host, arguments.port) == ("0.0.0.0", 5123)
+
+
+@pytest.mark.parametrize("variables", [{"PORT": "x"}, {"PORT": "TAKEN"}, {"HOST": "no.such.host.invalid"}])
+def test_an_address_that_cannot_be_had_is_said_in_one_sentence(variables: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        env = {name: value.replace("TAKEN", port) for name, value in variables.items()}
+        done = subprocess.run(
+            [sys.executable, "-m", "src.serving.cog.server"],
+            cwd=ROOT,
+            env={**os.environ, "PORT": str(free_port()), **env},
+            capture_output=True,
+            text=True,
+            timeout=STATE_TIMEOUT_S,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert re.search("port|PORT|HOST", done.stderr)
+
+
+def test_temporary_folders_are_locked_by_flock(temp_dir: Path, server: Server) -> None:
+    (folder,) = temp_dir.iterdir()
+    fd = os.open(folder, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(fd)
+    assert folder.name.startswith("multitalk-server-")
+    assert Path(tempfile.gettempdir()) != folder
