@@ -276,7 +276,6 @@ def write_preview(job: Job, path: Path, progress: JobProgress) -> dict[str, Any]
     height, width, _ = image_HWC.shape
     with VideoWriter(path, width=width, height=height, fps=job.fps, num_frames=FPS) as video:
         video.write(np.repeat(image_HWC[None], FPS, axis=0))
-    progress.finish("finish")
     return preview_metrics(job, progress, height=height, width=width)
 
 

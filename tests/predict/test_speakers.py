@@ -67,6 +67,10 @@ def test_preview_draws_the_regions_without_the_model(service: Service, tmp_path:
     assert frames_FHWC.shape == (25, 384, 768, 3)
     assert np.abs(frames_FHWC[0].astype(int) - frames_FHWC[-1]).mean() < 3
     assert answer["logs"] == ""
+    made = {name: answer["metrics"][name] for name in ("frames", "height", "width", "video_seconds", "preview")}
+    assert made == {"frames": 25, "height": 384, "width": 768, "video_seconds": 1.0, "preview": True}
+    assert "seed" not in answer["metrics"]
+    assert answer["metrics"]["seconds"]["total"] > 0
     assert answer["metrics"].keys() >= {"model", "width", "height"}
     assert "seconds_per_step" not in answer["metrics"]
     other = decode_frames(service.succeed(preview_speakers=True, person_boxes=boxes(1, 0)))

@@ -99,7 +99,7 @@ def test_interrupted_batch_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def interrupt(self: Journal, record: Record) -> None:
         if len(self.records) == 3:
-            self.file.write('{"id": "half')
+            self.file.write(b'{"id": "half')
             self.file.flush()
             raise KeyboardInterrupt
         write(self, record)
