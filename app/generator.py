@@ -135,7 +135,7 @@ class VideoGenerator:
                     path = output_dir / "output.mp4"
                     speech_shape: tuple[int, ...] = ()
                     if job.preview:
-                        metrics = write_preview(job, path, progress)
+                        metrics = {"model": self.settings.config.name} | write_preview(job, path, progress)
                     else:
                         warn_about_photograph(self.settings.config, job)
                         if values["detect_cuts"]:
