@@ -103,6 +103,11 @@ class ModelFiles:
     quantized: str = "quant_models/dit_model_{precision}.safetensors"
     text_encoder_quantized: str = "quant_models/t5_{precision}.safetensors"
 
+    @property
+    def bundles(self) -> tuple[str, str, str]:
+        """Names of the bundles that the model needs; those of the built-in model are not in the manifest."""
+        return self.base, self.audio_bundle or self.audio, self.speech
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MagCacheRatios:
