@@ -3,6 +3,8 @@
 Modules are built on the meta device and files are read in chunks, so that no second copy of the weights exists.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +18,8 @@ from wan.checkpoint.quanto import QuantizationMap, activation_scales, check_laye
 from wan.checkpoint.tensor_files import CheckpointError, EncodedTensor, TensorSource, truncate_names
 from wan.modules.block_formats import BlockQuantizedLinear
 from wan.modules.quantized import QuantizedLinear, quantize_linears
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Any)
 _BLOCKS = "blocks."
@@ -160,7 +164,22 @@ def _packed_layers(component: Component, module: nn.Module) -> dict[str, Encoded
             continue
         if source.is_linear_format and source.shape == (layer.out_features, layer.in_features):
             packed[name] = source
+    _warn_about_precision(component, packed)
     return packed
+
+
+def _warn_about_precision(component: Component, packed: Mapping[str, EncodedTensor]) -> None:
+    """Say which layers keep the form of the file although another precision is wanted."""
+    forms = Counter(source.block_format or dtype_name(source.stored.dtype) for source in packed.values())
+    wanted = component.quantize_to and dtype_name(component.quantize_to)
+    for form, count in sorted(forms.items()):
+        if wanted not in (None, form):
+            logger.warning("%d layers stay in %s, the form of the file, not %s", count, form, wanted)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype without its module."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _packed_linear(linear: nn.Module, source: EncodedTensor, component: Component) -> QuantizedLinear:

@@ -46,6 +46,34 @@ def _expand_q8_0(blocks: Tensor) -> Tensor:
     return _half(blocks[:, :2]) * blocks[:, 2:].contiguous().view(torch.int8).float()
 
 
+def _halves(packed: Tensor) -> Tensor:
+    """B x N to B x 2N: the low four bits of all bytes, then the high ones."""
+    return torch.cat([packed & 0x0F, packed >> 4], dim=1)
+
+
+def _fifth_bits(packed_B4: Tensor) -> Tensor:
+    """B x 4 to B x 32: bit i of the 32 becomes the fifth bit of value i."""
+    return (torch.stack([(packed_B4 >> shift) & 1 for shift in range(8)], dim=2) << 4).flatten(1)
+
+
+def _expand_q4_0(blocks: Tensor) -> Tensor:
+    return _half(blocks[:, :2]) * (_halves(blocks[:, 2:]).float() - 8)
+
+
+def _expand_q4_1(blocks: Tensor) -> Tensor:
+    return _half(blocks[:, :2]) * _halves(blocks[:, 4:]).float() + _half(blocks[:, 2:4])
+
+
+def _expand_q5_0(blocks: Tensor) -> Tensor:
+    quants = _halves(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])
+    return _half(blocks[:, :2]) * (quants.float() - 16)
+
+
+def _expand_q5_1(blocks: Tensor) -> Tensor:
+    quants = _halves(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
+    return _half(blocks[:, :2]) * quants.float() + _half(blocks[:, 2:4])
+
+
 def _scales_and_minima(packed: Tensor) -> tuple[Tensor, Tensor]:
     """The 6-bit scales and minima of Q4_K's and Q5_K's eight sub-blocks from their 12 bytes: B x 8 each."""
     d, m, m_d = packed.view(-1, 3, 4).unbind(1)
@@ -90,6 +118,10 @@ def _expand_q6_k(blocks: Tensor) -> Tensor:
 
 
 BLOCK_FORMATS = {
+    "Q4_0": BlockFormat(32, 18, _expand_q4_0),
+    "Q4_1": BlockFormat(32, 20, _expand_q4_1),
+    "Q5_0": BlockFormat(32, 22, _expand_q5_0),
+    "Q5_1": BlockFormat(32, 24, _expand_q5_1),
     "Q8_0": BlockFormat(32, 34, _expand_q8_0),
     "Q4_K": BlockFormat(SUPER_BLOCK, 144, _expand_q4_k),
     "Q5_K": BlockFormat(SUPER_BLOCK, 176, _expand_q5_k),
