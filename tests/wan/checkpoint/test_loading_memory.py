@@ -173,7 +173,7 @@ def test_loading_packed_weights_holds_one_copy(
     audio = (folder / puppet.files.audio / puppet.files.audio_weights).stat().st_size
     measured = measure("bf16", folder, layers)
     assert measured["peak"] < 1.15 * (size + audio / 2) + 30 * 2**20
-    assert measured["read"] < (size + audio) * 1.02
+    assert measured["read"] < (size + audio) * 1.02 + 2**24  # modules that are imported on first use
 
 
 def test_converting_holds_less_than_two_shards(puppet: ModelConfig, puppet_folder: Path, tmp_path: Path) -> None:

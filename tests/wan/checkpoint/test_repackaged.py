@@ -148,7 +148,14 @@ def scale_to_fp8(tensors: dict[str, Tensor], suffix: str = ".scale_weight", rows
 @pytest.mark.parametrize(
     ("suffix", "rows"), [(".scale_weight", False), (".scale_weight", True), (".weight_scale", False)]
 )
-def test_scaled_fp8(puppet: ModelConfig, folder: Path, plain: dict[str, Tensor], suffix: str, rows: bool) -> None:
+def test_scaled_fp8(
+    puppet: ModelConfig,
+    folder: Path,
+    plain: dict[str, Tensor],
+    caplog: pytest.LogCaptureFixture,
+    suffix: str,
+    rows: bool,
+) -> None:
     base = take_base(puppet, folder)
     scaled = scale_to_fp8(base, suffix, rows)
     save(folder / "Wan2_1-I2V-14B-480P_fp8_e4m3fn_scaled_KJ.safetensors", scaled)
