@@ -26,10 +26,7 @@ def test_a_missing_and_a_superfluous_pin_are_found(monkeypatch: pytest.MonkeyPat
     pins = compile_requirements.pins()
     changed = {name: pin for name, pin in pins.items() if name != "fsspec"} | {"six": pins["numpy"]}
     monkeypatch.setattr(compile_requirements, "pins", lambda: changed)
-    assert list(compile_requirements.problems()) == [
-        "fsspec is needed and not pinned",
-        "six is pinned and not needed",
-    ]
+    assert list(compile_requirements.problems()) == ["fsspec is needed and not pinned", "six is pinned and not needed"]
 
 
 def test_versions_agree() -> None:
@@ -44,13 +41,7 @@ def test_the_workflow_runs_ci() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [
-        "predict.py --help",
-        "preview.py --help",
-        "weights.py --help",
-        "-m app.preview --help",
-        "-m deploy.batch --help",
-    ],
+    ["predict.py --help", "preview.py --help", "weights.py --help", "-m app.preview --help", "-m deploy.batch --help"],
 )
 def test_commands_start(command: str) -> None:
     done = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -60,10 +51,7 @@ def test_commands_start(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("alias", "target"),
-    [
-        ("deploy.web_local", "deploy.web.local"),
-        ("deploy.runpod_handler", "deploy.runpod_worker.handler"),
-    ],
+    [("deploy.web_local", "deploy.web.local"), ("deploy.runpod_handler", "deploy.runpod_worker.handler")],
 )
 def test_old_modules_run_the_new_ones(alias: str, target: str) -> None:
     program = f"import {alias} as alias, {target} as target; assert alias.main is target.main"

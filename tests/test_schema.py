@@ -60,12 +60,7 @@ def test_every_input_has_a_description(document: schema.Schema) -> None:
 
 def test_the_document_has_cogs_structure(document: schema.Schema) -> None:
     assert document["openapi"] == "3.0.2"
-    assert list(document["paths"]) == [
-        "/",
-        "/health-check",
-        "/predictions",
-        "/predictions/{prediction_id}/cancel",
-    ]
+    assert list(document["paths"]) == ["/", "/health-check", "/predictions", "/predictions/{prediction_id}/cancel"]
     schemas = document["components"]["schemas"]
     properties = schemas["Input"]["properties"]
     assert schemas["Input"]["required"] == ["image", "first_audio"]

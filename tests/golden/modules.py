@@ -44,11 +44,7 @@ def load_library_module(
 ) -> Any:
     """A transformers or diffusers module in float32 from tensors by file key."""
     component = Component(
-        build=build,
-        to_file_key=to_file_key,
-        tensors=tensors,
-        dtype=torch.float32,
-        ignored_prefixes=ignored_prefixes,
+        build=build, to_file_key=to_file_key, tensors=tensors, dtype=torch.float32, ignored_prefixes=ignored_prefixes
     )
     return load_component(component, CPU)
 

@@ -79,13 +79,7 @@ class Service:
 
 def good() -> dict[str, Any]:
     """The cheapest request that makes a video."""
-    return {
-        "image": uri(plain()),
-        "first_audio": uri(voice()),
-        "num_frames": 1,
-        "sampling_steps": 2,
-        "seed": 1,
-    }
+    return {"image": uri(plain()), "first_audio": uri(voice()), "num_frames": 1, "sampling_steps": 2, "seed": 1}
 
 
 def environment(folder: Path, scratch: Path) -> dict[str, str]:
@@ -107,10 +101,7 @@ def serving(folder: Path, scratch: Path, **settings: str) -> Iterator[Service]:
     """A server with the small model, set up once."""
     lines: list[str] = []
     with Server(
-        ROOT,
-        env=environment(folder, scratch) | settings,
-        setup_timeout=STATE_TIMEOUT_S,
-        on_log=lines.append,
+        ROOT, env=environment(folder, scratch) | settings, setup_timeout=STATE_TIMEOUT_S, on_log=lines.append
     ) as server:
         yield Service(server=server, lines=lines, scratch=scratch)
 

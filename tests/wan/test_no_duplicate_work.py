@@ -314,11 +314,7 @@ def test_color_correction_runs_on_the_device_of_the_video() -> None:
 
 @pytest.mark.parametrize(("strength", "expected"), [(0.0, 0), (0.5, CHUNKS)])
 def test_lab_statistics_of_the_reference_are_computed_once_per_chunk(
-    pipeline: MultiTalkPipeline,
-    monkeypatch: pytest.MonkeyPatch,
-    calls: Counter[str],
-    strength: float,
-    expected: int,
+    pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch, calls: Counter[str], strength: float, expected: int
 ) -> None:
     count(monkeypatch, calls, wan.decode, "lab_stats")
     pipeline.generate(input_data(12), **TWO_CHUNKS, color_correction_strength=strength)

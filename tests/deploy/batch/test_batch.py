@@ -346,17 +346,7 @@ def test_command_resumes_after_a_worker_and_the_batch_were_killed(environ: dict[
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(json.dumps({**inputs, "id": f"r{seed}", "seed": seed}) + "\n" for seed in range(12)))
     output, results = tmp_path / "videos", tmp_path / "results.jsonl"
-    command = [
-        sys.executable,
-        "-m",
-        "deploy.batch",
-        str(path),
-        str(results),
-        "--output",
-        str(output),
-        "--workers",
-        "2",
-    ]
+    command = [sys.executable, "-m", "deploy.batch", str(path), str(results), "--output", str(output), "--workers", "2"]
     env = child_environment(environ)
 
     def videos() -> list[Path]:

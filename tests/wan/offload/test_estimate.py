@@ -17,14 +17,7 @@ from wan.decode import decode_video
 from wan.modules.vae import VideoVAE, build_vae
 from wan.modules.vae_layers import FeatureCache
 from wan.multitalk import chunk_size
-from wan.offload.estimate import (
-    META,
-    estimate_memory,
-    estimate_vae,
-    estimate_weights,
-    measure_peak,
-    measure_weights,
-)
+from wan.offload.estimate import META, estimate_memory, estimate_vae, estimate_weights, measure_peak, measure_weights
 from wan.types import VideoSize
 
 CPU = torch.device("cpu")

@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from wan.sampling.guidance import (
-    AdaptiveProjectedGuidance,
-    CachedGuidance,
-    ClassifierFreeGuidance,
-    MomentumProjection,
-)
+from wan.sampling.guidance import AdaptiveProjectedGuidance, CachedGuidance, ClassifierFreeGuidance, MomentumProjection
 
 PREDICTIONS = {name: torch.randn(16, 2, 4, 4) for name in ("cond", "no_text", "no_audio", "neither")}
 

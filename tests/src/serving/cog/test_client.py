@@ -83,10 +83,7 @@ def test_invalid_inputs_are_refused_before_the_server_starts(
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_server_too(project: Path, image: Path, name: str) -> None:
     client = subprocess.Popen(
-        command(project, "-i", f"image=@{image}", "-i", "steps=1000"),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
+        command(project, "-i", f"image=@{image}", "-i", "steps=1000"), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     assert client.stderr is not None
     for line in client.stderr:
