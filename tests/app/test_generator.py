@@ -48,6 +48,21 @@ def output_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("multitalk-14B", "multitalk-14B needs an NVIDIA GPU.* set MULTITALK_MODEL=multitalk-puppet"),
+        ("multitalk-puppet", "MODEL_PATH is '{path}'.*no weights of multitalk-puppet.*{path}/Wan2.1-I2V-puppet"),
+    ],
+)
+def test_without_a_gpu_or_weights_there_is_no_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=words.format(path=tmp_path)):
+        VideoGenerator.from_environment({"MULTITALK_MODEL": model, "MODEL_PATH": str(tmp_path)})
+
+
 def nothing_is_left(folder: Path) -> bool:
     return not any(folder.iterdir()) and all(thread.name != "encoder" for thread in threading.enumerate())
 

@@ -26,14 +26,14 @@ def run(service: Service, line: str) -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(VIDEO)])
-def test_example(service: Service, fusionx: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+@pytest.mark.usefixtures("short_examples", "fusionx")
+def test_example(service: Service, line: str) -> None:
     run(service, line)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith(VIDEO)])
-def test_example_with_a_video(infinitetalk_service: Service, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+@pytest.mark.usefixtures("short_examples")
+def test_example_with_a_video(infinitetalk_service: Service, line: str) -> None:
     run(infinitetalk_service, line)
 
 
