@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.predict.conftest import MODEL, Service
-from tests.predict.media_files import blank, plain, recorded, saved, tones, two_people, uri, voice
+from tests.predict.media_files import plain, recorded, saved, tones, two_people, uri, voice
 from tests.predict.output_video import OutputVideo, correlation, decode_output, rms
 from wan.configs import WAN_CONFIGS
 
@@ -20,7 +20,6 @@ PIXEL_BOXES = "13,13,51,77;154,13,243,128"
 SMALL_480 = (128, 64)
 SMALL_720 = (192, 96)
 FEW_MS = 0.005
-AAC_PACKET = 1024
 LOW, HIGH = tones(0.4, pitch=300), tones(0.6, pitch=2000)
 LOW_VOICE, HIGH_VOICE = uri(recorded(LOW)), uri(recorded(HIGH))
 PEOPLE = two_people()
@@ -36,7 +35,7 @@ def asked(service: Service, **inputs: Any) -> OutputVideo:
     return decode_output(service.succeed(**inputs))
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 33, 34])
+@pytest.mark.parametrize("frames", [1, 34])
 def test_exact_number_of_frames(service: Service, frames: int) -> None:
     sound = uri(recorded(tones(2.0)))
     answer = service.succeed(num_frames=frames, first_audio=sound)
@@ -46,12 +45,6 @@ def test_exact_number_of_frames(service: Service, frames: int) -> None:
     assert video.sound_seconds == pytest.approx(frames / 25, abs=FEW_MS)
     if frames > 1:
         assert np.diff(video.frames_FHWC.astype(int), axis=0).any()
-
-
-@pytest.mark.parametrize("seconds", [0.04, 0.29, 0.31])
-def test_default_length_is_that_of_the_audio(service: Service, seconds: float) -> None:
-    answer = service.succeed(first_audio=uri(voice("WAV", seconds)), num_frames=None)
-    assert decode_output(answer).frames == round(25 * seconds) == answer["metrics"]["frames"]
 
 
 def test_audio_is_padded_with_silence(service: Service) -> None:
@@ -65,14 +58,6 @@ def test_two_voices_one_after_the_other(service: Service) -> None:
     video = asked(service, first_audio=LOW_VOICE, second_audio=HIGH_VOICE, num_frames=None, audio_mode="add")
     assert video.frames == 25
     assert correlation(video.sound, np.concatenate([LOW, HIGH])[:, 0]) > 0.98
-
-
-def test_two_voices_together(service: Service) -> None:
-    video = asked(service, first_audio=LOW_VOICE, second_audio=HIGH_VOICE, num_frames=None, audio_mode="para")
-    assert video.frames == 15
-    mixed_N = HIGH[:, 0].copy()
-    mixed_N[: len(LOW)] += LOW[:, 0]
-    assert correlation(video.sound, mixed_N) > 0.98
 
 
 def test_voices_and_boxes_change_the_video(service: Service, plain_video: OutputVideo) -> None:
@@ -94,8 +79,8 @@ def test_one_voice_with_two_boxes_has_a_silent_listener(service: Service, plain_
     assert asked(service, person_boxes=BOXES, num_frames=None).frames == 10
 
 
-@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (16_000, 2), (8_000, 1)])
-def test_codecs_container_and_sync(service: Service, rate: int, channels: int) -> None:
+def test_codecs_container_and_sync(service: Service) -> None:
+    rate, channels = 44_100, 2
     given_NC = tones(0.4, rate, channels)
     video = asked(service, first_audio=uri(recorded(given_NC, rate)), num_frames=None)
     assert (video.codec, video.pixels, video.fps, video.size) == ("h264", "yuv420p", 25.0, SMALL_480)
@@ -107,14 +92,8 @@ def test_codecs_container_and_sync(service: Service, rate: int, channels: int) -
         assert correlation(found_N, given_N) > 0.98
 
 
-def test_mixed_audio_has_the_higher_rate_and_more_channels(service: Service) -> None:
-    stereo = uri(recorded(tones(0.2, 22_050, 2), 22_050))
-    video = asked(service, first_audio=stereo, second_audio=uri(recorded(tones(0.2, 48_000), 48_000)), num_frames=None)
-    assert (video.rate, len(video.samples_CN), video.frames) == (48_000, 2, 10)
-
-
-@pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3", "M4A", "video"])
-def test_audio_formats(service: Service, form: str, plain_video: OutputVideo) -> None:
+@pytest.mark.parametrize("form", ["MP3", "video"])
+def test_audio_formats(service: Service, form: str) -> None:
     video = asked(service, first_audio=uri(voice(form)), num_frames=8)
     assert video.frames == 8
     assert correlation(video.sound, tones()[:, 0]) > 0.95
@@ -174,44 +153,13 @@ def test_log_lines_of_every_stage(service: Service) -> None:
     assert service.lines[begin:] == expected
 
 
-IMAGES = {
-    "RGBA": PEOPLE.convert("RGBA"),
-    "palette": PEOPLE.quantize(255),
-    "grey": PEOPLE.convert("L"),
-    "grey with alpha": PEOPLE.convert("LA"),
-    "black and white": PEOPLE.convert("1"),
-    "16 bit": Image.fromarray(np.asarray(PEOPLE.convert("L")).astype(np.uint16) * 257),
-}
-
-
-@pytest.mark.parametrize("kind", IMAGES)
-def test_image_modes(service: Service, plain_video: OutputVideo, kind: str) -> None:
-    video = asked(service, image=uri(saved(IMAGES[kind])))
-    assert video.size == SMALL_480
-    if kind == "RGBA":
-        assert not different(video, plain_video)
-    if kind == "16 bit":
-        assert not different(video, asked(service, image=uri(saved(IMAGES["grey"]))))
-
-
-@pytest.mark.parametrize("form", ["JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"])
-def test_image_formats(service: Service, plain_video: OutputVideo, form: str) -> None:
-    video = asked(service, image=uri(plain(form)))
-    assert video.size == SMALL_480
-    if form in {"BMP", "TIFF", "JPEG2000", "PPM"}:
-        assert not different(video, plain_video)
-
-
-def test_cmyk_image(service: Service) -> None:
-    assert asked(service, image=uri(saved(PEOPLE.convert("CMYK"), "JPEG"))).size == SMALL_480
-
-
-def test_exif_orientation_is_applied(service: Service, plain_video: OutputVideo) -> None:
+def test_other_forms_of_the_same_image(service: Service, plain_video: OutputVideo) -> None:
+    """With an alpha channel, in another format, and turned with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    lying = PEOPLE.transpose(Image.Transpose.ROTATE_90)
-    assert lying.size == (128, 256)
-    assert not different(asked(service, image=uri(saved(lying, exif=exif))), plain_video)
+    turned = saved(PEOPLE.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    for data in (saved(PEOPLE.convert("RGBA")), plain("TIFF"), turned):
+        assert not different(asked(service, image=uri(data)), plain_video)
 
 
 @pytest.mark.parametrize(
@@ -288,14 +236,6 @@ def test_long_prompt_is_truncated_with_a_warning(service: Service) -> None:
     assert "has 5001 tokens; the first 128 are used" in answer["logs"]
     assert not different(decode_output(answer), asked(service, prompt=long[:4_000]))
     assert "tokens" not in service.succeed(prompt="x" * 100)["logs"]
-
-
-def test_prompt_in_any_script(service: Service, plain_video: OutputVideo) -> None:
-    assert different(asked(service, prompt="两个人在海边说话 🎥\u0000 éß"), plain_video)
-
-
-def test_large_image(service: Service) -> None:
-    assert asked(service, image=uri(blank(4_000, 2_000)), second_audio=HIGH_VOICE, person_boxes=BOXES).size == SMALL_480
 
 
 def different(one: OutputVideo, other: OutputVideo) -> bool:

@@ -5,7 +5,7 @@ from PIL import Image
 
 from tests.predict.cases import TEXT
 from tests.predict.conftest import Service, good
-from tests.predict.media_files import half, recorded, tones, uri, video_without_audio, voice
+from tests.predict.media_files import half, recorded, tones, uri, voice
 from tests.predict.output_video import OutputVideo, decode_frames, decode_output
 from tests.src.media.video.video_files import write_video
 
@@ -59,11 +59,8 @@ def test_preview_shows_the_first_frame(infinitetalk_service: Service, video_file
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (half(video_without_audio()), "damaged or cut off"),
         (half(voice("video")), "damaged or cut off"),
-        (video_without_audio()[:40], "an MP4, MOV, WebM or MKV video is needed"),
         (b"\x1aE\xdf\xa3" + bytes(200), "an MP4, MOV, WebM or MKV video is needed"),
-        (bytes(4) + b"ftypisom" + bytes(500), "an MP4, MOV, WebM or MKV video is needed"),
         (voice("M4A"), "looks like M4A audio"),
         (TEXT, "image, or an MP4, MOV, WebM or MKV video, is needed"),
     ],
@@ -73,4 +70,3 @@ def test_invalid_videos(infinitetalk_service: Service, data: bytes, words: str) 
     assert answer["status"] == "failed"
     assert "image" in answer["error"]
     assert words in answer["error"]
-    assert answer["logs"] == ""
