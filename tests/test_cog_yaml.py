@@ -15,16 +15,8 @@ ROOT = Path(__file__).parents[1]
 # Keys of Cog 0.23's schema of cog.yaml (pkg/config/data/config_schema_v1.0.json in its repository).
 TOP_KEYS = {"build", "concurrency", "environment", "image", "model", "predict", "run", "tests", "train", "weights"}
 BUILD_KEYS = {
-    "cuda",
-    "cudnn",
-    "gpu",
-    "pre_install",
-    "python_packages",
-    "python_requirements",
-    "python_version",
-    "run",
-    "sdk_version",
-    "system_packages",
+    *("cuda", "cudnn", "gpu", "pre_install", "python_packages", "python_requirements", "python_version"),
+    *("run", "sdk_version", "system_packages"),
 }
 REFUSED_ENVIRONMENT = [
     *("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "VIRTUAL_ENV"),

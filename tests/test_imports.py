@@ -5,13 +5,12 @@ import sys
 
 from tests.conftest import ROOT
 
+HEAVY = {"torch", "transformers", "diffusers", "librosa", "scipy", "av", "numpy", "PIL", "cog"}
 STEPS = [
-    (
-        "import weights, src.media, src.errors, src.serving.cog.schema, wan\nfrom src.serving.cog.client import main",
-        {"torch", "numpy", "av", "cog", "transformers", "diffusers", "librosa"},
-    ),
+    ("import weights, src.media, src.errors, wan.configs", HEAVY),
+    ("from src.serving.cog.client import main", HEAVY),
+    ("from src.serving.cog.schema import openapi; openapi(open('predict.py').read())", HEAVY),
     ("import app", {"torch", "av", "transformers", "diffusers", "librosa"}),
-    ("from wan.configs import WAN_CONFIGS", {"av", "scipy", "transformers", "diffusers", "librosa"}),
     ("from wan import MultiTalkPipeline", {"av", "scipy", "transformers", "diffusers", "librosa"}),
     ("from src.audio_analysis.wav2vec2 import Wav2Vec2Model", set()),
 ]

@@ -35,10 +35,6 @@ def test_versions_agree() -> None:
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
-def test_the_workflow_runs_ci() -> None:
-    assert "- run: .ci/run\n" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     "path", ["predict.py", "preview.py", "weights.py", "app/preview.py", "deploy/batch/__main__.py"]
 )

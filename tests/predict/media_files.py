@@ -16,7 +16,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
-LAYOUTS = {1: "mono", 2: "stereo"}
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 UNTYPED = "application/octet-stream"
 SIZE = (256, 128)
 RATE = 16_000
@@ -76,10 +76,25 @@ def recorded(samples_NC: np.ndarray, rate: int = RATE, form: str = "WAV", subtyp
 
 
 def encoded(samples_NC: np.ndarray, rate: int, codec: str, form: str, *, pictures: bool = False) -> bytes:
-    """A sound file, written by FFmpeg; on request as a video's sound."""
+    """An audio file, written by FFmpeg; on request as a video's audio."""
     file = io.BytesIO()
+    encode(file, samples_NC, rate, codec, form, pictures=pictures)
+    return file.getvalue()
+
+
+def encode(
+    file: Any,
+    samples_NC: np.ndarray,
+    rate: int,
+    codec: str,
+    form: str,
+    *,
+    pictures: bool = False,
+    options: dict[str, str] | None = None,
+) -> None:
+    """Write to a path or an open file."""
     layout = LAYOUTS[samples_NC.shape[1]]
-    with av.open(file, "w", format=form) as container:
+    with av.open(file, "w", format=form, options=options or {}) as container:
         video = _video_stream(container) if pictures else None
         stream = container.add_stream(codec, rate=rate, layout=layout)
         assert isinstance(stream, AudioStream)
@@ -91,7 +106,6 @@ def encoded(samples_NC: np.ndarray, rate: int, codec: str, form: str, *, picture
             frame.rate, frame.pts = rate, first
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return file.getvalue()
 
 
 @cache

@@ -31,12 +31,6 @@ def test_example(service: Service, line: str) -> None:
     run(service, line)
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.startswith(VIDEO)])
-@pytest.mark.usefixtures("short_examples")
-def test_example_with_a_video(infinitetalk_service: Service, line: str) -> None:
-    run(infinitetalk_service, line)
-
-
 def test_preview_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MULTITALK_MODEL", "multitalk-puppet")

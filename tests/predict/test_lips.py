@@ -57,9 +57,7 @@ def test_swapped_boxes_swap_the_voices(service: Service) -> None:
     assert ben > max(0.2, 3 * listening_anna)
 
 
-@pytest.mark.parametrize("speaker", [0, 1])
-def test_one_speaks_and_the_others_listen(service: Service, speaker: int) -> None:
-    """A box and one voice, and no word about the others."""
-    box = ("0.05,0.1,0.45,0.9", "0.55,0.1,0.95,0.9")[speaker]
-    turn = mouth_openings(speak(service, second_audio=None, person_boxes=box))[0]
-    assert turn[speaker] > max(0.2, 3 * turn[1 - speaker])
+def test_one_speaks_and_the_others_listen(service: Service) -> None:
+    """One voice and the box of the person on the right, and nothing about the others."""
+    listening, speaking = mouth_openings(speak(service, second_audio=None, person_boxes="0.55,0.1,0.95,0.9"))[0]
+    assert speaking > max(0.2, 3 * listening)

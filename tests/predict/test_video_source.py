@@ -7,6 +7,7 @@ from tests.predict.cases import TEXT
 from tests.predict.conftest import Service, good
 from tests.predict.media_files import half, recorded, tones, uri, voice
 from tests.predict.output_video import OutputVideo, decode_frames, decode_output
+from tests.predict.test_examples import LINES, VIDEO, run
 from tests.src.media.video.video_files import write_video
 
 COLORS = ((40, 60, 160), (60, 150, 60))
@@ -70,3 +71,9 @@ def test_invalid_videos(infinitetalk_service: Service, data: bytes, words: str) 
     assert answer["status"] == "failed"
     assert "image" in answer["error"]
     assert words in answer["error"]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith(VIDEO)])
+@pytest.mark.usefixtures("short_examples")
+def test_example_with_a_video(infinitetalk_service: Service, line: str) -> None:
+    run(infinitetalk_service, line)

@@ -52,19 +52,10 @@ def options_of(config: ModelConfig, **changes: Any) -> SamplingOptions:
 def test_generate_signature() -> None:
     parameters = list(inspect.signature(MultiTalkPipeline.generate).parameters.values())[1:]
     assert [(p.name, p.default) for p in parameters][:13] == [
-        ("input_data", inspect.Parameter.empty),
-        ("size_buckget", "multitalk-480"),
-        ("motion_frame", 25),
-        ("frame_num", 81),
-        ("shift", None),
-        ("sampling_steps", 40),
-        ("text_guide_scale", None),
-        ("audio_guide_scale", None),
-        ("n_prompt", ""),
-        ("seed", -1),
-        ("max_frames_num", 1000),
-        ("color_correction_strength", 0.0),
-        ("turbo", True),
+        *(("input_data", inspect.Parameter.empty), ("size_buckget", "multitalk-480"), ("motion_frame", 25)),
+        *(("frame_num", 81), ("shift", None), ("sampling_steps", 40), ("text_guide_scale", None)),
+        *(("audio_guide_scale", None), ("n_prompt", ""), ("seed", -1), ("max_frames_num", 1000)),
+        *(("color_correction_strength", 0.0), ("turbo", True)),
     ]
     assert all(p.default is not inspect.Parameter.empty for p in parameters[1:])
     assert {p.name: p.default for p in parameters[13:]} == {

@@ -23,9 +23,9 @@ from src.storage.outputs import OutputStore
 from tests.conftest import ROOT
 from tests.deploy.batch.file_worker import FileWorker
 from tests.deploy.conftest import SMALL, child_environment
-from tests.deploy.waiting import wait_until
 from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.local_s3 import LocalS3
+from tests.waiting import wait_until
 
 OPTIONS = BatchOptions(num_workers=2, max_attempts=2)
 

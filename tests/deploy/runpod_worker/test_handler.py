@@ -25,10 +25,10 @@ from deploy.service import Service
 from src.serving.cog.server import free_port
 from tests.conftest import ROOT
 from tests.deploy.conftest import basic_request, child_environment
-from tests.deploy.waiting import wait_until
 from tests.predict.media_files import plain, recorded, tones, uri, voice
 from tests.predict.output_video import OutputVideo, decode_output
 from tests.src.storage.local_s3 import LocalS3
+from tests.waiting import wait_until
 
 LONG = {"num_frames": 33, "sampling_steps": 100}
 
@@ -121,15 +121,10 @@ def test_health_over_runpods_server(call: Callable[..., dict[str, Any]]) -> None
     ("fields", "words"),
     [
         (basic_request(steps=5), "'steps' is not an accepted field"),
-        (basic_request(audio="1.wav"), "contradict"),
-        (basic_request(reference_image=None), "reference_image is missing"),
         (basic_request(audio_1="missing.wav"), "audio_1: there is no 'missing.wav' in the bucket"),
         (basic_request(audio_1="https://127.0.0.1/a.wav"), "not on the public internet"),
-        (basic_request(audio_1="/etc/passwd"), "audio_1 is '/etc/passwd'"),
         (basic_request(audio_1=uri(plain())), "no audio stream"),
-        (basic_request(prompt=" "), "prompt is ' '"),
         (basic_request(reference_image=uri(voice())), "reference_image: the file"),
-        ({"action": "generate", "audio": "1.wav"}, "reference_image is missing"),
         ({"audio": "missing.wav", "reference_image": "multi1.png"}, "audio: there is no 'missing.wav'"),
         (
             {"audio": "1.wav", "reference_image": "multi1.png", "width": 1280, "height": 64},

@@ -24,9 +24,9 @@ from src.storage.settings import read_settings
 from tests.conftest import ROOT
 from tests.deploy.conftest import child_environment
 from tests.deploy.runpod_worker.test_handler import decode_video, is_listening
-from tests.deploy.waiting import LIMIT_S, wait_until
 from tests.predict.media_files import plain, voice
 from tests.src.storage.faulty_server import FaultyHandler, serve
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 

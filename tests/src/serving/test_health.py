@@ -2,14 +2,13 @@
 
 import shutil
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from src.serving.health import MIN_FREE_BYTES, Health
+from tests.waiting import wait_until
 
 
 class Device:
@@ -23,13 +22,6 @@ class Device:
         self.probes += 1
         if self.dead:
             raise RuntimeError("CUDA error: unspecified launch failure")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_dead_device_is_a_fault_until_it_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

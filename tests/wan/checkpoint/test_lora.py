@@ -165,6 +165,11 @@ def without(tensors: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
         ({f"{LAYER}.alpha": torch.ones(())}, "an incomplete product: alpha"),
         ({f"{LAYER}.diff": random_tensor(192, 191)}, rf"{LAYER}\.weight is \[192, 192\], not \[192, 191\]"),
         ({**PLAIN, f"{LAYER}.lora_up.weight": random_tensor(192, 5)}, r"not \[192, 5\] @ \[4, 192\]"),
+        ({**PLAIN, f"{LAYER}.alpha": torch.ones(2)}, r"alpha \[2\]"),
+        ({**PLAIN, f"{LAYER}.lora_down.weight": torch.zeros(0, 192)}, r"down \[0, 192\]"),
+        ({**PLAIN, f"{LAYER}.lora_up.weight": torch.ones(())}, r"up \[\]"),
+        ({**PLAIN, f"{LAYER}.lora_up.weight": torch.ones(192, RANK, dtype=torch.int8)}, "up"),
+        ({**PLAIN, f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "duplicates another key"),
     ],
 )
 def test_mismatched_lora_changes_nothing(model: MultiTalkTransformer, tensors: dict[str, Tensor], words: str) -> None:
@@ -174,14 +179,20 @@ def test_mismatched_lora_changes_nothing(model: MultiTalkTransformer, tensors: d
     assert changed(before, model) == set()
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_quantized_layer_computes_the_delta_unrounded(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
+def quantize_layer(model: MultiTalkTransformer, dtype: torch.dtype) -> QuantizedLinear:
+    """Replace LAYER by a quantized layer with its weights and no bias."""
     weight = model.get_parameter(f"{LAYER}.weight").clone()
     quantize_linears(model, {LAYER: dtype}, fp8_matmul=False)
     layer = model.get_submodule(LAYER)
     assert isinstance(layer, QuantizedLinear)
     layer.data, layer.scale = quantize_rows(weight, dtype)
     layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
+    return layer
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantized_layer_computes_the_delta_unrounded(model: MultiTalkTransformer, dtype: torch.dtype) -> None:
+    layer = quantize_layer(model, dtype)
     loras, x = LoraManager(), random_tensor(3, 192, seed=5).bfloat16()
     before, plain = bits(model), layer(x)
     other = product("lora_down.weight", "lora_up.weight", seed=7)
@@ -200,12 +211,8 @@ def test_quantized_layer_computes_the_delta_unrounded(model: MultiTalkTransforme
 
 def test_quantized_layer_in_streamed_blocks(model: MultiTalkTransformer) -> None:
     """LoRA set before or after the blocks are offloaded, and unloaded."""
-    weight = model.get_parameter(f"{LAYER}.weight").clone()
-    quantize_linears(model, {LAYER: torch.int8}, fp8_matmul=False)
-    layer, x = model.get_submodule(LAYER), random_tensor(3, 192, seed=5).bfloat16()
-    assert isinstance(layer, QuantizedLinear)
-    layer.data, layer.scale = quantize_rows(weight, torch.int8)
-    layer.bias = torch.nn.Parameter(torch.zeros(192, dtype=torch.bfloat16), requires_grad=False)
+    quantize_layer(model, torch.int8)
+    x = random_tensor(3, 192, seed=5).bfloat16()
 
     def run_layer() -> Tensor:
         return [block.get_submodule(LAYER.partition("1.")[2])(x) for block in model.blocks][1]
@@ -245,23 +252,6 @@ def test_failure_while_merging_unloads_all(model: MultiTalkTransformer, monkeypa
         loras.set_active(model, [Lora(weights={**PLAIN, f"{LAYER}.diff_b": random_tensor(192)})])
     assert changed(before, model) == set()
     assert (loras.active, loras.originals) == ((), {})
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({f"{LAYER}.alpha": torch.ones(2)}, r"alpha \[2\]"),
-        ({f"{LAYER}.lora_down.weight": torch.zeros(0, 192)}, r"down \[0, 192\]"),
-        ({f"{LAYER}.lora_up.weight": torch.ones(())}, r"up \[\]"),
-        ({f"{LAYER}.lora_up.weight": torch.ones(192, RANK, dtype=torch.int8)}, "up"),
-        ({f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "duplicates another key"),
-    ],
-)
-def test_invalid_tensors_are_refused(model: MultiTalkTransformer, change: dict[str, Tensor], words: str) -> None:
-    before = bits(model)
-    with pytest.raises(LoraError, match=words):
-        LoraManager().set_active(model, [Lora(weights=PLAIN | change)])
-    assert changed(before, model) == set()
 
 
 def test_streamed_blocks_are_merged_and_restored(model: MultiTalkTransformer) -> None:

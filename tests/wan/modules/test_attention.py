@@ -5,7 +5,6 @@ import re
 import sys
 import types
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -232,13 +231,6 @@ def test_flash_attention_is_found_by_module_name(monkeypatch: pytest.MonkeyPatch
     flash = backend("flash-attention-3")
     assert flash is not None
     assert find_fault("flash-attention-3", flash, QKV) is None
-
-
-def test_the_flash_attention_of_the_image_is_a_backend() -> None:
-    cog = (Path(__file__).parents[3] / "cog.yaml").read_text(encoding="utf-8")
-    (version,) = set(re.findall(r"flash-attn-(\d)", cog))
-    assert version == "4"
-    assert FLASH_MODULES["flash-attention-4"] == "flash_attn.cute"
 
 
 @pytest.mark.gpu

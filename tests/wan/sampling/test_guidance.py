@@ -6,6 +6,9 @@ import torch
 from wan.sampling.guidance import AdaptiveProjectedGuidance, CachedGuidance, ClassifierFreeGuidance, MomentumProjection
 
 PREDICTIONS = {name: torch.randn(16, 2, 4, 4) for name in ("cond", "no_text", "no_audio", "neither")}
+EACH_GUIDER = pytest.mark.parametrize(
+    "make_guider", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)]
+)
 
 
 def test_two_scales_need_three_passes() -> None:
@@ -33,18 +36,14 @@ def test_equal_scales_need_two_passes() -> None:
     assert AdaptiveProjectedGuidance(4.0, 4.0, -0.75, 55.0).passes == three.passes
 
 
-@pytest.mark.parametrize(
-    "make_guider", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)]
-)
+@EACH_GUIDER
 def test_scales_of_one_return_the_conditional_pass(make_guider: type[ClassifierFreeGuidance]) -> None:
     guider = make_guider(1.0, 1.0)
     assert guider.passes == ("cond",)
     torch.testing.assert_close(guider(PREDICTIONS), PREDICTIONS["cond"])
 
 
-@pytest.mark.parametrize(
-    "make_guider", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)]
-)
+@EACH_GUIDER
 def test_an_audio_scale_of_one_needs_two_passes(make_guider: type[ClassifierFreeGuidance]) -> None:
     guider, three = make_guider(5.0, 1.0), make_guider(5.0, 1.0 + 1e-12)
     assert guider.passes == ("cond", "no_text")
@@ -67,9 +66,7 @@ def test_guiders_do_not_share_running_averages() -> None:
     assert not torch.equal(first(PREDICTIONS), second.projections[0].running_average)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "make_guider", [ClassifierFreeGuidance, lambda t, a: AdaptiveProjectedGuidance(t, a, -0.75, 55.0)]
-)
+@EACH_GUIDER
 def test_cached_guidance_is_reused_until_the_next_full_step(make_guider: type[ClassifierFreeGuidance]) -> None:
     guider = CachedGuidance(make_guider(5.0, 4.0))
     full = {name: PREDICTIONS[name] for name in guider.passes}

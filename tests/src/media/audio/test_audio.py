@@ -40,8 +40,8 @@ def test_wav_of_every_sample_format(tmp_path: Path, kind: str) -> None:
     assert np.abs(audio.samples_CN - samples_CN).max() < (0.02 if kind in ("PCM_U8", "ULAW", "ALAW") else 1e-4)
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000, 96000])
-@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+@pytest.mark.parametrize("rate", [8000, 11025, 96000])
+@pytest.mark.parametrize("channels", [1, 3, 6])
 def test_wav_of_every_sample_rate_and_channel_count(tmp_path: Path, rate: int, channels: int) -> None:
     samples_CN = tones(rate, channels, seconds=0.2)
     audio = read(wav(tmp_path / "upload", samples_CN, rate, subtype="PCM_24"))
@@ -125,23 +125,17 @@ def test_wav_that_libsndfile_refuses_is_read_by_ffmpeg(tmp_path: Path) -> None:
     assert correlation(audio.samples_CN, samples_CN) > 0.99
 
 
-@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
-def test_wav_written_to_a_pipe_declares_no_length(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000, "flac"])
+def test_file_written_to_a_pipe_declares_no_length(tmp_path: Path, size: int | str) -> None:
     samples_CN = tones(16000, 1)
-    path = wav(tmp_path / "upload", samples_CN, 16000, subtype="PCM_16")
+    path = wav(tmp_path / "upload", samples_CN, 16000, format="WAV" if size != "flac" else "FLAC", subtype="PCM_16")
     data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, 4, size)
-    struct.pack_into("<I", data, data.index(b"data") + 4, size)
-    path.write_bytes(data)
-    np.testing.assert_allclose(read(path).samples_CN, samples_CN, atol=1e-4)
-
-
-def test_flac_written_to_a_pipe_declares_no_length(tmp_path: Path) -> None:
-    samples_CN = tones(16000, 1)
-    path = wav(tmp_path / "upload", samples_CN, 16000, format="FLAC", subtype="PCM_16")
-    data = bytearray(path.read_bytes())
-    data[21] &= 0xF0
-    data[22:26] = bytes(4)
+    if size == "flac":
+        data[21] &= 0xF0
+        data[22:26] = bytes(4)
+    else:
+        struct.pack_into("<I", data, 4, size)
+        struct.pack_into("<I", data, data.index(b"data") + 4, size)
     path.write_bytes(data)
     np.testing.assert_allclose(read(path).samples_CN, samples_CN, atol=1e-4)
 
@@ -208,10 +202,21 @@ def test_less_than_one_frame_is_refused(tmp_path: Path) -> None:
     assert read(wav(tmp_path / "enough", tones(16000, 1, seconds=0.04), 16000)).seconds == 0.04
 
 
-def test_start_beyond_the_end_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("start", 2.5, "audio_start is 2.5 s, but first_audio ends at 2.00 s"),
+        ("start", 1.99, "audio_start 1.99 s leaves 0.010 s of first_audio; at least 0.04 s"),
+        *(("start", value, f"audio_start is {value} s; it must be 0 or more") for value in (-1.0, np.nan, np.inf)),
+        *(
+            ("duration", value, f"audio_duration is {value} s; it must be at least 0.04 s")
+            for value in (0.0, -2.0, 0.03, np.nan, np.inf)
+        ),
+    ],
+)
+def test_invalid_start_or_duration_is_refused(tmp_path: Path, name: str, value: float, words: str) -> None:
     path = wav(tmp_path / "upload", tones(16000, 1, seconds=2), 16000)
-    assert "audio_start is 2.5 s, but first_audio ends at 2.00 s" in refusal(path, start=2.5)
-    assert "audio_start 1.99 s leaves 0.010 s of first_audio; at least 0.04 s" in refusal(path, start=1.99)
+    assert words in refusal(path, **{name: value})
 
 
 def test_start_beyond_max_start_seconds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,18 +227,6 @@ def test_start_beyond_max_start_seconds_is_refused(tmp_path: Path, monkeypatch: 
     assert "audio_start is 3 s, and first_audio continues after 1 s, the most that can be skipped" in refusal(
         path, start=3
     )
-
-
-@pytest.mark.parametrize("start", [-1.0, float("nan"), float("inf")])
-def test_invalid_start_is_refused(tmp_path: Path, start: float) -> None:
-    path = wav(tmp_path / "upload", tones(16000, 1), 16000)
-    assert f"audio_start is {start} s; it must be 0 or more" in refusal(path, start=start)
-
-
-@pytest.mark.parametrize("duration", [0.0, -2.0, 0.03, float("nan"), float("inf")])
-def test_invalid_duration_is_refused(tmp_path: Path, duration: float) -> None:
-    path = wav(tmp_path / "upload", tones(16000, 1), 16000)
-    assert f"audio_duration is {duration} s; it must be at least 0.04 s" in refusal(path, duration=duration)
 
 
 def test_more_than_max_seconds_is_refused(tmp_path: Path) -> None:
@@ -325,17 +318,12 @@ def test_playlist_opens_no_other_file(tmp_path: Path) -> None:
 def test_random_damage_raises_nothing_but_input_error(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     sources = [wav(tmp_path / "w", tones(16000, 2, 0.5), 16000, subtype="PCM_16")]
-    for codec, form in (
-        ("aac", "mp4"),
-        ("libmp3lame", "mp3"),
-        ("libopus", "ogg"),
-        ("flac", "flac"),
-        ("flac", "matroska"),
-    ):
+    codecs = ("aac", "libmp3lame", "libopus", "flac", "flac")
+    for codec, form in zip(codecs, ("mp4", "mp3", "ogg", "flac", "matroska"), strict=True):
         sources.append(encoded(tmp_path / form, tones(48000, 2, 0.5), 48000, codec=codec, form=form))
     for source in sources:
         whole = source.read_bytes()
-        for _ in range(30):
+        for _ in range(15):
             data = bytearray(whole)
             for position in random.integers(0, random.choice([64, 400, len(data)]), size=4):
                 data[position] = random.integers(0, 256)

@@ -54,7 +54,7 @@ def test_containers_and_codecs(tmp_path: Path, name: str, codec: str) -> None:
     assert numbers(video, 15) == [*range(12), 11, 11, 11]
 
 
-@pytest.mark.parametrize("rate", [12, 24, 30000 / 1001, 30, 50, 60])
+@pytest.mark.parametrize("rate", [12, 30000 / 1001, 60])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_constant_frame_rates(tmp_path: Path, name: str, rate: float) -> None:
     times = [Fraction(round(200 * i / rate), 200) for i in range(round(2 * rate))]
@@ -236,7 +236,7 @@ def test_random_damage_raises_nothing_but_input_error(tmp_path: Path, name: str)
     data = write_video(tmp_path / name, times=[i / 25 for i in range(60)]).read_bytes()
     rng = np.random.default_rng(0)
     outcomes: set[bool | str] = set()
-    for trial in range(60):
+    for trial in range(30):
         broken = bytearray(data)
         if trial % 3:
             for position in rng.integers(12, len(data), 1 + trial):

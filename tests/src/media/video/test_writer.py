@@ -74,11 +74,10 @@ def test_codecs_tags_and_index_position(tmp_path: Path) -> None:
     ("rate", "channels", "count"),
     [(44100, 2, 37), (48000, 1, 25), (8000, 1, 50), (11025, 2, 1), (22050, 4, 30), (96000, 2, 13), (16000, 3, 81)],
 )
-@pytest.mark.parametrize("audio_seconds", [0.5, 4.0])
 def test_soundtrack_keeps_its_format_and_has_the_length_of_the_video(
-    tmp_path: Path, rate: int, channels: int, count: int, audio_seconds: float
+    tmp_path: Path, rate: int, channels: int, count: int
 ) -> None:
-    samples_CN = tones(rate, channels, audio_seconds)
+    samples_CN = tones(rate, channels, 2.0)
     path = write(tmp_path / "a.mp4", frames_of(count), Audio(samples_CN=samples_CN, sample_rate=rate))
     with av.open(str(path)) as container:
         for stream in container.streams:
@@ -90,8 +89,8 @@ def test_soundtrack_keeps_its_format_and_has_the_length_of_the_video(
     assert correlation(audio.samples_CN, samples_CN) > 0.98
 
 
-@pytest.mark.parametrize("fps", [8, 12, 24, 25, 30, 60])
-@pytest.mark.parametrize("count", [1, 3, 26, 80])
+@pytest.mark.parametrize("fps", [8, 24, 30, 60])
+@pytest.mark.parametrize("count", [1, 26])
 def test_other_frame_rates_show_the_same_frames_at_the_same_time(tmp_path: Path, fps: int, count: int) -> None:
     frames_FHWC = frames_of(count)
     path = write(tmp_path / "a.mp4", frames_FHWC, Audio(samples_CN=tones(16000, 1, 4.0), sample_rate=16000), fps=fps)
@@ -163,18 +162,11 @@ def test_packets_are_written_as_they_are_encoded(tmp_path: Path) -> None:
     assert written > 0.6 * path.stat().st_size
 
 
-@pytest.mark.parametrize("written", [0, 3, 5])
-def test_too_few_frames_leave_no_file(tmp_path: Path, written: int) -> None:
+@pytest.mark.parametrize("written", [0, 5, 7])
+def test_another_number_of_frames_leaves_no_file(tmp_path: Path, written: int) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
     with pytest.raises(ValueError, match=f"{written} frames written; 6 were announced"), writer:
         writer.write(frames_of(written))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_too_many_frames_leave_no_file(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, num_frames=6)
-    with pytest.raises(ValueError, match="7 frames written; 6 were announced"), writer:
-        writer.write(frames_of(7))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from src.serving.cog.cli_inputs import data_uri
 from src.serving.cog.server import InputRefusedError, Server, ServerError, predictor_line, validation_message
+from tests.waiting import wait_until
 
 FILE = "data:audio/wav;base64,YWJj"
 REVERSED = "base64,Y2Jh"
@@ -165,10 +165,3 @@ def test_lines_of_the_server_itself_are_dropped() -> None:
     assert predictor_line(wrapped) == "step 1"
     assert predictor_line(own) is None
     assert predictor_line("Traceback\n") == "Traceback"
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
