@@ -214,9 +214,8 @@ def ensure_weights(settings: Settings) -> None:
     if (is_converted(path) or is_missing) and weights.ensure_model(path, config.name, settings.precision):
         return
     files = config.files
-    names = (files.base, files.audio_bundle or files.audio, files.speech)
     present = present_bundles(config, path, settings.precision)
-    required = [name for name in names if name in weights.BUNDLES and name not in present]
+    required = [name for name in files.bundles if name in weights.BUNDLES and name not in present]
     if files.base in present and files.base in weights.BUNDLES and is_missing:
         required.append(TOKENIZER_BUNDLE)
     others = OtherFiles(config, path).description if is_missing else ""

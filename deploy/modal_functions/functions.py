@@ -130,9 +130,9 @@ def download(names: str = "") -> list[str]:
     from app.settings import read_settings
 
     settings = read_settings(os.environ)
-    bundles = settings.config.files
-    selected = names.split(",") if names else [bundles.base, bundles.audio, bundles.speech]
-    weights.ensure(settings.model_path, [name for name in selected if names or name in weights.BUNDLES])
+    needed = [name for name in settings.config.files.bundles if name in weights.BUNDLES]
+    selected = names.split(",") if names else needed
+    weights.ensure(settings.model_path, selected)
     if not modal.is_local():
         WEIGHTS_VOLUME.commit()
     return selected

@@ -33,7 +33,7 @@ from src.storage.settings import read_settings as read_storage_settings
 logger = logging.getLogger(__name__)
 
 MAX_RESULT_MB = 10.0
-"""The size of an answer that RunPod accepts for /run."""
+"""Size of a response that RunPod accepts for /run."""
 OUTPUT_FOLDER = "outputs"
 
 ProgressCallback = Callable[[Mapping[str, Any], str], None]

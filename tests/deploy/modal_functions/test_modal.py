@@ -103,7 +103,10 @@ def test_download_fetches_bundles_into_the_volume(monkeypatch: pytest.MonkeyPatc
     three = ["Wan2.1-I2V-14B-480P", "MeiGen-MultiTalk", "chinese-wav2vec2-base"]
     assert functions.download.local() == three
     assert functions.download.local("FusionX,lightx2v") == ["FusionX", "lightx2v"]
-    assert asked == [("/weights", three), ("/weights", ["FusionX", "lightx2v"])]
+    monkeypatch.setenv("MULTITALK_MODEL", "infinitetalk-14B-single")
+    infinitetalk = [three[0], "InfiniteTalk-single", three[2]]
+    assert functions.download.local() == infinitetalk
+    assert asked == [("/weights", three), ("/weights", ["FusionX", "lightx2v"]), ("/weights", infinitetalk)]
 
 
 def test_web_is_the_http_api() -> None:
