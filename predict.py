@@ -194,6 +194,10 @@ class Predictor(BasePredictor):
             description="Faster: in the second half of the steps every other one takes over the guidance of the one before. Needs text_guidance or audio_guidance above 1.",
             default=False,
         ),
+        loras: Optional[list[str]] = Input(
+            description="LoRAs that the operator has installed, besides the one of lora or preset: the name of each file, alone or with a strength from -2 to 2 as in name:0.8; at most 8.",
+            default=None,
+        ),
     ) -> Path:
         """Make one video."""
         inputs = {name: value for name, value in locals().items() if name != "self"}

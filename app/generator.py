@@ -48,6 +48,7 @@ from wan.checkpoint.layout import (
     present_bundles,
     read_manifest,
 )
+from wan.checkpoint.lora import LoraError
 from wan.checkpoint.repackaged import OtherFiles
 from wan.conditioning.request import Request
 from wan.configs import ModelConfig
@@ -164,7 +165,10 @@ class VideoGenerator:
         media, config = job.media, self.settings.config
         logger.info("seed %d, %d frames", job.options.seed, media.num_frames)
         logger.debug("prompt: %s", job.prompt)
-        self.pipeline.use_loras(job.loras)
+        try:
+            self.pipeline.use_loras(job.loras)
+        except LoraError as error:
+            raise InputError(f"a LoRA that lora, loras or preset names does not fit this model: {error}") from error
         request = self.make_request(job)
         progress.finish("speech")
         height, width = job.size

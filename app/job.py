@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import weights
+from app.loras import find_loras, preset_name
 from app.settings import Settings
 from app.speakers import layout_speakers
 from src.errors import InputError, truncated_repr
@@ -16,7 +16,7 @@ from wan.checkpoint.lora import Lora
 from wan.chunks import fit_chunk
 from wan.conditioning.layout import ImageLayout
 from wan.modules.text import clean_prompt
-from wan.sampling.options import SamplingOptions, choose_preset, resolve_options
+from wan.sampling.options import SamplingOptions, resolve_options
 
 MAX_PROMPT_CHARS = 5000
 DEFAULT_STEPS = 40
@@ -114,29 +114,6 @@ def fit_options(settings: Settings, options: SamplingOptions, num_frames: int) -
     """The options for a video of `num_frames` frames: a short one gets a shorter chunk."""
     frame_num, motion_frame = fit_chunk(num_frames, settings.config.frame_num, settings.config.motion_frame)
     return replace(options, frame_num=frame_num, motion_frame=motion_frame, max_frames_num=num_frames)
-
-
-def preset_name(inputs: Mapping[str, Any]) -> str | None:
-    """The preset that a request names, or None."""
-    return None if inputs["preset"] == "none" else inputs["preset"]
-
-
-def find_loras(settings: Settings, inputs: Mapping[str, Any]) -> tuple[Lora, ...]:
-    """The installed LoRA that a request or its preset names; InputError for one that is not installed."""
-    name, strength = inputs["lora"], inputs["lora_strength"]
-    if name == "none":
-        name = choose_preset(settings.config, inputs["turbo"], preset_name(inputs)).lora
-    if name is None or strength == 0:
-        return ()
-    path = weights.locate_lora(settings.model_path, name)
-    if path is None:
-        download = f"python weights.py download {name} --dest {settings.model_path}"
-        how = download if name in weights.BUNDLES else "it comes with the built-in model only"
-        raise InputError(
-            f"lora is {name!r}, which this server does not have; allowed is what the operator has installed "
-            f"({how}), or none"
-        )
-    return (Lora(weights=path, strength=strength),)
 
 
 def check_prompt(name: str, text: str) -> None:

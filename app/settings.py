@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from app.speakers import video_unsupported_reason
-from src.environment import Environ, read_choice, read_flag, read_number
+from src.environment import Environ, read_choice, read_flag, read_folder, read_number
 from src.request import MediaLimits
 from wan.checkpoint import Precision
 from wan.configs import WAN_CONFIGS, ModelConfig
@@ -36,6 +36,7 @@ class Settings:
     num_persistent_params: int | None
     max_runtime: float | None
     embed_provenance: bool
+    lora_dir: Path | None = None
 
 
 def read_settings(environ: Environ) -> Settings:
@@ -60,5 +61,6 @@ def read_settings(environ: Environ) -> Settings:
         memory_limit=None if memory_gb is None else int(memory_gb * 1e9),
         num_persistent_params=None if persistent is None else int(persistent),
         max_runtime=read_number(environ, "MAX_RUNTIME", None, minimum=1),
+        lora_dir=read_folder(environ, "MULTITALK_LORA_DIR"),
         embed_provenance=read_flag(environ, "MULTITALK_TAG", default=True),
     )

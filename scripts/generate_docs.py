@@ -40,7 +40,7 @@ def allowed_text(field: dict[str, Any], schemas: dict[str, Any]) -> str:
     if field.get("format") == "uri":
         return "file"
     if field["type"] == "array":
-        return "files"
+        return "files" if field["items"].get("format") == "uri" else "texts"
     low, high = field.get("minimum"), field.get("maximum")
     bounds = f" {low} to {high}" if high is not None else f" from {low}" if low is not None else ""
     return {"string": "text", "boolean": "true, false"}.get(field["type"], field["type"]) + bounds

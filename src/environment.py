@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 Environ = Mapping[str, str]
@@ -38,6 +39,14 @@ def read_number(
 def read_flag(environ: Environ, name: str, *, default: bool) -> bool:
     """`1` or `0`; `default` for any other value."""
     return {"1": True, "0": False}.get(environ.get(name, ""), default)
+
+
+def read_folder(environ: Environ, name: str) -> Path | None:
+    """An existing folder; None if unset or empty."""
+    text = environ.get(name)
+    if text and not Path(text).is_dir():
+        raise ValueError(f"{name} is {text!r}; an existing folder is needed")
+    return Path(text) if text else None
 
 
 def first_set(environ: Environ, *names: str) -> str | None:

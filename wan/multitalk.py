@@ -139,6 +139,7 @@ class MultiTalkPipeline:
         cache: Cache = "teacache",
         magcache_thresh: float | None = None,
         guidance_reuse: bool = False,
+        loras: Sequence[Lora] | None = None,
     ) -> Tensor:
         """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest speech, max_frames_num).
 
@@ -182,6 +183,8 @@ class MultiTalkPipeline:
         )
         logger.info("seed %d", options.seed)
         layout = self.resolve_layout(request, options)
+        if loras is not None:
+            self.use_loras(loras)
         request = replace(request, layout=layout)
         size = chunk_size(layout, options)
         video = torch.empty(3, _num_frames(request, options), size.height, size.width)

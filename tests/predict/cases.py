@@ -120,6 +120,10 @@ REFUSED_BY_PREDICTOR = (
     case("guidance_reuse", True, "none to reuse", "above 1", text_guidance=1, audio_guidance=1),
     case("guidance_reuse", True, "none to reuse", "above 1", preset="fast"),
     case("lora", "lightx2v", "'lightx2v'", "what the operator has installed"),
+    case("loras", ["https://example.org/x.safetensors"], "https://example.org", "allowed is name"),
+    case("loras", ["../mine"], "'../mine'", "allowed is", "distilled"),
+    case("loras", ["distilled:3"], "'distilled:3'", "from -2 to 2"),
+    case("loras", ["distilled"], "distilled.safetensors twice", preset="fast"),
 )
 
 REFUSED_BY_SCHEMA = (
@@ -148,6 +152,8 @@ REFUSED_BY_SCHEMA = (
     case("lora_strength", 2.5, "2.5", "maximum of 2"),
     case("person_masks", WHITE, "array"),
     case("person_masks", [5], "5", "string"),
+    case("loras", "distilled", "array"),
+    case("loras", [5], "5", "string"),
     case("preview_speakers", "yes", "yes", "boolean"),
     case("aspect", "16:9", "16:9", "bucket", "source"),
     case("fps", 23.976, "23.976", "integer"),

@@ -32,3 +32,13 @@ def test_fast_preset_uses_the_built_in_lora(service: Service) -> None:
     fast = decode_output(service.succeed(num_frames=5, preset="fast"))
     assert decode_output(service.succeed(num_frames=5, preset="fast", lora="distilled")).data == fast.data
     assert different(decode_output(service.succeed(num_frames=5, preset="fast", lora_strength=0)), fast)
+
+
+def test_several_loras_by_name_and_strength(service: Service, fusionx: str) -> None:
+    before = decode_output(service.succeed(num_frames=5))
+    one = decode_output(service.succeed(num_frames=5, lora=fusionx, lora_strength=0.5))
+    assert decode_output(service.succeed(num_frames=5, loras=[f"{fusionx}:0.5"])).data == one.data
+    both = decode_output(service.succeed(num_frames=5, lora=fusionx, lora_strength=0.5, loras=["distilled"]))
+    assert different(both, one)
+    assert decode_output(service.succeed(num_frames=5, loras=[f"{fusionx}:0.5", "distilled:1"])).data == both.data
+    assert decode_output(service.succeed(num_frames=5, loras=[])).data == before.data

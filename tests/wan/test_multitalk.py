@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from wan import MultiTalkPipeline
+from wan.checkpoint.lora import Lora
 from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.progress import Progress
@@ -67,6 +68,7 @@ def test_generate_signature() -> None:
         "cache": "teacache",
         "magcache_thresh": None,
         "guidance_reuse": False,
+        "loras": None,
         "progress": None,
         "embed_speech": None,
     }
@@ -112,6 +114,20 @@ def test_same_seed_same_video(pipeline: MultiTalkPipeline) -> None:
     first, again, other = (pipeline.generate(input_data(14), **{**SMALL, "seed": seed}) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_loras_stay_until_others_are_named(pipeline: MultiTalkPipeline) -> None:
+    rows, columns = pipeline.models.transformer.get_parameter("blocks.0.self_attn.q.weight").shape
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "blocks.0.self_attn.q.lora_A.weight": torch.randn(4, columns, generator=generator),
+        "blocks.0.self_attn.q.lora_B.weight": torch.randn(rows, 4, generator=generator),
+    }
+    plain = pipeline.generate(input_data(5), **SMALL)
+    merged = pipeline.generate(input_data(5), **SMALL, loras=[Lora(weights=tensors, strength=0.8)])
+    assert not torch.equal(merged, plain)
+    assert torch.equal(pipeline.generate(input_data(5), **SMALL), merged)
+    assert torch.equal(pipeline.generate(input_data(5), **SMALL, loras=()), plain)
 
 
 def test_global_generator_is_not_seeded(pipeline: MultiTalkPipeline) -> None:
