@@ -100,7 +100,10 @@ def _listed_lora(settings: Settings, installed: Mapping[str, Path | None], item:
     if path is None:
         path = weights.locate_lora(settings.model_path, name) if _is_lora_bundle(name) else None
     if path is None:
-        allowed = ", ".join(sorted(installed)[:_MAX_NAMES_SHOWN]) or "nothing: no LoRA is installed"
+        allowed = (
+            ", ".join(sorted(name for name, file in installed.items() if file)[:_MAX_NAMES_SHOWN])
+            or "nothing: no LoRA is installed"
+        )
         raise InputError(f"loras has {truncated_repr(item)}, which this server does not have; allowed is {allowed}")
     return Lora(weights=path, strength=strength)
 

@@ -14,8 +14,9 @@ from src.errors import InputError
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """LoRAs of the model's folder, of the operator's own, and of both."""
-    for name in ("model/loras/distilled", "model/loras/film", "model/loras/a/rain", "model/loras/b/rain", "own/film"):
-        path = tmp_path / f"{name}.safetensors"
+    (tmp_path / "model").mkdir()
+    for name in ("loras/distilled", "loras/film", "loras/a/rain", "loras/b/rain", "../own/film"):
+        path = tmp_path / "model" / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     for name in (
@@ -85,7 +86,7 @@ def test_several_add_to_the_named_one_and_to_the_presets(settings: Settings) -> 
 @pytest.mark.parametrize(
     ("items", "words"),
     [
-        (["absent"], "loras has 'absent', which this server does not have; allowed is .*distilled, film"),
+        (["absent"], "has 'absent', which this server does not have; allowed is a/rain, b/rain, distilled, film, ink"),
         (["secret"], "does not have"),
         (["../secret"], "does not have"),
         (["/etc/passwd"], "does not have"),
@@ -107,7 +108,7 @@ def test_several_add_to_the_named_one_and_to_the_presets(settings: Settings) -> 
     ],
 )
 def test_invalid_items_are_refused(settings: Settings, items: list[str], words: str) -> None:
-    with pytest.raises(InputError, match=f"^loras .*{words}"):
+    with pytest.raises(InputError, match=rf"^loras .*{words}"):
         found(settings, *items)
 
 
@@ -122,5 +123,5 @@ def test_no_folder_at_all(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_absent_lora_folder_is_refused() -> None:
-    with pytest.raises(ValueError, match="^MULTITALK_LORA_DIR is '/absent'; an existing folder"):
+    with pytest.raises(ValueError, match=r"^MULTITALK_LORA_DIR is '/absent'; an existing folder"):
         read_settings({"MULTITALK_LORA_DIR": "/absent"})
