@@ -80,7 +80,7 @@ def test_defaults_of_the_schema_are_filled_in(
     generator: VideoGenerator, inputs: dict[str, Any], output_dir: Path
 ) -> None:
     output = generator.generate(inputs | {"fps": None, "preview_speakers": True}, output_dir)
-    assert output.metrics["frames"] == 12
+    assert output.metrics["frames"] == 25, "the preview's"
     assert output.speech_shape == ()
 
 
