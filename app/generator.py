@@ -169,6 +169,8 @@ class VideoGenerator:
             self.pipeline.use_loras(job.loras)
         except LoraError as error:
             raise InputError(f"a LoRA that lora, loras or preset names does not fit this model: {error}") from error
+        for warning in self.pipeline.loras.warnings:
+            warn_caller(warning)
         request = self.make_request(job)
         progress.finish("speech")
         height, width = job.size

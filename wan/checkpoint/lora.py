@@ -72,6 +72,8 @@ class LoraManager:
     active: tuple[Lora, ...] = ()
     originals: dict[str, Tensor] = field(default_factory=dict)
     unmerged_layers: list[QuantizedLinear] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+    """What the files of the active LoRAs hold that is ignored."""
 
     @torch.no_grad()
     def set_active(self, model: nn.Module, loras: Sequence[Lora]) -> None:
@@ -84,8 +86,9 @@ class LoraManager:
         if all(isinstance(lora.weights, Path) for lora in loras) and self.active == loras:
             return
         deltas: dict[str, list[WeightDelta]] = {}
+        warnings: list[str] = []
         for lora in loras:
-            for delta in read_deltas(model, lora):
+            for delta in read_deltas(model, lora, warnings):
                 deltas.setdefault(delta.parameter, []).append(delta)
         self.unload(model)
         try:
@@ -98,7 +101,7 @@ class LoraManager:
         except BaseException:
             self.unload(model)
             raise
-        self.active = loras
+        self.active, self.warnings = loras, tuple(warnings)
         if loras:
             logger.info(
                 "merged %s into %d weights, %d of them quantized; %d bytes of originals are kept",
@@ -111,7 +114,7 @@ class LoraManager:
     @torch.no_grad()
     def unload(self, model: nn.Module) -> None:
         """Restore the checkpoint's weights bit for bit and free the originals."""
-        self.active = ()
+        self.active = self.warnings = ()
         while self.originals:
             name, original = self.originals.popitem()
             model.get_parameter(name).copy_(original)
@@ -134,8 +137,8 @@ class LoraManager:
         parameter.copy_(weight)
 
 
-def read_deltas(model: nn.Module, lora: Lora) -> list[WeightDelta]:
-    """The deltas of a LoRA for the parameters of `model`; unmatched keys and deltas of another shape are logged.
+def read_deltas(model: nn.Module, lora: Lora, warnings: list[str]) -> list[WeightDelta]:
+    """The deltas of a LoRA for the parameters of `model`; `warnings` gets what is ignored, which is also logged.
 
     Raises `LoraError` for another method than LoRA, if nothing fits, and for inconsistent or invalid tensors.
     """
@@ -150,7 +153,7 @@ def read_deltas(model: nn.Module, lora: Lora) -> list[WeightDelta]:
             f"{truncate_names(unmatched)}"
         )
     if unmatched:
-        logger.warning("%s: %d unmatched keys are ignored: %s", lora, len(unmatched), truncate_names(unmatched))
+        _warn(warnings, f"{lora}: {len(unmatched)} unmatched keys are ignored: {truncate_names(unmatched)}")
     layers: dict[str, dict[str, Tensor]] = {}
     for key, (layer, role) in matches.items():
         if role in layers.setdefault(layer, {}):
@@ -161,7 +164,13 @@ def read_deltas(model: nn.Module, lora: Lora) -> list[WeightDelta]:
         raise LoraError(
             f"{lora}: quantized weights support low-rank deltas only, not the full ones of {truncate_names(full_diffs)}"
         )
-    return _fitting(model, lora, [delta for layer, roles in layers.items() for delta in _deltas(lora, layer, roles)])
+    deltas = [delta for layer, roles in layers.items() for delta in _deltas(lora, layer, roles)]
+    return _fitting(model, lora, deltas, warnings)
+
+
+def _warn(warnings: list[str], message: str) -> None:
+    logger.warning("%s", message)
+    warnings.append(message)
 
 
 def _deltas(lora: Lora, layer: str, roles: Mapping[str, Tensor]) -> Iterator[WeightDelta]:
@@ -196,8 +205,8 @@ def _is_valid(role: str, tensor: Tensor) -> bool:
     return tensor.is_floating_point() and (is_matrix or role not in (DOWN, UP))
 
 
-def _fitting(model: nn.Module, lora: Lora, deltas: Iterable[WeightDelta]) -> list[WeightDelta]:
-    """The deltas that have the shape of their parameter; the others are logged, as those of another task's input layer.
+def _fitting(model: nn.Module, lora: Lora, deltas: Iterable[WeightDelta], warnings: list[str]) -> list[WeightDelta]:
+    """The deltas that have the shape of their parameter; a warning lists the others.
 
     Raises `LoraError` if no delta fits, or none of those for the blocks: then the file is for another network.
     """
@@ -218,7 +227,7 @@ def _fitting(model: nn.Module, lora: Lora, deltas: Iterable[WeightDelta]) -> lis
     if mismatches and (not fitting or (_in_blocks(others) and not _in_blocks(fitting))):
         raise LoraError(f"{lora}: nothing fits; it looks like {_describe_shapes(others)}: {text}")
     if mismatches:
-        logger.warning("%s: %d deltas of another shape are ignored: %s", lora, len(mismatches), text)
+        _warn(warnings, f"{lora}: {len(mismatches)} deltas of another shape are ignored: {text}")
     return fitting
 
 

@@ -147,9 +147,14 @@ def test_unmatched_keys_are_logged(model: MultiTalkTransformer, caplog: pytest.L
         "blocks.77.ffn.0.diff": random_tensor(3),
         "lora_unet__blocks_0_self.attn_q.diff": random_tensor(3),
     }
-    LoraManager().set_active(model, [Lora(weights=tensors)])
+    loras = LoraManager()
+    loras.set_active(model, [Lora(weights=tensors)])
     assert "2 unmatched keys" in caplog.text
+    (warning,) = loras.warnings
+    assert "blocks.77.ffn.0.diff" in warning
     assert "blocks.77.ffn.0.diff, lora_unet__blocks_0_self.attn_q.diff" in caplog.text
+    loras.set_active(model, [])
+    assert loras.warnings == ()
 
 
 def without(tensors: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
