@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.serving.cog.server import InputRefusedError
+from tests.conftest import ROOT
 from tests.predict.conftest import MODEL, Service
 from tests.predict.media_files import plain, recorded, saved, tones, two_people, uri, voice
 from tests.predict.output_video import OutputVideo, correlation, decode_output, rms
@@ -140,7 +142,7 @@ def test_metrics(service: Service) -> None:
 
 def test_log_lines_of_every_stage(service: Service) -> None:
     begin = len(service.lines)
-    answer = service.succeed(num_frames=50, seed=5)
+    answer = service.succeed(num_frames=50, seed=5, image=uri((ROOT / "examples" / "two_people.png").read_bytes()))
     expected = ["seed 5, 50 frames", "speech", "prepare: chunk 1 of 2"]
     for chunk in (1, 2):
         of_chunk = f"chunk {chunk} of 2"
@@ -210,11 +212,15 @@ def test_every_option_changes_the_video(service: Service, plain_video: OutputVid
         {"negative_prompt": WAN_CONFIGS[MODEL].negative_prompt},
         {"person_boxes": " "},
         {"color_correction": 0.3},
-        {"unknown": "is dropped by the server"},
     ],
 )
 def test_defaults(service: Service, plain_video: OutputVideo, inputs: dict[str, Any]) -> None:
     assert not different(asked(service, **inputs), plain_video)
+
+
+def test_unknown_inputs_are_refused(service: Service) -> None:
+    with pytest.raises(InputRefusedError, match="speed: not an input"):
+        service.succeed(speed=2)
 
 
 def test_explicit_values_win_over_turbo(service: Service) -> None:
