@@ -2,13 +2,16 @@
 
 The server runs the built-in model; the index of a request seeds its content, so every run is the same. Written to
 benchmarks/results/soak.json. The exit status is 1 if a request has an unexpected outcome, if resident memory (in 10^6
-bytes) grows by more than MAX_GROWTH_MB per 100 requests, or if temporary files remain.
+bytes) grows by more than MAX_GROWTH_MB per 100 requests, or if files or folders remain. The server starts with what a
+killed one left in TMPDIR and in Cog's folder.
 """
 
+import contextlib
 import json
 import logging
 import os
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -25,6 +28,7 @@ import numpy as np
 from benchmarks.report.environment import RESULTS, environment, write_result
 from benchmarks.report.parser import make_parser
 from src.serving.cog.cli_inputs import data_uri
+from src.serving.cog.prediction_folders import FOLDER
 from src.serving.cog.server import InputRefusedError, Server
 
 logger = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
 MODEL = "multitalk-puppet"
+ORPHAN = "orphan-of-the-soak"
 MAX_GROWTH_MB = 1.0
 """Per 100 requests."""
 LOGGED_GROWTH_MB = 1.0
@@ -118,8 +123,8 @@ def measure(num_requests: int, scratch: Path) -> tuple[Record, list[str]]:
     """Send all requests to one server; returns the record and the names of leftover files."""
     record = Record()
     env = {"OMP_NUM_THREADS": "1", "MULTITALK_MODEL": MODEL, "MAX_SECONDS": "60", "TMPDIR": str(scratch)}
+    leave_orphans(scratch)
     with Server(REPOSITORY, env=env) as server:
-        before = set(scratch.rglob("*"))
         warm_up(server)
         for index in range(num_requests):
             rng = random.Random(index)
@@ -136,7 +141,8 @@ def measure(num_requests: int, scratch: Path) -> tuple[Record, list[str]]:
                 logger.info("request %d (%s): memory from %.1f to %.1f MB", index, expected, *record.megabytes[-2:])
             if index % 50 == 49:
                 logger.info("%d requests, %.1f MB", index + 1, record.megabytes[-1])
-        return record, leftover_files(set(scratch.rglob("*")) - before)
+        leftover = leftover_files(server, scratch)
+    return record, leftover + [str(path.relative_to(scratch)) for path in scratch.rglob("*")]
 
 
 def warm_up(server: Server) -> None:
@@ -146,23 +152,54 @@ def warm_up(server: Server) -> None:
             server.predict(valid_inputs(frames, 0, turbo=turbo, two=two))
 
 
-def leftover_files(new: set[Path]) -> list[str]:
-    """Names of new files, except one video, which is kept until the next request starts."""
-    videos = sorted(path for path in new if path.match("multitalk-*/output.mp4"))
-    kept = {path for video in videos[:1] for path in (video, video.parent)}
-    return sorted(path.name for path in new - kept)
+def leave_orphans(scratch: Path) -> None:
+    """What a SIGKILL of an earlier server leaves: folders of ours and of Cog that nobody has locked."""
+    for folder in (scratch / "multitalk-server-soak", scratch / "multitalk-job-soak", FOLDER / ORPHAN):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("left")
+    os.utime(FOLDER / ORPHAN, (0, 0))  # old enough also where another Cog server runs
+
+
+def leftover_files(server: Server, scratch: Path) -> list[str]:
+    """Files in every folder that the server writes to, and folders that no process needs. One video is kept until the
+    next request starts."""
+    wanted = ("multitalk-server-*", "multitalk-server-*/multitalk-worker-*")
+    found = {path for path in scratch.rglob("*") if not any(path in scratch.glob(pattern) for pattern in wanted)}
+    videos = sorted(path for path in found if path.match("output-*/output.mp4"))
+    found -= {path for video in videos[:1] for path in (video, video.parent)}
+    found |= {*FOLDER.glob("soak-*"), *FOLDER.glob(ORPHAN)} | open_files(server.process.pid)
+    return sorted(map(str, found))
+
+
+def open_files(session: int) -> set[Path]:
+    """Regular files outside of the repository that a process of the server has open for writing, other than its log."""
+    opened = set()
+    for folder in session_folders(session):
+        for info in folder.glob("fdinfo/*"):
+            with contextlib.suppress(OSError):
+                flags = int(re.search(r"flags:\s*(\d+)", info.read_text())[1], 8)  # type: ignore[index]
+                path = Path(os.readlink(folder / "fd" / info.name))
+                if flags & os.O_ACCMODE and path.is_file() and not path.is_relative_to(REPOSITORY):
+                    opened.add(path)
+    return opened
+
+
+def session_folders(session: int) -> list[Path]:
+    """The /proc folders of the server's processes (Linux): the gateway, Cog's server and its worker."""
+    folders = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                folders.append(folder)
+    return folders
 
 
 def resident_mb(server_pid: int) -> float:
-    """Resident megabytes of the server and its child processes (Linux)."""
+    """Resident megabytes of the server's processes (Linux)."""
     pages = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            if server_pid in {int(folder.name), int(stat[1])}:
-                pages += int((folder / "statm").read_text().split()[1])
-        except OSError:  # the process has exited
-            continue
+    for folder in session_folders(server_pid):
+        with contextlib.suppress(OSError):
+            pages += int((folder / "statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

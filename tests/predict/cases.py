@@ -84,6 +84,7 @@ REFUSED_BY_PREDICTOR = (
     case("negative_prompt", " \n", r"' \n'", "5,000"),
     case("negative_prompt", "a" * 5_001, "5,001 characters", "5,000"),
     case("person_boxes", "0,0,1,1", "'0,0,1,1'", "nothing of person 2", TOKEN),
+    case("person_boxes", "0,0,1,1;0,0,1,1", "both persons cover the same area", second_audio=voice()),
     case("person_boxes", f"{TWO_BOXES};0,0,1,1", "nothing of person 1", TOKEN, second_audio=voice()),
     case("person_boxes", ";".join(["0,0,0.5,1"] * 11), "which is 11 with first_audio alone", "at most 10 are allowed"),
     case("person_boxes", "0.1,0.1,0.4,0.9,1;0,0,1,1", "box 1 is '0.1,0.1,0.4,0.9,1'", FOUR),

@@ -3,14 +3,19 @@
 import io
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import av
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
+<<<<<<< HEAD
 from src.serving.cog.server import InputRefusedError
+=======
+>>>>>>> 91fb436 (conditioning: two persons with the same area are refused; soak: every folder of the server; a photograph's warning is tested)
 from tests.conftest import ROOT
 from tests.predict.conftest import MODEL, Service
 from tests.predict.media_files import plain, recorded, saved, tones, two_people, uri, voice
@@ -255,3 +260,12 @@ def test_provenance_comment(service: Service) -> None:
         comment = dict(pair.split("=") for pair in container.metadata["comment"].split("; "))
     assert (comment["synthetic"], comment["model"], comment["seed"]) == ("true", MODEL, "77")
     assert comment["digitalsourcetype"].endswith("/trainedAlgorithmicMedia")
+
+
+def test_a_photograph_is_answered_with_a_warning_by_the_built_in_model(service: Service) -> None:
+    begin = len(service.lines)
+    photograph = (Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").read_bytes()
+    answer = service.succeed(image=uri(photograph))
+    assert answer["metrics"]["warnings"].startswith("image looks like a photograph, and multitalk-puppet knows drawn")
+    assert answer["metrics"]["warnings"] in service.lines[begin:]
+    assert "warnings" not in service.succeed(image=uri((ROOT / "examples" / "portrait.png").read_bytes()))["metrics"]

@@ -17,7 +17,7 @@ _MARGIN = 0.05
 
 
 class SpeakerError(ValueError):
-    """A person covers no token of the model's grid."""
+    """A person covers no token of the model's grid, or the persons cover the same."""
 
 
 def box_mask(height: int, width: int, *, top: int, left: int, bottom: int, right: int) -> Tensor:
@@ -43,7 +43,8 @@ def latent_masks(height: int, width: int, person_masks: PersonMasks | None, crop
 
     Equal to scaling and cropping the masks as the image and resizing them to the latent grid, with nearest-neighbor
     interpolation each time, which only selects rows and columns. Without masks the persons are the image's halves.
-    Raises `SpeakerError` when a person covers no token. The background may be empty: then no token has its label.
+    Raises `SpeakerError` when a person covers no token or both cover the same. The background may be empty: then no token
+    has its label.
     """
     rows = _source_indices(height, crop.scaled[0], crop.top, crop.size[0])
     columns = _source_indices(width, crop.scaled[1], crop.left, crop.size[1])
@@ -58,6 +59,11 @@ def latent_masks(height: int, width: int, person_masks: PersonMasks | None, crop
                 f"tokens after the image of {width} x {height} pixels is scaled and cropped; "
                 "every person needs at least one token"
             )
+    if torch.equal(masks[0], masks[1]):
+        raise SpeakerError(
+            f"{_describe(person_masks)}: both persons cover the same area, so that their mouths cannot be told apart; "
+            "different areas are needed, which may overlap"
+        )
     return masks
 
 

@@ -72,6 +72,16 @@ def test_person_without_a_token_is_an_error(masks: PersonMasks, person: str, des
     assert description in str(caught.value)
 
 
+def test_the_same_area_for_both_is_an_error_and_an_overlap_is_not() -> None:
+    whole = torch.ones(200, 400, dtype=torch.bool)
+    with pytest.raises(SpeakerError, match="both persons cover the same area"):
+        layout_image(200, 400, BUCKETS, 2, (whole, whole.clone()))
+    masks = layout_image(200, 400, BUCKETS, 2, (whole, RIGHT)).masks
+    assert masks[0].min() == 1
+    assert 0 < masks[1].sum() < masks[0].sum()
+    assert masks[2].sum() == 0
+
+
 def test_person_outside_the_crop_is_an_error() -> None:
     outside = box_mask(100, 1000, top=0, left=0, bottom=100, right=40)
     inside = box_mask(100, 1000, top=20, left=450, bottom=80, right=520)
