@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-<<<<<<< HEAD
 from src.serving.cog.server import InputRefusedError
-=======
->>>>>>> 91fb436 (conditioning: two persons with the same area are refused; soak: every folder of the server; a photograph's warning is tested)
 from tests.conftest import ROOT
 from tests.predict.conftest import MODEL, Service
 from tests.predict.media_files import plain, recorded, saved, tones, two_people, uri, voice
