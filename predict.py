@@ -22,7 +22,7 @@ from cog import BasePredictor, Input, Path
 from app.cog_inputs import fetched_inputs, own_inputs
 from app.generator import VideoGenerator
 from src.serving import logs
-from src.serving.temp_dirs import OwnedDir, remove_orphans
+from src.serving.temp_dirs import OwnedDir, compiler_cache, remove_orphans
 
 logger = logging.getLogger("multitalk")
 
@@ -34,6 +34,7 @@ class Predictor(BasePredictor):
         """Fetch missing weights, load the model and warm it up."""
         logs.configure(os.environ)
         remove_orphans()
+        os.environ.update(compiler_cache())
         self.temp_dir = OwnedDir("worker-")
         tempfile.tempdir = str(self.temp_dir.path)  # also where Cog writes the inputs that it fetches
         atexit.register(self.temp_dir.remove)

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
 MODEL = "multitalk-puppet"
+COMPILER_CACHE = "torchinductor_*"
 ORPHAN = "orphan-of-the-soak"
 MAX_GROWTH_MB = 1.0
 """Per 100 requests."""
@@ -142,7 +143,7 @@ def measure(num_requests: int, scratch: Path) -> tuple[Record, list[str]]:
             if index % 50 == 49:
                 logger.info("%d requests, %.1f MB", index + 1, record.megabytes[-1])
         leftover = leftover_files(server, scratch)
-    return record, leftover + [str(path.relative_to(scratch)) for path in scratch.rglob("*")]
+    return record, leftover + [path.name for path in scratch.iterdir() if not path.match(COMPILER_CACHE)]
 
 
 def warm_up(server: Server) -> None:
@@ -163,7 +164,7 @@ def leave_orphans(scratch: Path) -> None:
 def leftover_files(server: Server, scratch: Path) -> list[str]:
     """Files in every folder that the server writes to, and folders that no process needs. One video is kept until the
     next request starts."""
-    wanted = ("multitalk-server-*", "multitalk-server-*/multitalk-worker-*")
+    wanted = (COMPILER_CACHE, f"{COMPILER_CACHE}/**/*", "multitalk-server-*", "multitalk-server-*/multitalk-worker-*")
     found = {path for path in scratch.rglob("*") if not any(path in scratch.glob(pattern) for pattern in wanted)}
     videos = sorted(path for path in found if path.match("output-*/output.mp4"))
     found -= {path for video in videos[:1] for path in (video, video.parent)}

@@ -74,6 +74,13 @@ def remove_orphans(parent: Path | None = None) -> list[Path]:
     return orphans
 
 
+def compiler_cache() -> dict[str, str]:
+    """The variable of the compiler's cache in the shared temporary folder, its default place: it outlives a process,
+    and must not move into a folder that is deleted with it."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    return {name: os.environ.get(name) or str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}")}
+
+
 def try_lock(fd: int, *, or_unsupported: bool = True) -> bool:
     """Lock a folder without waiting; `or_unsupported` where the file system knows no locks."""
     try:

@@ -43,8 +43,8 @@ def latent_masks(height: int, width: int, person_masks: PersonMasks | None, crop
 
     Equal to scaling and cropping the masks as the image and resizing them to the latent grid, with nearest-neighbor
     interpolation each time, which only selects rows and columns. Without masks the persons are the image's halves.
-    Raises `SpeakerError` when a person covers no token or both cover the same. The background may be empty: then no token
-    has its label.
+    Raises `SpeakerError` when a person covers no token or both cover the same. The background may be empty: then no
+    token has its label.
     """
     rows = _source_indices(height, crop.scaled[0], crop.top, crop.size[0])
     columns = _source_indices(width, crop.scaled[1], crop.left, crop.size[1])

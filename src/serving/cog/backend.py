@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 
 from src.serving.cog.environment import free_port, server_environment
-from src.serving.temp_dirs import OwnedDir
+from src.serving.temp_dirs import OwnedDir, compiler_cache
 
 LAUNCHER = Path(__file__).with_name("coglet.py")
 STOP_WAIT_S = 10.0
@@ -36,7 +36,9 @@ class Backend:
         """Start the process; it answers a moment later."""
         upload = [self.upload_url] if self.upload_url else []
         arguments = [self.predictor, str(self.port), str(self.temp_dir.path), *upload]
-        environment = server_environment(self.predictor, self.port, {**self.env, "TMPDIR": str(self.temp_dir.path)})
+        environment = server_environment(
+            self.predictor, self.port, {**self.env, **compiler_cache(), "TMPDIR": str(self.temp_dir.path)}
+        )
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", str(LAUNCHER), *arguments),
             cwd=self.folder,

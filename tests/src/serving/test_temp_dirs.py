@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from src.serving.temp_dirs import OwnedDir, owned_dir, remove_orphans
+import pytest
+
+from src.serving.temp_dirs import OwnedDir, compiler_cache, owned_dir, remove_orphans
 
 HOLD = """
 import sys
@@ -76,3 +78,11 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "multitalk-link").symlink_to(target)
     assert remove_orphans(tmp_path) == []
     assert target.exists()
+
+
+def test_the_compilers_cache_stays_in_the_shared_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert Path(compiler_cache()["TORCHINDUCTOR_CACHE_DIR"]).parent == tmp_path
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/volume/cache")
+    assert compiler_cache() == {"TORCHINDUCTOR_CACHE_DIR": "/volume/cache"}
