@@ -142,7 +142,7 @@ def measure(num_requests: int, scratch: Path) -> tuple[Record, list[str]]:
                 logger.info("request %d (%s): memory from %.1f to %.1f MB", index, expected, *record.megabytes[-2:])
             if index % 50 == 49:
                 logger.info("%d requests, %.1f MB", index + 1, record.megabytes[-1])
-        leftover = leftover_files(server, scratch)
+        leftover = leftover_files(written_files(server, scratch))
     return record, leftover + [path.name for path in scratch.iterdir() if not path.match(COMPILER_CACHE)]
 
 
@@ -161,15 +161,18 @@ def leave_orphans(scratch: Path) -> None:
     os.utime(FOLDER / ORPHAN, (0, 0))  # old enough also where another Cog server runs
 
 
-def leftover_files(server: Server, scratch: Path) -> list[str]:
-    """Files in every folder that the server writes to, and folders that no process needs. One video is kept until the
-    next request starts."""
+def written_files(server: Server, scratch: Path) -> set[Path]:
+    """Files and folders in every folder that the server can write to, but its own folders and the compiler's cache."""
     wanted = (COMPILER_CACHE, f"{COMPILER_CACHE}/**/*", "multitalk-server-*", "multitalk-server-*/multitalk-worker-*")
     found = {path for path in scratch.rglob("*") if not any(path in scratch.glob(pattern) for pattern in wanted)}
+    return found | {*FOLDER.glob("soak-*"), *FOLDER.glob(ORPHAN)} | open_files(server.process.pid)
+
+
+def leftover_files(found: set[Path]) -> list[str]:
+    """Names of files, except one video, which is kept until the next request starts."""
     videos = sorted(path for path in found if path.match("output-*/output.mp4"))
-    found -= {path for video in videos[:1] for path in (video, video.parent)}
-    found |= {*FOLDER.glob("soak-*"), *FOLDER.glob(ORPHAN)} | open_files(server.process.pid)
-    return sorted(map(str, found))
+    kept = {path for video in videos[:1] for path in (video, video.parent)}
+    return sorted(path.name for path in found - kept)
 
 
 def open_files(session: int) -> set[Path]:

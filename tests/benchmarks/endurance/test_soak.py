@@ -32,7 +32,7 @@ def test_summary_has_percentiles() -> None:
 
 
 def test_only_one_video_may_remain() -> None:
-    first, second = ({Path(f"s/multitalk-{x}"), Path(f"s/multitalk-{x}/output.mp4")} for x in "ab")
+    first, second = ({Path(f"s/output-{x}"), Path(f"s/output-{x}/output.mp4")} for x in "ab")
     assert leftover_files(set()) == leftover_files(first) == []
-    assert leftover_files(first | second) == ["multitalk-b", "output.mp4"]
-    assert leftover_files({Path("s/multitalk-a/.output.1.part")}) == [".output.1.part"]
+    assert leftover_files(first | second) == ["output-b", "output.mp4"]
+    assert leftover_files({Path("s/output-a/.output.1.part")}) == [".output.1.part"]
