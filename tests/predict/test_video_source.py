@@ -15,7 +15,7 @@ COLORS = ((40, 60, 160), (60, 150, 60))
 
 @pytest.fixture(scope="module")
 def video_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A is_first_scene scene and a green one, 30 pictures a second."""
+    """A blue scene and a green one, 30 frames a second."""
     pictures = [Image.new("RGB", (128, 64), COLORS[number >= 31]) for number in range(50)]
     path = tmp_path_factory.mktemp("films") / "video_file.webm"
     times = [number / 30 for number in range(len(pictures))]
