@@ -41,7 +41,7 @@ MAX_REWRITTEN_BYTES = 1 << 20
 """Answers of this size and more hold a video, and are passed on as they come."""
 FORWARDED_HEADERS = ("accept", "prefer", "traceparent", "tracestate")
 CLOSED_REQUEST = 499
-"""The caller has closed the connection; nobody reads the answer."""
+"""Status in the log when the caller has closed the connection before the response."""
 
 
 @dataclass(slots=True, kw_only=True)

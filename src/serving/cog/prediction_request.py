@@ -44,7 +44,7 @@ def check_id(prediction_id: object, *loc: str) -> str:
 
 
 def check_input_names(inputs: object, document: Schema) -> None:
-    """RefusedError for an input that the schema does not have: Cog drops it without a word."""
+    """RefusedError for an input that the schema does not have: Cog itself would ignore it silently."""
     properties = document["components"]["schemas"]["Input"]["properties"]
     for name in inputs if isinstance(inputs, dict) else ():
         if name not in properties:
