@@ -28,11 +28,12 @@ $(TOOLS): $(READY) pyproject.toml
 	$(BIN)/python -m pip install --quiet -c requirements.txt ".[deploy]" --group dev
 	@touch $@
 
+# The built-in model, conditioned as InfiniteTalk is: with MultiTalk's conditioning its faces wear off in long videos.
 demo: $(READY)
 	@mkdir -p $(dir $(DEMO))
-	MULTITALK_MODEL=multitalk-puppet $(BIN)/python predict.py \
-	    -i image=@examples/two_people.png \
-	    -i first_audio=@examples/voice_anna.flac -i second_audio=@examples/voice_ben.flac \
+	MULTITALK_MODEL=infinitetalk-puppet $(BIN)/python predict.py \
+	    -i image=@examples/two_people.png -i audio_mode=para \
+	    -i first_audio=@examples/talk_anna.flac -i second_audio=@examples/talk_ben.flac \
 	    -i prompt="Anna and Ben talking" -i preset=fast -i seed=2 -o $(DEMO)
 	@echo
 	@echo "The video: $(CURDIR)/$(DEMO)"

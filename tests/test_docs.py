@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from app.inputs import input_schema
+from scripts import record_demo
 from scripts.generate_docs import outdated
 from src.serving.cog.cli_inputs import read_inputs
 from tests.conftest import ROOT
@@ -49,6 +50,10 @@ def examples(program: str) -> list[tuple[str, list[str]]]:
 
 def test_generated_sections_are_up_to_date() -> None:
     assert sorted(map(str, outdated())) == [], "run `python -m scripts.generate_docs`"
+
+
+def test_animation_of_the_demo_is_that_of_its_video() -> None:
+    assert record_demo.is_current(record_demo.VIDEO, record_demo.ANIMATION), "run `python -m scripts.record_demo`"
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])
