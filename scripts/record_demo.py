@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from benchmarks.quality.contact_sheet import read_video, write_animation
@@ -28,9 +29,13 @@ def is_current(video: Path, animation: Path) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.gif"
         write_animation(read_video(video), made, _SCALE)
-        with Image.open(made) as first, Image.open(animation) as second:
-            pairs = zip(*([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(g)] for g in (first, second)))
-            return first.n_frames == second.n_frames and all(np.array_equal(*pair) for pair in pairs)
+        return np.array_equal(read_animation(made), read_animation(animation))
+
+
+def read_animation(path: Path) -> NDArray[np.uint8]:
+    """All frames, F x H x W x 3."""
+    with Image.open(path) as image:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
 
 
 def main() -> int:
