@@ -8,6 +8,7 @@ Shapes: C channels, F video frames, T latent frames, H x W.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,34 +48,35 @@ class ChunkInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkCondition:
-    """`condition_CTHW` is mask and latent, 20 channels; `clip_frame_CHW` is the input of the image encoder."""
+class ChunkStart:
+    """`condition_CTHW` is mask and latent, 20 channels; `clip_frame_CHW` is the input of the image encoder.
+
+    `motion` makes the motion latents of the generator that draws their noise.
+    """
 
     condition_CTHW: Tensor
     clip_frame_CHW: Tensor
-    motion: MotionLatents
+    motion: Callable[[torch.Generator], MotionLatents]
 
 
-Conditioner = Callable[[VideoVAE, ChunkInputs, VideoSize, torch.Generator, torch.device], ChunkCondition]
-"""The generator draws the motion latents' noise; the device is where the VAE's feature cache is kept between slices."""
+Conditioner = Callable[[VideoVAE, ChunkInputs, VideoSize, torch.device], ChunkStart]
+"""The device is where the VAE's feature cache is kept between slices."""
 
 
 def condition_multitalk(
-    vae: VideoVAE, inputs: ChunkInputs, size: VideoSize, generator: torch.Generator, offload_device: torch.device
-) -> ChunkCondition:
+    vae: VideoVAE, inputs: ChunkInputs, size: VideoSize, offload_device: torch.device
+) -> ChunkStart:
     """Condition on the motion frames, or on the image where a scene begins; noise the motion latents at each step."""
     motion = inputs.motion_frames_CFHW
     known = inputs.clip_frame_CHW[:, None].to(offload_device) if motion is None else motion
     condition = condition_latent(vae, known, size, offload_device)
     latents = None if motion is None else condition[MASK_CHANNELS:, : latent_frames(known.shape[1])]
-    return ChunkCondition(
-        condition_CTHW=condition, clip_frame_CHW=known[:, -1], motion=NoisedMotion(latents, generator)
-    )
+    return ChunkStart(condition_CTHW=condition, clip_frame_CHW=known[:, -1], motion=partial(NoisedMotion, latents))
 
 
 def condition_infinitetalk(
-    vae: VideoVAE, inputs: ChunkInputs, size: VideoSize, generator: torch.Generator, offload_device: torch.device
-) -> ChunkCondition:
+    vae: VideoVAE, inputs: ChunkInputs, size: VideoSize, offload_device: torch.device
+) -> ChunkStart:
     """Condition on the clip frame; keep its latent, or the motion latents, without noise at each step."""
 
     def encode(frame_CHW: Tensor) -> Tensor:
@@ -82,10 +84,10 @@ def condition_infinitetalk(
 
     condition = inputs.cache.get(inputs.clip_frame_CHW, encode)
     if inputs.motion_frames_CFHW is None:
-        motion = CleanMotion(condition[MASK_CHANNELS:, :1], None)
+        motion = partial(CleanMotion, condition[MASK_CHANNELS:, :1], draws_noise=False)
     else:
-        motion = CleanMotion(vae.encode(inputs.motion_frames_CFHW, offload_device), generator)
-    return ChunkCondition(condition_CTHW=condition, clip_frame_CHW=inputs.clip_frame_CHW, motion=motion)
+        motion = partial(CleanMotion, vae.encode(inputs.motion_frames_CFHW, offload_device), draws_noise=True)
+    return ChunkStart(condition_CTHW=condition, clip_frame_CHW=inputs.clip_frame_CHW, motion=motion)
 
 
 CONDITIONERS: dict[Mode, Conditioner] = {"multitalk": condition_multitalk, "infinitetalk": condition_infinitetalk}

@@ -17,27 +17,21 @@ from wan.checkpoint import Models, Precision, load_models
 from wan.checkpoint.lora import Lora, LoraManager
 from wan.chunks import Chunk, plan_chunks
 from wan.conditioning.image import Crop, crop_image
-from wan.conditioning.latent import MASK_CHANNELS
 from wan.conditioning.layout import ImageLayout, layout_image
 from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
 from wan.conditioning.speech import check_embeddings, speech_windows
 from wan.configs.capabilities import check_supported, choose_device
 from wan.configs.schema import ModelConfig
 from wan.decode import DecodedChunk, decode_video
-from wan.modules.rope import RotaryEmbedding, video_rope
-from wan.modules.speaker_labels import SpeakerMasks, token_masks
-from wan.modules.transformer import Context, KVCache, TimeEmbedding
 from wan.modules.verify_kernels import verify
 from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
 from wan.offload.estimate import HOST
 from wan.offload.manager import OffloadManager, initial_device
 from wan.offload.plan import OffloadPlan
 from wan.progress import Progress, Reporter, make_reporter
-from wan.sampling.denoise import Denoiser, denoise, draw_noise
 from wan.sampling.guidance import PASSES
 from wan.sampling.options import Cache, SamplingOptions, resolve_options
-from wan.sampling.plan import Step, plan_chunk
-from wan.sampling.schedule import timesteps
+from wan.sampling.sampler import ChunkCondition, ChunkSampler, ClipCondition, ClipState
 from wan.types import Aspect, VideoSize
 
 logger = logging.getLogger(__name__)
@@ -47,12 +41,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClipState:
-    """What all chunks of a clip share.
-
-    `text_kv` holds the keys and values of each guidance pass's prompt; `silent_kv` those of silence, which are empty
-    where every pass has speech. `speaker_masks` is None for one person.
-    """
+class Clip:
+    """A request with its chunks, and what the transformer needs for all of them."""
 
     request: Request
     options: SamplingOptions
@@ -60,13 +50,7 @@ class ClipState:
     chunks: list[Chunk]
     crop: Crop
     masks_3HW: Tensor
-    speaker_masks: SpeakerMasks | None
-    text_kv: Mapping[str, KVCache]
-    silent_kv: KVCache
-    timesteps: list[float]
-    time_embeddings: list[TimeEmbedding]
-    rotary_emb: RotaryEmbedding
-    steps: tuple[Step, ...]
+    state: ClipState
 
 
 class MultiTalkPipeline:
@@ -95,6 +79,7 @@ class MultiTalkPipeline:
         initial = HOST if streams_blocks else initial_device(config, precision, self.device, memory_limit)
         self.models = load_models(config, Path(checkpoint_dir), initial, precision)
         self.offload = OffloadManager(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
+        self.sampler = ChunkSampler(config, self.models.transformer, self.device)
         self.loras = LoraManager()
         verify(self.device, self.models.transformer.dtype)
 
@@ -110,6 +95,7 @@ class MultiTalkPipeline:
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
         pipeline.offload = OffloadManager(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
+        pipeline.sampler = ChunkSampler(config, models.transformer, pipeline.device)
         pipeline.loras = LoraManager()
         verify(pipeline.device, models.transformer.dtype)
         return pipeline
@@ -255,71 +241,48 @@ class MultiTalkPipeline:
         )
 
     @torch.inference_mode()
-    def prepare(self, request: Request, options: SamplingOptions) -> ClipState:
-        """Compute what all chunks share: time embeddings, prompts, masks. Raises as `resolve_layout` does."""
+    def prepare(self, request: Request, options: SamplingOptions) -> Clip:
+        """Compute what all chunks share: prompts, masks, time embeddings. Raises as `resolve_layout` does."""
         layout = self.resolve_layout(request, options)
         size = chunk_size(layout, options)
-        transformer = self.models.transformer
-        embeddings = self.embed_times(options)
-        steps = self.plan_steps(options, embeddings)
-        masks = layout.masks.to(self.device)
-        speaks_always = all(PASSES[name].speech for step in steps for name in step.passes)
-        return ClipState(
+        condition = ClipCondition(
+            options=options,
+            size=size,
+            text_states=self._encode_prompts(request, options),
+            masks_3HW=layout.masks if request.num_persons == 2 else None,
+        )
+        return Clip(
             request=request,
             options=options,
             size=size,
             chunks=plan_chunks(_num_frames(request, options), options.frame_num, options.motion_frame, request.cuts),
             crop=layout.crop,
-            masks_3HW=masks,
-            speaker_masks=token_masks(masks[None], *size.grid[1:]) if request.num_persons == 2 else None,
-            text_kv=self._embed_prompts(request, options),
-            silent_kv=() if speaks_always else transformer.embed_speech(self._silent_windows(size)),
-            timesteps=timesteps(options.sampling_steps, options.shift).tolist(),
-            time_embeddings=embeddings,
-            rotary_emb=video_rope(size.grid, transformer.config.head_dim, self.device),
-            steps=steps,
+            masks_3HW=layout.masks.to(self.device),
+            state=self.sampler.prepare(condition),
         )
 
     @torch.inference_mode()
-    def embed_times(self, options: SamplingOptions) -> list[TimeEmbedding]:
-        """The time embedding of each step."""
-        times = timesteps(options.sampling_steps, options.shift)[:-1].to(self.device)
-        return [self.models.transformer.embed_time(t[None]) for t in times]
-
-    def plan_steps(self, options: SamplingOptions, embeddings: Sequence[TimeEmbedding]) -> tuple[Step, ...]:
-        """Which guidance passes each step of a chunk computes."""
-        return plan_chunk(self.config, options, [embedding.timestep_proj for embedding in embeddings])
-
     def denoise_chunk(
-        self, clip: ClipState, chunk: Chunk, inputs: ChunkInputs, generator: torch.Generator, report: Reporter
+        self, clip: Clip, chunk: Chunk, inputs: ChunkInputs, generator: torch.Generator, report: Reporter
     ) -> Tensor:
         """The latent of a chunk, float32 16 x T x H/8 x W/8."""
         with self.offload.on_device(self.models.vae) as vae:
-            condition = CONDITIONERS[self.config.mode](vae, inputs, clip.size, generator, self.offload.offload_device)
-        contexts = self._contexts(clip, chunk, condition.clip_frame_CHW.to(self.device))
-        report("condition")
-
-        noise = draw_noise((len(condition.condition_CTHW) - MASK_CHANNELS, *clip.size.latent), generator)
-        denoiser = Denoiser(
-            self.models.transformer,
-            condition.condition_CTHW,
-            contexts,
-            clip.time_embeddings,
-            clip.rotary_emb,
-            clip.size.grid,
-            clip.steps,
+            start = CONDITIONERS[self.config.mode](vae, inputs, clip.size, self.offload.offload_device)
+        with self.offload.on_device(self.models.image_encoder) as image_encoder:
+            image_tokens = image_encoder(start.clip_frame_CHW.to(self.device))
+        condition = ChunkCondition(
+            condition_CTHW=start.condition_CTHW,
+            image_tokens=image_tokens,
+            speech_windows=speech_windows(clip.request.speech, chunk, self.config.transformer.audio_window)[None],
+            motion=start.motion,
         )
-        return denoise(
-            noise,
-            clip.timesteps,
-            denoiser,
-            clip.options.guider(),
-            condition.motion,
-            on_step=lambda step: report("denoise", clip.steps, step),
+        report("condition")
+        return self.sampler.sample(
+            clip.state, condition, generator, on_step=lambda steps, done: report("denoise", steps, done)
         )
 
     def _decode_chunk(
-        self, clip: ClipState, decoded: DecodedChunk, latent_CTHW: Tensor, reference_CHW: Tensor, report: Reporter
+        self, clip: Clip, decoded: DecodedChunk, latent_CTHW: Tensor, reference_CHW: Tensor, report: Reporter
     ) -> Generator[Tensor, None, None]:
         """Yield the new frames of a chunk in slices; "decode" is reported before the last one is yielded.
 
@@ -343,38 +306,12 @@ class MultiTalkPipeline:
                 smaller = self._smaller_plan(clip.size, clip.request.num_persons, error)
             self.offload.apply(smaller)
 
-    def _contexts(self, clip: ClipState, chunk: Chunk, clip_frame_CHW: Tensor) -> dict[str, Context]:
-        """What each guidance pass of a chunk is conditioned on."""
-        transformer = self.models.transformer
-        with self.offload.on_device(self.models.image_encoder) as image_encoder:
-            image_kv = transformer.embed_image(image_encoder(clip_frame_CHW))
-        windows = speech_windows(clip.request.speech, chunk, self.config.transformer.audio_window)
-        speech_kv = transformer.embed_speech(windows[None].to(self.device))
-        return {
-            name: Context(
-                text=text_kv,
-                image=image_kv,
-                speech=speech_kv if PASSES[name].speech else clip.silent_kv,
-                masks=clip.speaker_masks if PASSES[name].speech else None,
-            )
-            for name, text_kv in clip.text_kv.items()
-        }
-
-    def _embed_prompts(self, request: Request, options: SamplingOptions) -> dict[str, KVCache]:
-        """Keys and values of each guidance pass's prompt. Each prompt that a pass uses is encoded once."""
-        uses_prompt = {name: PASSES[name].prompt for name in options.guider().passes}
+    def _encode_prompts(self, request: Request, options: SamplingOptions) -> dict[bool, Tensor]:
+        """The encoder's states of the prompt (True) and the negative prompt (False) that a guidance pass uses."""
         prompts = {True: request.prompt, False: options.negative_prompt}
+        used = {PASSES[name].prompt for name in options.guider().passes}
         with self.offload.on_device(self.models.text_encoder) as text_encoder:
-            states = {key: text_encoder(prompts[key]) for key in set(uses_prompt.values())}
-        text_kv = {key: self.models.transformer.embed_text(tokens) for key, tokens in states.items()}
-        return {name: text_kv[key] for name, key in uses_prompt.items()}
-
-    def _silent_windows(self, size: VideoSize) -> Tensor:
-        """Zero speech windows of one person, for passes without speech, which have no speaker labels."""
-        sizes = self.config.transformer
-        return torch.zeros(
-            1, 1, size.frames, sizes.audio_window, sizes.audio_layers, sizes.audio_dim, device=self.device
-        )
+            return {key: text_encoder(prompts[key]) for key in used}
 
     def _retry_on_oom(
         self,

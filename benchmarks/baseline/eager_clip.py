@@ -22,6 +22,7 @@ from wan import MultiTalkPipeline
 from wan.modules.transformer import MultiTalkTransformer, TimeEmbedding
 from wan.modules.vae import VideoVAE
 from wan.sampling.denoise import Denoiser
+from wan.sampling.sampler import ChunkSampler
 
 
 class EagerTransformerAdapter:
@@ -94,14 +95,15 @@ class EagerVAE(VideoVAE):
 @contextmanager
 def eager_baseline(pipeline: MultiTalkPipeline) -> Iterator[None]:
     """Make a pipeline generate clips with the eager baseline."""
-    models = pipeline.models
+    models, sampler = pipeline.models, pipeline.sampler
     transformer: Any = EagerTransformerAdapter(models.transformer)
     pipeline.models = replace(models, transformer=transformer, vae=EagerVAE(models.vae.model))
+    pipeline.sampler = ChunkSampler(pipeline.config, transformer, pipeline.device)
     try:
         with (
-            mock.patch("wan.multitalk.Denoiser", EagerDenoiser),
+            mock.patch("wan.sampling.sampler.Denoiser", EagerDenoiser),
             mock.patch("wan.sampling.guidance.guidance_terms", eager_guidance),
         ):
             yield
     finally:
-        pipeline.models = models
+        pipeline.models, pipeline.sampler = models, sampler

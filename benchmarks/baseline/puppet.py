@@ -62,7 +62,10 @@ class Puppet:
 
     def evaluations(self, options: SamplingOptions) -> int:
         """Number of evaluations of the transformer blocks per chunk."""
-        return sum(step.evaluations for step in self.pipeline.plan_steps(options, self.pipeline.embed_times(options)))
+        return sum(
+            step.evaluations
+            for step in self.pipeline.sampler.plan_steps(options, self.pipeline.sampler.embed_times(options))
+        )
 
     @torch.inference_mode()
     def generate(self, clip: Clip, options: SamplingOptions) -> GeneratedClip:

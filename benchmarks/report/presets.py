@@ -10,6 +10,7 @@ from wan import MultiTalkPipeline
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.transformer import TimeEmbedding
 from wan.sampling.options import SamplingOptions, resolve_options
+from wan.sampling.plan import plan_chunk
 
 COLUMNS: dict[str, dict[str, Any]] = {
     "unchanged": {},
@@ -52,5 +53,6 @@ def count_evaluations(pipeline: MultiTalkPipeline, preset: str, changes: dict[st
     has_weights = hasattr(pipeline, "models")
     if options.teacache_thresh > 0 and not has_weights:
         return ""
-    embeddings = pipeline.embed_times(options) if has_weights else [_NO_EMBEDDING] * options.sampling_steps
-    return str(sum(step.evaluations for step in pipeline.plan_steps(options, embeddings)))
+    embeddings = pipeline.sampler.embed_times(options) if has_weights else [_NO_EMBEDDING] * options.sampling_steps
+    steps = plan_chunk(pipeline.config, options, [embedding.timestep_proj for embedding in embeddings])
+    return str(sum(step.evaluations for step in steps))

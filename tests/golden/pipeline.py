@@ -19,7 +19,7 @@ from wan.modules.image import ImageEncoder
 from wan.modules.text import TextEncoder
 from wan.modules.transformer import KVCache, MultiTalkTransformer
 from wan.modules.vae import VideoVAE
-from wan.multitalk import ClipState, MultiTalkPipeline
+from wan.multitalk import Clip, MultiTalkPipeline
 
 PROMPT, NEGATIVE = "prompt", "negative prompt"
 VIDEO = "video_f16"
@@ -83,7 +83,7 @@ class RecordingPipeline(MultiTalkPipeline):
     masks: Tensor
     conditions: list[Tensor]
 
-    def denoise_chunk(self, clip: ClipState, *args: Any) -> Tensor:
+    def denoise_chunk(self, clip: Clip, *args: Any) -> Tensor:
         latent = super().denoise_chunk(clip, *args)
         self.masks = clip.masks_3HW
         self.conditions = [*getattr(self, "conditions", []), cast(Any, self.models.transformer).condition]

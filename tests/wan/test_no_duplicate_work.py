@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 import wan.decode
 import wan.multitalk
 import wan.offload.manager
+import wan.sampling.sampler
 from tests.wan.test_multitalk import input_data
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
@@ -110,7 +111,8 @@ def test_clip_and_chunk_inputs_are_computed_once(
     models = pipeline.models
     count(monkeypatch, calls, models.transformer, "embed_text", "embed_image", "embed_speech", "embed_time")
     count(monkeypatch, calls, models.vae, "encode", "decode")
-    count(monkeypatch, calls, wan.multitalk, "video_rope", "token_masks", "crop_image", "layout_image")
+    count(monkeypatch, calls, wan.sampling.sampler, "video_rope", "token_masks")
+    count(monkeypatch, calls, wan.multitalk, "crop_image", "layout_image")
     pipeline.generate(input_data(12, 12), **TWO_CHUNKS)
     assert calls == {
         "embed_text": 2,
@@ -211,7 +213,7 @@ def test_residuals_are_kept_only_for_a_step_that_reuses_them(
             kept.append(len(self.residuals))
             return velocities
 
-    monkeypatch.setattr(wan.multitalk, "Denoiser", RecordingDenoiser)
+    monkeypatch.setattr(wan.sampling.sampler, "Denoiser", RecordingDenoiser)
     computed = (True, True, False, True, False, False, True)
     monkeypatch.setattr("wan.sampling.plan.computed_steps", lambda *_: computed)
     pipeline.generate(input_data(9), **{**TWO_CHUNKS, "sampling_steps": len(computed)})

@@ -49,17 +49,18 @@ class NoisedMotion:
 class CleanMotion:
     """InfiniteTalk: motion frames without noise at every time step.
 
-    Where a chunk continues another, the reference draws noise and discards it. With a generator this class does the
+    Where a chunk continues another, the reference draws noise and discards it. With `draws_noise` this class does the
     same, so that a seed gives the same video as there.
     """
 
-    def __init__(self, latent_CTHW: Tensor, generator: torch.Generator | None) -> None:
+    def __init__(self, latent_CTHW: Tensor, generator: torch.Generator, *, draws_noise: bool) -> None:
         self.latent = latent_CTHW
         self.generator = generator
+        self.draws_noise = draws_noise
 
     def apply(self, x_CTHW: Tensor, t: float) -> Tensor:
         """The latent with the motion frames as its leading frames, at any time."""
-        if self.generator is not None:
+        if self.draws_noise:
             draw_noise(tuple(self.latent.shape), self.generator)
         return replace_leading_frames(self.latent, x_CTHW)
 
