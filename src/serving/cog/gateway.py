@@ -5,7 +5,6 @@ Everything else is Cog's: webhooks, async requests, idempotent PUT, cancellation
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import logging
 import time
@@ -22,17 +21,23 @@ from starlette.routing import Route
 
 from src.serving.cog import page
 from src.serving.cog.backend import Backend
-from src.serving.cog.cli_inputs import MAX_BODY_BYTES
 from src.serving.cog.failure import plain_error
 from src.serving.cog.prediction_folders import FolderInUseError, PredictionFolders
-from src.serving.cog.prediction_request import RefusedError, check_id, check_input_names, defer_files, parse_body
+from src.serving.cog.prediction_request import (
+    RefusedError,
+    check_fields,
+    check_id,
+    check_input_names,
+    check_webhook,
+    defer_files,
+    parse_body,
+)
+from src.serving.cog.request_body import BodyReader
+from src.serving.cog.sender import JSON_TYPE, check_content_type, check_origin, is_loopback
 from src.serving.validation import Schema
 
 logger = logging.getLogger(__name__)
 
-BODY_TIMEOUT_S = 120.0
-MAX_BUFFERED_BYTES = 4 * MAX_BODY_BYTES
-"""Limit of the bodies that are read at the same time."""
 BUSY_WAIT_S = 1.0
 """Cog answers 409 for a moment after each prediction; one that still runs then is really busy."""
 BUSY_POLL_S = 0.02
@@ -55,7 +60,7 @@ class Gateway:
     document: Schema
     folders: PredictionFolders = field(default_factory=PredictionFolders)
     defer_inputs: bool = True
-    buffered_bytes: int = 0
+    bodies: BodyReader = field(default_factory=BodyReader)
     detached: list[str] = field(default_factory=list)
     """Accepted async predictions that have not been seen to end."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -105,27 +110,23 @@ class Gateway:
 
     async def shutdown(self, request: Request) -> Response:
         """Cog's /shutdown, for processes on this machine only, and for no web page."""
-        if not is_loopback(request) or "origin" in request.headers:
+        if not is_loopback(request):
             raise RefusedError(403, "/shutdown is for programs on the server's own machine")
+        check_origin(request)
         return await self.forward(request, "POST", "/shutdown")
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a prediction."""
+        check_origin(request)
         prediction_id = id_in_path(request)
         return await self.forward(request, "POST", f"/predictions/{prediction_id}/cancel", b"{}")
 
     async def predict(self, request: Request) -> Response:
         """Check a prediction request, forward it, and delete the prediction's folder when it has ended."""
+        check_content_type(request)
+        check_origin(request)
         path_id = id_in_path(request) if request.method == "PUT" else None
-        async with self.read_body(request) as data:
-            body = parse_body(data)
-            if body.get("id") is None:
-                body["id"] = path_id or uuid4().hex
-            prediction_id = check_id(body["id"], "body", "id")
-            check_input_names(body.get("input"), self.document)
-            if self.defer_inputs and "input" in body:
-                body["input"] = defer_files(body["input"], self.document)
-            content = json.dumps(body).encode()
+        prediction_id, content = await self.read_prediction(request, path_id)
         self.claim(prediction_id)
         path = "/predictions" if path_id is None else f"/predictions/{path_id}"
         try:
@@ -138,6 +139,22 @@ class Gateway:
         else:
             self.folders.release(prediction_id)
         return response
+
+    async def read_prediction(self, request: Request, path_id: str | None) -> tuple[str, bytes]:
+        """The id and the body that is forwarded."""
+        async with self.bodies.read(request) as data:
+            body = parse_body(data)
+        check_fields(body)
+        if body.get("id") is None:
+            body["id"] = path_id or uuid4().hex
+        prediction_id = check_id(body["id"], "body", "id")
+        check_webhook(body.get("webhook"))
+        check_input_names(body.get("input"), self.document)
+        if self.defer_inputs and "input" in body:
+            body["input"] = defer_files(body["input"], self.document)
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        self.bodies.check_length(len(content))
+        return prediction_id, content
 
     def claim(self, prediction_id: str) -> None:
         """Make the prediction's folder, which Cog needs; RefusedError if that is impossible."""
@@ -170,29 +187,11 @@ class Gateway:
                         self.folders.release(prediction_id)
             await asyncio.sleep(STATE_POLL_S)
 
-    @contextlib.asynccontextmanager
-    async def read_body(self, request: Request) -> AsyncIterator[bytearray]:
-        """The request's body, within the limits of size and time; RefusedError beyond them."""
-        data = bytearray()
-        try:
-            check_length(int(request.headers.get("content-length", "0")))
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                async for chunk in request.stream():
-                    data += chunk
-                    self.buffered_bytes += len(chunk)
-                    check_length(len(data))
-                    if self.buffered_bytes > MAX_BUFFERED_BYTES:
-                        raise RefusedError(503, "the server is reading too many requests; try again")
-            yield data
-        except TimeoutError as error:
-            raise RefusedError(408, f"the request body was not here after {BODY_TIMEOUT_S:g} s") from error
-        finally:
-            self.buffered_bytes -= len(data)
-
     async def forward(self, request: Request, method: str, path: str, content: bytes | None = None) -> Response:
         """Cog's answer. A caller who closes the connection closes that to Cog too, which cancels the prediction."""
-        headers = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
-        headers["content-type"] = "application/json"
+        given = {name: request.headers.get(name, "") for name in FORWARDED_HEADERS}
+        headers = {name: value for name, value in given.items() if value and value.isascii()}
+        headers["content-type"] = JSON_TYPE
         answer = await self.unless_disconnected(request, self.send(method, path, content, headers))
         if answer is None:
             return Response(status_code=CLOSED_REQUEST)
@@ -253,14 +252,6 @@ def id_in_path(request: Request) -> str:
     return check_id(path.removesuffix("/cancel") if request.method == "POST" else path, "path", "prediction_id")
 
 
-def check_length(num_bytes: int) -> None:
-    """RefusedError for a body above the limit."""
-    if num_bytes > MAX_BODY_BYTES:
-        raise RefusedError(
-            413, f"the request body has {num_bytes:,} bytes or more; at most {MAX_BODY_BYTES:,} are allowed: give URLs"
-        )
-
-
 def simplify_error(data: bytes) -> bytes:
     """An answer of Cog with its error as one sentence; any other data as it is."""
     try:
@@ -269,14 +260,6 @@ def simplify_error(data: bytes) -> bytes:
         return json.dumps(answer | {"error": plain_error(error)}).encode()
     except (ValueError, TypeError, KeyError, AttributeError):
         return data
-
-
-def is_loopback(request: Request) -> bool:
-    """Whether the caller is on this machine."""
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
 
 
 async def refuse(_: Request, error: Exception) -> Response:

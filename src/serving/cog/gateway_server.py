@@ -12,16 +12,16 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h11
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from src.serving.cog import schema
 from src.serving.cog.backend import Backend
+from src.serving.cog.connection import BoundedProtocol, ConnectionLimits
 from src.serving.cog.environment import ServerError
 from src.serving.cog.gateway import Gateway
 from src.serving.temp_dirs import OwnedDir, remove_orphans
@@ -32,42 +32,8 @@ PREDICTOR = "predict.py:Predictor"
 FETCHING = "fetched_inputs"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = "5000"
-HEADER_TIMEOUT_S = 10.0
-MAX_HEADER_BYTES = 32 << 10
-MAX_CONNECTIONS = 128
-KEEP_ALIVE_S = 5
 CLEANUP_INTERVAL_S = 600.0
-
-
-class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request head is not complete after HEADER_TIMEOUT_S."""
-
-    timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.watch_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self.watch_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.stop_timer()
-        super().connection_lost(exc)
-
-    def watch_head(self) -> None:
-        """Start the timer while a request head is awaited, stop it once it is there."""
-        if self.conn.their_state is not h11.IDLE:
-            self.stop_timer()
-        elif self.timer is None:
-            self.timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.close)
-
-    def stop_timer(self) -> None:
-        """Stop the timer, if it runs."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+BACKLOG = 128
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -119,21 +85,28 @@ def serve(gateway: Gateway, listener: socket.socket) -> int:
         server.should_exit = True
 
     app.router.lifespan_context = lifespan
-    options: dict[str, Any] = {"http": BoundedProtocol, "ws": "none", "loop": "asyncio", "lifespan": "on"}
-    server = uvicorn.Server(
+    server = make_server(app)
+    asyncio.run(server.serve(sockets=[listener]))
+    return max(status, 0)
+
+
+def make_server(app: Starlette, limits: ConnectionLimits | None = None) -> uvicorn.Server:
+    """uvicorn with connections within `limits`."""
+    limits = limits or ConnectionLimits()
+    options: dict[str, Any] = {"http": partial(BoundedProtocol, limits), "ws": "none", "loop": "asyncio"}
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             **options,
+            lifespan="on",
             log_level="warning",
             access_log=False,
             server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            limit_concurrency=limits.max_connections,
+            timeout_keep_alive=limits.keep_alive_s,
+            h11_max_incomplete_event_size=limits.max_head_bytes,
         )
     )
-    asyncio.run(server.serve(sockets=[listener]))
-    return max(status, 0)
 
 
 async def clean_repeatedly(gateway: Gateway) -> None:
@@ -148,7 +121,7 @@ def listen(host: str, port: int) -> socket.socket:
     """The listening socket; ServerError if the address cannot be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ServerError(f"HOST {host}, PORT {port}: {error.strerror or error}; set another one") from error
 

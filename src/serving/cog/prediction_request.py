@@ -4,12 +4,18 @@ import difflib
 import json
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from src.errors import truncated_repr
 from src.serving.validation import Schema
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ID_RULE = "1 to 64 letters, digits, dashes and underscores are allowed"
+FIELDS = ("id", "input", "webhook", "webhook_events_filter", "context", "output_file_prefix", "created_at")
+MIN_SIMILARITY = 0.8
+MAX_URL_CHARS = 2048
+MAX_COMMAS = 100_000
+"""A parsed value takes up to 70 bytes for the two that it has in the body: 100 MiB of them would take gigabytes."""
 FETCH_PREFIX = "fetch:"
 """Marks a URL that the predictor fetches; Cog would fetch any address itself, without limits."""
 FETCHED_SCHEMES = ("http:", "https:", "data:")
@@ -27,6 +33,8 @@ class RefusedError(Exception):
 
 def parse_body(data: bytes | bytearray) -> dict[str, Any]:
     """The JSON object of a request. RefusedError for anything else: Cog would also read a list by position."""
+    if data.count(b",") > MAX_COMMAS:
+        raise RefusedError(413, f"the request body has more than {MAX_COMMAS:,} commas; no request needs as many")
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -41,6 +49,31 @@ def check_id(prediction_id: object, *loc: str) -> str:
     if not isinstance(prediction_id, str) or not ID.fullmatch(prediction_id):
         raise RefusedError(422, f"the prediction id is {truncated_repr(prediction_id)}; {ID_RULE}", *loc)
     return prediction_id
+
+
+def check_fields(body: dict[str, Any]) -> None:
+    """RefusedError for a misspelled field of the request. Cog ignores other unknown ones, which its clients send."""
+    for name in body.keys() - FIELDS:
+        if close := difflib.get_close_matches(name[:100], FIELDS, 1, MIN_SIMILARITY):
+            raise RefusedError(422, f"not a field; did you mean {close[0]}?", "body", name[:100])
+
+
+def check_webhook(webhook: object) -> None:
+    """RefusedError for an address that cannot be called: Cog itself would accept it, and never call it."""
+    if not isinstance(webhook, str):
+        return  # Cog refuses other types
+    try:
+        parts = urlsplit(webhook)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or len(webhook) > MAX_URL_CHARS or not webhook.isprintable() or " " in webhook:
+        raise RefusedError(
+            422,
+            f"the webhook is {truncated_repr(webhook)}; a URL like https://example.org/done is needed",
+            "body",
+            "webhook",
+        )
 
 
 def check_input_names(inputs: object, document: Schema) -> None:

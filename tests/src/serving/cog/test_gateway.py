@@ -22,6 +22,7 @@ import pytest
 from src.serving.cog import gateway_server
 from src.serving.cog.failure import plain_error
 from src.serving.cog.prediction_folders import FOLDER, FolderInUseError, PredictionFolders
+from src.serving.cog.prediction_request import RefusedError, check_webhook, parse_body
 from src.serving.cog.server import Server, free_port
 from tests.conftest import ROOT
 
@@ -139,18 +140,52 @@ def test_plain_error(text: str, sentence: str) -> None:
     assert plain_error(text) == sentence
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_sent(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(b"POST /predictions HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(1000), b""))
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"at most 104,857,600 are allowed" in answer
+WEBHOOKS = [
+    "file:///etc/passwd",
+    "notaurl",
+    "",
+    " ",
+    "http://",
+    "http:///x",
+    "http://[::1",
+    "http://x:99999/",
+    "data:,x",
+]
+WEBHOOKS += ["http://a b/", "http://a\nb/", "http://\0/", "https://x/" + "y" * 2048, "javascript:alert(1)"]
 
 
-def test_a_header_over_the_limit_is_refused(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * gateway_server.MAX_HEADER_BYTES * 2)
-        assert b"400" in connection.recv(1000)
+@pytest.mark.parametrize("webhook", WEBHOOKS, ids=range(len(WEBHOOKS)))
+def test_a_webhook_that_cannot_be_called_is_refused(webhook: str) -> None:
+    with pytest.raises(RefusedError, match="a URL like https:") as error:
+        check_webhook(webhook)
+    assert (error.value.status, error.value.loc) == (422, ("body", "webhook"))
+    assert len(str(error.value)) < 300
+
+
+def test_webhooks_that_fail_or_hang_do_not_block_the_server(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        for webhook in (hanging, "http://user:word@127.0.0.1:1/", "HTTP://no.such.invalid/", "http://\xfc.invalid/"):
+            body = {"input": {"image": FILE}, "webhook": webhook, "webhook_events_filter": ["start", "completed"]}
+            assert post(server, body)[1]["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("inputs", "input"), ("webook", "webhook"), ("webhook_event_filter", "webhook_events_filter")]
+)
+def test_a_misspelled_field_is_refused(server: Server, name: str, meant: str) -> None:
+    status, answer = post(server, {"input": {"image": FILE}, name: {}})
+    assert status == 422
+    assert answer["detail"] == [
+        {"loc": ["body", name], "msg": f"not a field; did you mean {meant}?", "type": "value_error"}
+    ]
+    assert post(server, {"input": {"image": FILE}, "version": "1", "stream": True})[0] == 200
+
+
+def test_a_body_of_very_many_values_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(RefusedError, match="more than 100,000 commas") as error:
+        parse_body(b"[" + b"{}," * 100_001 + b"{}]")
+    assert error.value.status == 413
 
 
 def test_a_busy_server_is_waited_for_a_moment(server: Server) -> None:
