@@ -29,7 +29,7 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, limits: ConnectionLimits, **options: Any) -> None:
         super().__init__(**options)
         self.limits = limits
-        self.awaited: type[h11.Sentinel] | None = None
+        self.awaited: object = None
         self.receive_timer: asyncio.TimerHandle | None = None
         self.write_timer: asyncio.TimerHandle | None = None
 
@@ -64,7 +64,7 @@ class BoundedProtocol(H11Protocol):
 
     def watch_receiving(self) -> None:
         """Start the timer of a head or a body when that is awaited, and stop it when that is complete."""
-        seconds = {h11.IDLE: self.limits.head_s, h11.SEND_BODY: self.limits.body_s}
+        seconds: dict[object, float] = {h11.IDLE: self.limits.head_s, h11.SEND_BODY: self.limits.body_s}
         awaited = self.conn.their_state
         if awaited is self.awaited:
             return
@@ -76,7 +76,8 @@ class BoundedProtocol(H11Protocol):
 
     def close_slowest(self) -> None:
         """Close the connection whose time to receive ends first."""
-        waiting = {each.receive_timer.when(): each for each in self.connections if each.receive_timer is not None}
+        ours = [each for each in self.connections if isinstance(each, BoundedProtocol)]
+        waiting = {each.receive_timer.when(): each for each in ours if each.receive_timer is not None}
         if waiting:
             waiting[min(waiting)].transport.abort()
 
