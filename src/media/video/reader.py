@@ -18,12 +18,17 @@ from src.media.video.stream import NEEDED, DecodedFrame, decode_stream
 
 T = TypeVar("T")
 
+# Audio and video may differ by this much before it is noticed.
+TOLERANCE_SECONDS = Fraction(1, 50)
+
 
 class VideoReader:
     """The frames that a video shows at 0, 1/25, 2/25 ... seconds, by its timestamps.
 
-    Time 0 is the first frame. The last frame is repeated after the end, and a damaged frame is replaced by the one
-    before. Only two decoded frames are kept: reading a smaller index than before decodes from the start again.
+    Time 0 is the first frame, or before it if the audio begins more than MAX_LEAD_SECONDS earlier or the first frames
+    are damaged: the first one is then shown until the next. The last frame is repeated after the end, and a damaged
+    frame is replaced by the one before. Only two decoded frames are kept: reading a smaller index than before decodes
+    from the start again.
     `cuts` are the indices at which another scene begins.
     """
 
@@ -63,13 +68,14 @@ class VideoReader:
         self._frames.close()
 
     def _open(self, scan_seconds: float | None = None) -> None:
-        """Decode the first frame, which is at time 0 unless its timestamp is negative, and the next one."""
+        """Decode the first frame and the next one, and find the timestamp of time 0."""
         self._position = Fraction(0)
         self._frames = decode_stream(self._file, scan_seconds=scan_seconds)
         first = next(self._frames, None)
         if first is None:
             raise self._decode_error("no frame could be decoded")
-        self._start = max(first.seconds, Fraction(0))
+        is_late = first.seconds - first.start > TOLERANCE_SECONDS
+        self._start = first.start if is_late else max(first.seconds, Fraction(0))
         self._current: DecodedFrame = first
         self._next = next(self._frames, None)
 

@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from src.media.container import OPTIONS, is_truncated_matroska, open_container
+from src.media.container import OPTIONS, is_truncated_matroska, open_container, presentation_start
 from src.media.file_type import MediaFile
 from src.media.rates import FPS
 from src.media.video.frame import sanitize_color_tags
@@ -39,11 +39,12 @@ TOLERANCE_SECONDS = 1
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded frame, its timestamp in seconds, and its sample aspect ratio."""
+    """A decoded frame, its timestamp in seconds, its sample aspect ratio, and the file's `presentation_start`."""
 
     seconds: Fraction
     frame: VideoFrame
     pixel_ratio: Fraction
+    start: Fraction
 
 
 def decode_stream(file: MediaFile, *, scan_seconds: float | None = None) -> Generator[DecodedFrame]:
@@ -116,6 +117,8 @@ def _scan_packets(
 def _decode(container: InputContainer, stream: VideoStream, file: MediaFile) -> Iterator[DecodedFrame]:
     is_damaged = False
     seconds, frame_seconds = Fraction(0), 1 / Fraction(stream.average_rate or FPS)
+    start = presentation_start(container) or Fraction(0)
+    pixel_ratio = stream.sample_aspect_ratio or Fraction(1)
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -128,4 +131,4 @@ def _decode(container: InputContainer, stream: VideoStream, file: MediaFile) -> 
                 seconds += frame_seconds
             else:
                 seconds = frame.pts * frame.time_base
-            yield DecodedFrame(seconds, sanitize_color_tags(frame), stream.sample_aspect_ratio or Fraction(1))
+            yield DecodedFrame(seconds, sanitize_color_tags(frame), pixel_ratio, start)
