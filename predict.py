@@ -3,11 +3,9 @@
 
 if __name__ == "__main__":
     # The command line only talks to the server, which imports this file again: it must not wait for torch.
-    import sys
+    from src.command_line import launch
 
-    from src.serving.cog.client import main
-
-    sys.exit(main())
+    launch("src.serving.cog.client")
 
 import atexit
 import logging

@@ -2,6 +2,8 @@
 
 import base64
 import mimetypes
+import shutil
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -76,3 +78,39 @@ def data_uri(path: Path) -> str:
         )
     mime_type = mimetypes.guess_type(path.name, strict=False)[0] or "application/octet-stream"
     return f"data:{mime_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def describe_inputs(document: Schema) -> str:
+    """The predictor's inputs as text: name, kind of value, bounds, choices, default, description."""
+    schema = document["components"]["schemas"]["Input"]
+    width = min(100, shutil.get_terminal_size().columns - 2)
+    lines = ["inputs, as NAME=VALUE:"]
+    for name, field in schema["properties"].items():
+        field = resolve(field, document)
+        required = name in schema.get("required", ())
+        lines.append(f"  {name}={describe_value(field)}{'  (required)' if required else describe_default(field)}")
+        lines += textwrap.wrap(field.get("description", ""), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def describe_value(field: Schema) -> str:
+    """What may be written for an input: `@FILE or URL`, a number with its bounds, the choices."""
+    if "enum" in field:
+        return "|".join(map(str, field["enum"]))
+    if field["type"] == "array":
+        return f"{describe_value(field['items'])}, may be repeated"
+    if field.get("format") == "uri":
+        return "@FILE or URL"
+    kind = {"integer": "whole number", "number": "number", "boolean": "true|false"}.get(field["type"], "text")
+    low, high = field.get("minimum"), field.get("maximum")
+    if low is None and high is None:
+        return kind
+    return f"{kind} {f'from {low:,}' if high is None else f'up to {high:,}' if low is None else f'{low:,} to {high:,}'}"
+
+
+def describe_default(field: Schema) -> str:
+    """The default in parentheses, as it would be written; empty if an absent input has no value."""
+    default = field.get("default")
+    if default is None:
+        return ""
+    return f"  (default: {str(default).lower() if isinstance(default, bool) else default})"
