@@ -1,7 +1,7 @@
 """What every command shares: values of arguments, outputs that already exist, errors in one line, exit statuses.
 
-Exit statuses: 0, 1 after a failure, 2 for invalid arguments, 130 after Ctrl-C. Only the standard library is imported, so
-that `--help` and mistakes are answered at once, also by a Python without the packages.
+Exit statuses: 0, 1 after a failure, 2 for invalid arguments, 130 after Ctrl-C. Only the standard library is imported, so that
+`--help` and mistakes are answered at once, also by a Python without the packages.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 REPOSITORY = Path(__file__).resolve().parents[1]
 MIN_PYTHON = (3, 11)
 INTERRUPTED = 130
+MAX_WHOLE_NUMBER = 2**31 - 1
+"""Also the largest random seed."""
 BROKEN_PIPE = 141
 
 
@@ -115,16 +117,20 @@ def numbered(path: Path) -> Iterator[Path]:
         number += 1
 
 
-def whole_number(minimum: int = 1) -> Callable[[str], int]:
-    """An argument's type: a whole number of at least `minimum`."""
+def whole_number(minimum: int = 1, maximum: int = MAX_WHOLE_NUMBER, *, multiple: int = 1) -> Callable[[str], int]:
+    """An argument's type: a whole number within bounds, a multiple of `multiple`."""
+    kind = "whole number" if multiple == 1 else f"multiple of {multiple}"
 
     def parse(text: str) -> int:
         try:
-            if (number := int(text)) >= minimum:
+            if minimum <= (number := int(text)) <= maximum and number % multiple == 0:
                 return number
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a whole number of at least {minimum} is needed")
+        allowed = f"a {kind} from {minimum} to {maximum}"
+        if maximum == MAX_WHOLE_NUMBER:
+            allowed = f"a {kind} of at least {minimum if multiple == 1 else max(minimum, multiple)}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {allowed} is needed")
 
     return parse
 
@@ -150,6 +156,15 @@ def existing_folder(text: str) -> Path:
     """An argument's type: a folder that exists."""
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+    return Path(text)
+
+
+def output_folder(text: str) -> Path:
+    """An argument's type: a folder that is made if there is none; what is in it is kept."""
+    try:
+        require_new(Path(text), overwrite=True, is_folder=True)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return Path(text)
 
 

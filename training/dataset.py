@@ -11,9 +11,32 @@ A shard has clips of one frame size and number of persons:
 Shards are numbered by seed; several processes may write to one folder.
 """
 
+from collections.abc import Sequence
+
+from src.command_line import Parser, existing_folder, launch, log_messages, output_folder, whole_number
+
+BATCH = 8
+"""Clips encoded at once."""
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m training.dataset", __doc__)
+    parser.add_argument("runs", type=existing_folder, metavar="RUNS", help="folder of the training runs")
+    parser.add_argument("folder", type=output_folder, metavar="DATA", help="folder of the shards")
+    parser.add_argument("--first", type=whole_number(0), default=0, help="seed of the first shard")
+    parser.add_argument("--shards", type=whole_number(), default=80, help="number of shards")
+    parser.add_argument(
+        "--clips", type=whole_number(multiple=BATCH), default=64, help=f"clips in a shard, a multiple of {BATCH}"
+    )
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("training.dataset", make_parser)
+
 import logging
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +48,7 @@ from torch import Tensor
 from training.clips import MOTION_FRAMES, Clip, ConditionKind, sample_clip
 from training.components import CONFIG, Encoders, load_encoders
 from training.scenes import LARGE, SMALL
-from training.training_loop import DEVICE, make_parser
+from training.training_loop import DEVICE
 from training.vae import SingleFrames, decode
 from training.voices import Voice, sample_voice
 from wan.chunks import Chunk
@@ -40,8 +63,6 @@ _LARGE_SHARE = 0.12
 _CONDITION_SHARES: dict[ConditionKind, float] = {"image": 0.45, "motion": 0.35, "infinitetalk": 0.2}
 _TWO_PERSONS_SHARE = 0.7
 _VOICE_SECONDS = 8.0
-BATCH = 8
-"""Clips encoded at once."""
 _ROUNDTRIP_SHARES = {0: 0.4, 1: 0.2, 2: 0.2, 4: 0.2}
 """Shares of the numbers of VAE round trips of the motion frames, which a long video repeats with every chunk."""
 
@@ -135,30 +156,19 @@ def _pad_with_zeros(frames_CFHW: Tensor) -> Tensor:
     return functional.pad(frames_CFHW, (0, 0, 0, 0, 0, FRAMES - frames_CFHW.shape[1]))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser("dataset", __doc__)
-    parser.add_argument("runs", type=Path, metavar="RUNS")
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first shard")
-    parser.add_argument("--shards", type=int, default=80, help="number of shards")
-    parser.add_argument("--clips", type=int, default=64, help=f"clips in a shard, a multiple of {BATCH}")
-    options = parser.parse_args()
-    if options.clips < BATCH or options.clips % BATCH:
-        parser.error(f"--clips is {options.clips}; a positive multiple of {BATCH} is allowed")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = make_parser().parse_args(argv)
+    log_messages()
     options.folder.mkdir(parents=True, exist_ok=True)
     encoders = load_encoders(options.runs)
     for seed in range(options.first, options.first + options.shards):
         path = options.folder / f"{seed:05}.safetensors"
         if path.exists():
+            logger.info("%s exists", path.name)
             continue
         started = time.perf_counter()
         shard = {name: tensor.contiguous() for name, tensor in make_shard(encoders, seed, options.clips).items()}
         save_file(shard, path.with_suffix(".partial"))
         path.with_suffix(".partial").rename(path)
         logger.info("%s %s %.1f s", path.name, tuple(shard["video"].shape), time.perf_counter() - started)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,9 +6,28 @@ distillation, Salimans & Ho 2022; guidance distillation, Meng et al. 2023). FILE
 Shapes: B batch, C latent channels, T latent frames, h x w latent rows and columns.
 """
 
+from collections.abc import Sequence
+
+from src.command_line import Parser, existing_folder, launch, log_messages, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m training.distil", __doc__)
+    parser.add_argument("runs", type=existing_folder, metavar="RUNS", help="folder of the training runs")
+    parser.add_argument("data", type=existing_folder, metavar="DATA", help="folder of the shards")
+    parser.add_output("file", metavar="FILE", help="LoRA to write")
+    parser.add_argument("--steps", type=whole_number(), default=300, help="optimizer steps")
+    parser.add_argument("--batch", type=whole_number(), default=5, help="chunks of the smallest frame size per batch")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("training.distil", make_parser)
+
 import copy
 import itertools
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +46,6 @@ from training.training_loop import (
     TrainingRun,
     load_ema_weights,
     lr_schedule,
-    make_parser,
     optimizer_step,
     step_generator,
 )
@@ -147,19 +165,8 @@ def train(runs: Path, data: Path, file: Path, steps: int, batch: int, seed: int)
     save_file(lora_state_dict(run.average.state), file)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser("distil", __doc__)
-    parser.add_argument("runs", type=Path, metavar="RUNS")
-    parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
-    parser.add_argument("--batch", type=int, default=5, help="chunks of the smallest frame size per batch")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = make_parser().parse_args(argv)
+    log_messages()
     train(options.runs, options.data, options.file, options.steps, options.batch, options.seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,26 @@ on mouth opening and shape, the text encoder on the expressions in a prompt, the
 Shapes: B batch, N samples, F frames, S tokens, C width.
 """
 
-import logging
+from collections.abc import Sequence
+
+from src.command_line import Parser, launch, log_messages, output_folder, whole_number
+
+ENCODERS = ["speech", "text", "image"]
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m training.encoders", __doc__)
+    parser.add_argument("folder", type=output_folder, metavar="RUNS", help="folder of the training runs")
+    parser.add_argument("--encoders", "--parts", nargs="+", choices=ENCODERS, default=ENCODERS, help="which to train")
+    parser.add_argument("--steps", type=whole_number(), default=1500, help="optimizer steps")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("training.encoders", make_parser)
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -28,7 +47,6 @@ from training.voices import Voice, add_noise, sample_voice
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import build_text_encoder, clean_prompt
 
-ENCODERS = ["speech", "text", "image"]
 _NUM_VOICES = 400
 _GRID = 4
 """Grid size, along each side, of the cells whose mean color the image encoder predicts."""
@@ -164,18 +182,9 @@ def train(name: str, folder: Path, steps: int, seed: int) -> None:
     run.save()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser("encoders", __doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--encoders", "--parts", nargs="+", choices=ENCODERS, default=ENCODERS, help="which to train")
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = make_parser().parse_args(argv)
+    log_messages()
     for name in options.encoders:
         train(name, options.folder / name, options.steps, options.seed)
-
-
-if __name__ == "__main__":
-    main()

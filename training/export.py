@@ -4,6 +4,22 @@ The folder is laid out like the downloads of the 14B model: sharded safetensors 
 layers, `.pth` files with the published keys, the tokenizer, and the folder of the speech encoder.
 """
 
+from collections.abc import Sequence
+
+from src.command_line import Parser, existing_folder, launch, log_messages
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m training.export", __doc__)
+    parser.add_argument("runs", type=existing_folder, metavar="RUNS", help="folder of the training runs")
+    parser.add_output("folder", is_folder=True, metavar="DIR", help="folder of the model to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("training.export", make_parser)
+
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -19,7 +35,7 @@ from transformers import CLIPVisionModel, UMT5EncoderModel, Wav2Vec2FeatureExtra
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from training.components import CONFIG, build_tokenizer, load_vae, speech_config, with_weights
-from training.training_loop import load_ema_weights, make_parser
+from training.training_loop import load_ema_weights
 from wan.checkpoint import keys
 from wan.configs import ModelConfig
 from wan.modules.image import build_image_encoder
@@ -104,17 +120,10 @@ def load_trained_networks(runs: Path) -> Networks:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser("export", __doc__)
-    parser.add_argument("runs", type=Path, metavar="RUNS")
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = make_parser().parse_args(argv)
+    log_messages()
     write_bundle(CONFIG, load_trained_networks(options.runs), options.folder, torch.bfloat16)
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
     logger.info("%s has %.1f MB", options.folder, size / 1e6)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,23 @@ like the transformer's, on reconstruction and on frames that encode to the same 
 change, so that shards and transformer stay valid.
 """
 
-import logging
+from collections.abc import Sequence
+
+from src.command_line import Parser, existing_folder, launch, log_messages, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m training.finetune_decoder", __doc__)
+    parser.add_argument("runs", type=existing_folder, metavar="RUNS", help="folder of the training runs")
+    parser.add_argument("--steps", type=whole_number(), default=600, help="optimizer steps")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("training.finetune_decoder", make_parser)
+
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +36,6 @@ from training.training_loop import (
     TrainingRun,
     load_ema_weights,
     lr_schedule,
-    make_parser,
     optimizer_step,
     step_generator,
 )
@@ -71,16 +86,8 @@ def train(runs: Path, steps: int, seed: int) -> None:
     run.save()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser("finetune_decoder", __doc__)
-    parser.add_argument("runs", type=Path, metavar="RUNS")
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = make_parser().parse_args(argv)
+    log_messages()
     train(options.runs, options.steps, options.seed)
-
-
-if __name__ == "__main__":
-    main()

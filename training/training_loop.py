@@ -1,6 +1,5 @@
 """Training runs: resumable state, log, curves, learning-rate schedule and averaged weights."""
 
-import argparse
 import json
 import logging
 import math
@@ -15,15 +14,6 @@ logger = logging.getLogger(__name__)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Device of the networks; clips are rendered on the CPU."""
-
-
-def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """The argument parser of `python -m training.<command>`, whose help shows defaults."""
-    return argparse.ArgumentParser(
-        prog=f"python -m training.{command}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
 
 
 class ExponentialMovingAverage:
@@ -51,6 +41,8 @@ class TrainingRun:
     """
 
     def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, decay: float = 0.999) -> None:
+        import matplotlib.figure  # noqa: F401 - `save` needs it: its absence is an error now, not after hours
+
         self.folder = folder
         self.module, self.optimizer = module, optimizer
         self.average = ExponentialMovingAverage(module, decay)
@@ -58,15 +50,17 @@ class TrainingRun:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.pt").exists():
             self._resume()
+        logger.info("training on %s from step %d; %s has state, log and curves", DEVICE, self.step, folder)
+        self._first_step = self.step + 1
         self._started = time.perf_counter() - self.seconds
         self._sums: dict[str, list[float]] = {}
 
     def log(self, values: dict[str, float], every: int = 50) -> None:
-        """Count a step; after `every` steps write the mean values to the log."""
+        """Count a step; after the first one and after `every` steps write the mean values to the log."""
         self.step += 1
         for name, value in values.items():
             self._sums.setdefault(name, []).append(value)
-        if self.step % every:
+        if self.step % every and self.step != self._first_step:
             return
         self.seconds = time.perf_counter() - self._started
         means = {name: sum(numbers) / len(numbers) for name, numbers in self._sums.items()}
@@ -91,7 +85,10 @@ class TrainingRun:
     def _resume(self) -> None:
         state: dict[str, Any] = torch.load(self.folder / "state.pt", weights_only=True, map_location=DEVICE)
         peaks = [group["peak"] for group in self.optimizer.param_groups]
-        self.module.load_state_dict(state["module"])
+        try:
+            self.module.load_state_dict(state["module"])
+        except RuntimeError as error:
+            raise OSError(f"{self.folder}/state.pt is of another network; name another folder") from error
         self.optimizer.load_state_dict(state["optimiser"])
         for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
             group["peak"] = peak
@@ -102,6 +99,8 @@ class TrainingRun:
 
 def load_ema_weights(run: Path, prefix: str = "") -> dict[str, Tensor]:
     """The averaged weights of a run whose names start with `prefix`, without it."""
+    if not (run / "state.pt").is_file():
+        raise FileNotFoundError(f"{run} has no state.pt: train it first, in the order of docs/built-in-model.md")
     state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")["average"]
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
@@ -136,7 +135,7 @@ def optimizer_step(loss: Tensor, run: TrainingRun, lr_factor: float, clip: float
 
 def plot_curves(folder: Path) -> None:
     """Plot the values of `log.jsonl` over steps, one panel each."""
-    from matplotlib.figure import Figure  # optional: needed by training only
+    from matplotlib.figure import Figure  # optional: only training needs it
 
     path = folder / "log.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

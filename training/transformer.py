@@ -5,6 +5,26 @@ speakers' regions to classify the tokens, so that speaker binding is not learned
 Shapes: B batch, L tokens, the rest as in `training.examples`.
 """
 
+from collections.abc import Sequence
+
+from src.command_line import Parser, existing_folder, launch, log_messages, number, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m training.transformer", __doc__)
+    parser.add_argument("runs", type=existing_folder, metavar="RUNS", help="folder of the training runs")
+    parser.add_argument("data", type=existing_folder, metavar="DATA", help="folder of the shards")
+    parser.add_argument("--steps", type=whole_number(), default=10000, help="optimizer steps")
+    parser.add_argument("--batch", type=whole_number(), default=8, help="chunks of the smallest frame size per batch")
+    parser.add_argument("--lr", type=number(above=True), default=0.01, help="peak learning rate of Muon")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("training.transformer", make_parser)
+
 import contextlib
 import logging
 from collections.abc import Iterator
@@ -133,19 +153,8 @@ def make_optimizer(model: MultiTalkTransformer, lr: float) -> Muon:
     return Muon(model, lambda name: not name.startswith("blocks."), muon_lr=lr, adam_lr=lr / 10)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser("transformer", __doc__)
-    parser.add_argument("runs", type=Path, metavar="RUNS")
-    parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--steps", type=int, default=10000, help="optimizer steps")
-    parser.add_argument("--batch", type=int, default=8, help="chunks of the smallest frame size per batch")
-    parser.add_argument("--lr", type=float, default=0.01, help="peak learning rate of Muon")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = make_parser().parse_args(argv)
+    log_messages()
     train(options.runs, options.data, options.steps, options.batch, options.lr, options.seed)
-
-
-if __name__ == "__main__":
-    main()

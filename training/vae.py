@@ -4,6 +4,25 @@ The networks are convolutional, so that training on crops of 64 x 64 pixels and 
 Shapes: B batch, C channels, F frames, H x W pixels.
 """
 
+from collections.abc import Sequence
+
+from src.command_line import Parser, launch, log_messages, output_folder, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m training.vae", __doc__)
+    parser.add_argument("folder", type=output_folder, metavar="DIR", help="folder of the run, which is resumed")
+    parser.add_argument("--images", "--pictures", type=whole_number(0), default=1500, help="steps on images")
+    parser.add_argument("--clips", type=whole_number(0), default=2000, help="steps on clips, after those on images")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed")
+    parser.add_argument("--statistics", action="store_true", help="only print mean and deviation of the latents")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("training.vae", make_parser)
+
 import json
 import logging
 from collections import defaultdict
@@ -25,7 +44,6 @@ from training.training_loop import (
     TrainingRun,
     load_ema_weights,
     lr_schedule,
-    make_parser,
     optimizer_step,
     step_generator,
 )
@@ -162,22 +180,15 @@ def latent_statistics(model: AutoencoderKLWan, batches: int, seed: int) -> dict[
     return {name: [round(value, 3) for value in values.tolist()] for name, values in statistics.items()}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser("vae", __doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--images", "--pictures", type=int, default=1500, help="steps on images")
-    parser.add_argument("--clips", type=int, default=2000, help="steps on clips, after those on images")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
-    parser.add_argument("--statistics", action="store_true", help="only print mean and deviation of the latents")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    if options.images + options.clips == 0:
+        parser.error("--images and --clips are both 0; one of them must be more")
+    log_messages()
     if options.statistics:
         model = to_device(with_weights(build_vae(CONFIG.vae), load_ema_weights(options.folder)))
         logger.info(json.dumps(latent_statistics(model, 24, options.seed)))
         return
     train(options.folder, options.images, options.clips, options.seed)
-
-
-if __name__ == "__main__":
-    main()

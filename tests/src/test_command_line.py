@@ -1,16 +1,20 @@
 """What the commands share: arguments, outputs that exist, errors in one line."""
 
-import argparse
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.command_line import Parser, existing_file, existing_folder, number, one_line_errors, whole_number
-from src.command_line import write_atomically
+from src.command_line import (
+    Parser,
+    existing_file,
+    existing_folder,
+    number,
+    one_line_errors,
+    whole_number,
+    write_atomically,
+)
 from tests.conftest import ROOT
 
 BARE = [sys.executable, "-S", "-E"]

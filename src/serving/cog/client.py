@@ -18,9 +18,9 @@ from src.command_line import REPOSITORY, Parser, number, write_atomically
 from src.errors import truncated_repr
 from src.serving.cog import schema
 from src.serving.cog.cli_inputs import describe_inputs, read_inputs
-from src.serving.cog.server_connection import ServerConnection
 from src.serving.cog.failure import plain_error
 from src.serving.cog.server import PREDICTOR, Server, ServerError
+from src.serving.cog.server_connection import ServerConnection
 
 EXIT_TERMINATED = 143
 

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from src.serving.cog import schema
-from src.serving.cog.server_connection import InputRefusedError, ServerConnection, validation_message
 from src.serving.cog.environment import MALLOC_ENV, ServerError, free_port, server_environment
+from src.serving.cog.server_connection import InputRefusedError, ServerConnection, validation_message
 
 __all__ = [
     "MALLOC_ENV",
