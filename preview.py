@@ -1,8 +1,6 @@
 """Kept for those who call `python preview.py`: the command is `python -m app.preview`."""
 
-import sys
-
-from app.preview import main
+import runpy
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runpy.run_module("app.preview", run_name="__main__")

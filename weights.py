@@ -4,6 +4,11 @@
 docs/weights.md.
 """
 
+if __name__ == "__main__":  # before the imports below, so that a missing package is said in one sentence
+    from src.command_line import launch
+
+    launch("weights")
+
 import argparse
 import logging
 import os
@@ -12,6 +17,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from src.command_line import INTERRUPTED, Parser, existing_folder, log_messages, output_folder
 from src.weights.converted import ensure_converted
 from src.weights.ensure import ensure as ensure_bundles
 from src.weights.errors import WeightsError
@@ -190,46 +196,49 @@ def convert(options: argparse.Namespace) -> int:
 
 def pack(options: argparse.Namespace) -> int:
     """Write the tars of a folder of bundles, or of a converted one."""
-    for tar in pack_tars(options.source, options.target):
+    for tar in pack_tars(options.source, options.target, overwrite=options.overwrite):
         echo(str(tar))
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The argument parser of the command line."""
-    top = argparse.ArgumentParser(prog="python weights.py", description=__doc__.splitlines()[0])
+    top = Parser("weights.py", __doc__.splitlines()[0])
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("list", help="list the bundles").set_defaults(run=list_bundles)
 
     command = commands.add_parser("download", help="download missing files")
     command.add_argument("names", nargs="*", metavar="NAME", help="bundles; by default those with a star in the list")
-    command.add_argument("--dest", type=Path, default=Path(os.environ.get("MODEL_PATH", "weights")), metavar="DIR")
+    folder = Path(os.environ.get("MODEL_PATH", "weights"))
+    command.add_argument("--dest", type=output_folder, default=folder, metavar="DIR", help="folder of the weights")
     command.add_argument("--source", help=f"{' or '.join(SOURCE_NAMES)}, or both in order, separated by a comma")
     command.set_defaults(run=download)
 
     command = commands.add_parser("verify", help="check every file; exit status 1 if any is missing or broken")
-    command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("folder", type=existing_folder, metavar="DIR")
     command.add_argument("names", nargs="*", metavar="NAME", help="bundles; by default those of which files exist")
     command.add_argument("--deep", action="store_true", help="read every byte: checksums and known hashes")
     command.set_defaults(run=verify)
 
     command = commands.add_parser("convert", help="merge the bundles into one folder that loads faster")
-    command.add_argument("source", type=Path, metavar="SRC")
-    command.add_argument("target", type=Path, metavar="DST")
-    command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
-    command.add_argument("--model", default=os.environ.get("MULTITALK_MODEL", DEFAULT_MODEL), metavar="NAME")
+    command.add_argument("source", type=existing_folder, metavar="SRC", help="folder of the bundles")
+    command.add_argument("target", type=Path, metavar="DST", help="folder to write, which must not exist")
+    command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the large layers")
+    model = os.environ.get("MULTITALK_MODEL", DEFAULT_MODEL)
+    command.add_argument("--model", default=model, metavar="NAME", help="model configuration")
     command.set_defaults(run=convert)
 
     command = commands.add_parser("pack", help="write tars for a web server")
-    command.add_argument("source", type=Path, metavar="SRC")
-    command.add_argument("target", type=Path, metavar="DST")
+    command.add_argument("source", type=existing_folder, metavar="SRC", help="folder of bundles, or a converted one")
+    command.add_argument("target", type=output_folder, metavar="DST", help="folder of the tars")
+    command.add_argument("--overwrite", action="store_true", help="replace tars that exist")
     command.set_defaults(run=pack)
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 after a failure, 2 for invalid arguments, 130 if interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_messages()
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -241,8 +250,4 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         logger.error("interrupted; files already complete are kept for the next start")
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return INTERRUPTED

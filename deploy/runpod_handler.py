@@ -1,6 +1,14 @@
 """Alias of `python -m deploy.runpod_worker`."""
 
-from deploy.runpod_worker.handler import main
+import runpy
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    from deploy.runpod_worker import handler
+
+    return getattr(handler, name)
+
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("deploy.runpod_worker", run_name="__main__")

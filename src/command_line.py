@@ -1,6 +1,6 @@
 """What every command shares: values of arguments, outputs that already exist, errors in one line, exit statuses.
 
-Exit statuses: 0, 1 after a failure, 2 for invalid arguments, 130 after Ctrl-C. Only the standard library is imported, so that
+Exit statuses: 0, 1 after a failure, 2 for invalid arguments, 130 after Ctrl-C. Only the standard library is imported:
 `--help` and mistakes are answered at once, also by a Python without the packages.
 """
 
@@ -37,9 +37,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that shows defaults, refuses invalid arguments in one line, and protects existing outputs."""
 
-    def __init__(self, command: str, description: str | None, **options: Any) -> None:
-        options = {"formatter_class": HelpFormatter, "allow_abbrev": False, **options}
-        super().__init__(prog=f"python {command}", description=description, **options)
+    def __init__(self, command: str = "", description: str | None = None, **options: Any) -> None:
+        defaults = {"prog": f"python {command}", "formatter_class": HelpFormatter, "allow_abbrev": False}
+        super().__init__(description=description, **{**defaults, **options})
         self.outputs: dict[str, dict[str, bool]] = {}
 
     def add_output(self, *names: str, is_folder: bool = False, rewrite_default: bool = False, **options: Any) -> None:
@@ -91,7 +91,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, overwrite: bo
     If a file has appeared at `path` meanwhile and must not be overwritten, the new one gets a number: `name-2.mp4`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         write(partial)
         if overwrite:

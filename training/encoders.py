@@ -42,7 +42,7 @@ from training.components import CONFIG, build_tokenizer, speech_config
 from training.mouths import opening_curve, shape_curve
 from training.muon import Muon
 from training.scenes import SMALL, render, sample_prompt, sample_scene
-from training.training_loop import DEVICE, TrainingRun, lr_schedule, make_parser, optimizer_step
+from training.training_loop import DEVICE, TrainingRun, lr_schedule, optimizer_step
 from training.voices import Voice, add_noise, sample_voice
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import build_text_encoder, clean_prompt

@@ -39,7 +39,7 @@ from training.dataset import embed_prompt
 from training.examples import make_context, prepare
 from training.muon import Muon
 from training.shards import SHORT_FRAMES, Batch, Shards
-from training.training_loop import DEVICE, TrainingRun, lr_schedule, make_parser, optimizer_step, step_generator
+from training.training_loop import DEVICE, TrainingRun, lr_schedule, optimizer_step, step_generator
 from wan.modules import speaker_labels
 from wan.modules.speaker_labels import SpeakerMasks
 from wan.modules.transformer import MultiTalkTransformer

@@ -1,8 +1,7 @@
 """`python -m deploy.batch`: many requests on many GPUs."""
 
-import sys
-
-from deploy.batch.driver import main
+from deploy.batch.arguments import make_parser
+from src.command_line import launch
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch("deploy.batch.driver", make_parser)

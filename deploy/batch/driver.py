@@ -10,21 +10,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
+from deploy.batch.arguments import MAX_ATTEMPTS, make_parser
 from deploy.batch.files import BatchTask, Journal, Record, open_journal, read_tasks, require_distinct
 from deploy.batch.worker import BatchWorker
+from src.command_line import INTERRUPTED, REPOSITORY
 from src.errors import InputError
 from src.serving import logs
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-MAX_ATTEMPTS = 3
 MAX_RESTARTS = 20
 """Crashes of one worker after which the batch stops, so that a worker that crashes while it loads is noticed."""
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -135,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, BatchError, OSError) as error:
         logger.error("%s", error)
         return 2
+    except KeyboardInterrupt:
+        logger.error("interrupted; the same command continues the batch")
+        return INTERRUPTED
     finally:
         ray.shutdown()
     logger.info("%d succeeded, %d failed", statuses["succeeded"], statuses["failed"])
@@ -154,27 +156,3 @@ def resolve_options(arguments: argparse.Namespace, num_gpus: float) -> BatchOpti
             "--workers, a smaller --gpus-per-worker, or a cluster (--address)"
         )
     return BatchOptions(num_workers=num_workers, gpus_per_worker=share, max_attempts=arguments.attempts)
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.batch", description=__doc__)
-    parser.add_argument("requests", type=Path, help="one JSON object per line: id, and the inputs of predict()")
-    parser.add_argument("results", type=Path, help="one JSON object per line; requests with a result are skipped")
-    parser.add_argument("--output", required=True, help="where videos go: a folder, or s3://bucket/prefix")
-    parser.add_argument("--workers", type=positive, help="number of workers (default: one per GPU)")
-    parser.add_argument("--gpus-per-worker", type=float, help="default: 1, and 0 on a machine without GPUs")
-    parser.add_argument(
-        "--attempts", type=positive, default=MAX_ATTEMPTS, help=f"per request (default: {MAX_ATTEMPTS})"
-    )
-    parser.add_argument("--retry-failed", "--again", action="store_true", help="run requests again that have failed")
-    parser.add_argument("--address", help="address of a Ray cluster (default: this machine only)")
-    return parser

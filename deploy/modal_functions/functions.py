@@ -156,10 +156,19 @@ def main(
     two_person: bool = False,
     prompt: str = PROMPT,
     output_path: str = "output.mp4",
+    overwrite: bool = False,
 ) -> None:
-    """Generate a video from files of this machine and save it."""
+    """Generate a video from files of this machine and save it. ValueError for a file that exists, without overwrite."""
+    from src.command_line import require_new, write_atomically
+
+    require_new(Path(output_path), overwrite=overwrite)
     files = encode_files(image_path, audio1_path, audio2_path, two_person=two_person)
-    Path(output_path).write_bytes(generate_video.remote(files, prompt))
+    video = generate_video.remote(files, prompt)
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(video)
+
+    write_atomically(Path(output_path), write, overwrite=overwrite)
 
 
 def encode_files(image_path: str, audio1_path: str, audio2_path: str, *, two_person: bool) -> dict[str, str]:

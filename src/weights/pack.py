@@ -14,13 +14,17 @@ from src.weights.verify import FileStatus, bundle_dir, inspect_bundle, inspect_c
 logger = logging.getLogger(__name__)
 
 
-def pack(source: Path, target: Path) -> list[Path]:
+def pack(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]:
     """Write `target/NAME.tar` for every complete bundle in `source` that is published as a tar, or for a converted
     folder. Each tar contains one folder of its name; that of a converted folder is listed in `target/tars.json`.
-    Returns the tars; raises WeightsError if there is none."""
+    Returns the tars; raises WeightsError if there is none, and unless `overwrite` if one exists already."""
     target.mkdir(parents=True, exist_ok=True)
-    tars = []
-    for name, folder, statuses in packable(source):
+    tars: list[Path] = []
+    found = list(packable(source))
+    existing = [str(target / f"{name}.tar") for name, *_ in found if (target / f"{name}.tar").exists()]
+    if existing and not overwrite:
+        raise WeightsError(f"{', '.join(existing)} exists; choose another folder or use --overwrite")
+    for name, folder, statuses in found:
         tar, partial = target / f"{name}.tar", target / f".{name}.tar.partial"
         logger.info("writing %s", tar)
         with tarfile.open(partial, "w", dereference=True) as archive:

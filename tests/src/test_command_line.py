@@ -80,11 +80,15 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert "number of steps (default: 3)" in capsys.readouterr().out
 
 
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.mp4"
-    written = [write_atomically(path, lambda partial: partial.write_text("x") and None, overwrite=False) for _ in "ab"]
+    written = [write_atomically(path, lambda partial: write(partial, "x"), overwrite=False) for _ in "ab"]
     assert [each.name for each in written] == ["a.mp4", "a-2.mp4"]
-    assert write_atomically(path, lambda partial: partial.write_text("y") and None, overwrite=True) == path
+    assert write_atomically(path, lambda partial: write(partial, "y"), overwrite=True) == path
     assert sorted((file.name, file.read_text()) for file in path.parent.iterdir()) == [("a-2.mp4", "x"), ("a.mp4", "y")]
 
 

@@ -4,6 +4,11 @@
 `Server` runs one as a child process on a free loopback port, for the command line and for tests.
 """
 
+if __name__ == "__main__":  # before the imports below, so that a missing package is said in one sentence
+    from src.command_line import launch
+
+    launch("src.serving.cog.gateway_server")
+
 import contextlib
 import json
 import os
@@ -144,9 +149,3 @@ def predictor_line(line: str) -> str | None:
     if "source" in fields or target == "coglet::user" or level in {"WARN", "ERROR"}:
         return message
     return None
-
-
-if __name__ == "__main__":
-    from src.serving.cog.gateway_server import main
-
-    sys.exit(main())

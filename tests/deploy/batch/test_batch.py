@@ -288,7 +288,7 @@ def test_more_workers_than_gpus_are_refused_on_a_single_machine() -> None:
 def test_invalid_numbers_are_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         make_parser().parse_args(["a", "b", "--output=c", argument])
-    assert "invalid positive value" in capsys.readouterr().err
+    assert "a whole number of at least 1 is needed" in capsys.readouterr().err
 
 
 def test_results_are_locked_by_one_batch(tmp_path: Path) -> None:
