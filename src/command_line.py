@@ -40,7 +40,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str = "", description: str | None = None, **options: Any) -> None:
         defaults = {"prog": f"python {command}", "formatter_class": HelpFormatter, "allow_abbrev": False}
         super().__init__(description=description, **{**defaults, **options})
-        self.outputs: dict[str, dict[str, bool]] = {}
+        self.checks: list[Callable[[argparse.Namespace], None]] = []
+        """Called with the arguments; a ValueError refuses them."""
+        self.has_outputs = False
 
     def add_output(self, *names: str, is_folder: bool = False, rewrite_default: bool = False, **options: Any) -> None:
         """Add the path of a file, or of a folder, that must be new or empty unless `--overwrite` is given.
@@ -48,23 +50,27 @@ class Parser(argparse.ArgumentParser):
         `rewrite_default`: the default is a file that the command is there to rewrite, and may exist.
         """
         action = self.add_argument(*names, type=Path, **options)
-        if not self.outputs:
+        if not self.has_outputs:
             self.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-        self.outputs[action.dest] = {"is_folder": is_folder, "rewrite_default": rewrite_default}
+        self.has_outputs = True
+
+        def check(arguments: argparse.Namespace) -> None:
+            path = getattr(arguments, action.dest)
+            if path is not None:
+                overwrite = arguments.overwrite or (rewrite_default and path == action.default)
+                require_new(path, overwrite=overwrite, is_folder=is_folder)
+
+        self.checks.append(check)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The arguments; exits with status 2 if one is invalid or an output exists."""
-        options = super().parse_args(args, namespace)
-        for name, kind in self.outputs.items():
-            path = getattr(options, name)
-            if path is None:
-                continue
-            overwrite = options.overwrite or (kind["rewrite_default"] and path == self.get_default(name))
-            try:
-                require_new(path, overwrite=overwrite, is_folder=kind["is_folder"])
-            except ValueError as error:
-                self.error(str(error))
-        return options
+        arguments = super().parse_args(args, namespace)
+        try:
+            for check in self.checks:
+                check(arguments)
+        except ValueError as error:
+            self.error(str(error))
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and one line."""

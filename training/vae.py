@@ -4,6 +4,7 @@ The networks are convolutional, so that training on crops of 64 x 64 pixels and 
 Shapes: B batch, C channels, F frames, H x W pixels.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 
 from src.command_line import Parser, launch, log_messages, output_folder, whole_number
@@ -17,7 +18,14 @@ def make_parser() -> Parser:
     parser.add_argument("--clips", type=whole_number(0), default=2000, help="steps on clips, after those on images")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed")
     parser.add_argument("--statistics", action="store_true", help="only print mean and deviation of the latents")
+    parser.checks.append(require_steps)
     return parser
+
+
+def require_steps(options: Namespace) -> None:
+    """ValueError if there is nothing to train."""
+    if options.images + options.clips == 0:
+        raise ValueError("--images and --clips are both 0; one of them must be more")
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -182,10 +190,7 @@ def latent_statistics(model: AutoencoderKLWan, batches: int, seed: int) -> dict[
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser()
-    options = parser.parse_args(argv)
-    if options.images + options.clips == 0:
-        parser.error("--images and --clips are both 0; one of them must be more")
+    options = make_parser().parse_args(argv)
     log_messages()
     if options.statistics:
         model = to_device(with_weights(build_vae(CONFIG.vae), load_ema_weights(options.folder)))
