@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from src.command_line import INTERRUPTED, Parser, existing_folder, log_messages, output_folder
+from src.command_line import INTERRUPTED, Parser, log_messages, output_folder
 from src.weights.converted import ensure_converted
 from src.weights.ensure import ensure as ensure_bundles
 from src.weights.errors import WeightsError
@@ -150,6 +150,7 @@ def download(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Check every file of bundles in a folder. Returns 1 if any is missing or broken."""
+    require_folder(options.folder)
     depth: Depth = "all" if options.deep else "format"
     if (options.folder / CONVERTED).is_file() and not options.names:
         return print_report({options.folder.resolve().name: inspect_converted(options.folder, depth)})
@@ -162,6 +163,12 @@ def verify(options: argparse.Namespace) -> int:
     if not report:
         echo(f"{options.folder} contains none of {', '.join(BUNDLES)}")
     return print_report(report)
+
+
+def require_folder(path: Path) -> None:
+    """ValueError if there is no such folder."""
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {str(path)!r}")
 
 
 def print_report(report: dict[str, list[FileStatus]]) -> int:
@@ -185,6 +192,7 @@ def convert(options: argparse.Namespace) -> int:
     from wan.checkpoint.convert import convert
     from wan.configs import WAN_CONFIGS
 
+    require_folder(options.source)
     if options.model not in WAN_CONFIGS:
         raise WeightsError(f"--model is {options.model!r}; allowed are {', '.join(WAN_CONFIGS)}")
     try:
@@ -196,6 +204,7 @@ def convert(options: argparse.Namespace) -> int:
 
 def pack(options: argparse.Namespace) -> int:
     """Write the tars of a folder of bundles, or of a converted one."""
+    require_folder(options.source)
     for tar in pack_tars(options.source, options.target, overwrite=options.overwrite):
         echo(str(tar))
     return 0
@@ -215,13 +224,13 @@ def parser() -> Parser:
     command.set_defaults(run=download)
 
     command = commands.add_parser("verify", help="check every file; exit status 1 if any is missing or broken")
-    command.add_argument("folder", type=existing_folder, metavar="DIR")
+    command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument("names", nargs="*", metavar="NAME", help="bundles; by default those of which files exist")
     command.add_argument("--deep", action="store_true", help="read every byte: checksums and known hashes")
     command.set_defaults(run=verify)
 
     command = commands.add_parser("convert", help="merge the bundles into one folder that loads faster")
-    command.add_argument("source", type=existing_folder, metavar="SRC", help="folder of the bundles")
+    command.add_argument("source", type=Path, metavar="SRC", help="folder of the bundles")
     command.add_argument("target", type=Path, metavar="DST", help="folder to write, which must not exist")
     command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the large layers")
     model = os.environ.get("MULTITALK_MODEL", DEFAULT_MODEL)
@@ -229,7 +238,7 @@ def parser() -> Parser:
     command.set_defaults(run=convert)
 
     command = commands.add_parser("pack", help="write tars for a web server")
-    command.add_argument("source", type=existing_folder, metavar="SRC", help="folder of bundles, or a converted one")
+    command.add_argument("source", type=Path, metavar="SRC", help="folder of bundles, or a converted one")
     command.add_argument("target", type=output_folder, metavar="DST", help="folder of the tars")
     command.add_argument("--overwrite", action="store_true", help="replace tars that exist")
     command.set_defaults(run=pack)

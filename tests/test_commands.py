@@ -94,3 +94,10 @@ def test_training_names_the_run_that_is_missing(command: str, tmp_path: Path) ->
     assert done.returncode == 1
     assert is_one_line(done.stderr), done.stderr
     assert "state.pt" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["verify no/such", "convert no/such new", "pack no/such new", "pack . README.md"])
+def test_weights_refuses_folders_that_do_not_exist(arguments: str) -> None:
+    done = run(sys.executable, "weights.py", *arguments.split())
+    assert done.returncode == 2
+    assert is_one_line(done.stderr), done.stderr

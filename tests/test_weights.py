@@ -321,7 +321,7 @@ def test_commands_of_the_page_parse(command: str) -> None:
     assert set(getattr(options, "names", [])) <= BUNDLES.keys()
 
 
-def test_convert_verify_and_pack(puppet_folder: Path, tmp_path: Path) -> None:
+def test_convert_verify_and_pack(puppet_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     converted = tmp_path / "converted"
     arguments = ["convert", str(puppet_folder), str(converted), "--model", "multitalk-puppet"]
     assert main(arguments) == 0
@@ -330,6 +330,9 @@ def test_convert_verify_and_pack(puppet_folder: Path, tmp_path: Path) -> None:
     assert main(["pack", str(converted), str(tmp_path / "tars")]) == 0
     with tarfile.open(tmp_path / "tars" / "converted.tar") as packed:
         assert "converted/converted.json" in packed.getnames()
+    assert main(["pack", str(converted), str(tmp_path / "tars")]) == 1
+    assert "converted.tar exists" in caplog.text
+    assert main(["pack", str(converted), str(tmp_path / "tars"), "--overwrite"]) == 0
     assert main(["convert", str(puppet_folder), str(tmp_path / "x"), "--model", "multitalk-15B"]) == 1
 
 

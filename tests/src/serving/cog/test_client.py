@@ -3,9 +3,13 @@
 import signal
 import subprocess
 import sys
+import time
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from src.serving.cog.server import Server
 
 ROOT = Path(__file__).parents[4]
 PROGRAM = "import sys; from pathlib import Path; from src.serving.cog.client import main; "
@@ -78,6 +82,74 @@ def test_invalid_inputs_are_refused_before_the_server_starts(
     assert done.returncode == 1
     assert all(word in done.stderr for word in words), done.stderr
     assert "setting up" not in done.stderr
+
+
+def test_help_lists_the_inputs_of_the_schema(project: Path) -> None:
+    text = run(project, "--help").stdout
+    for words in ("image=@FILE or URL  (required)", "steps=whole number", "mode=add|para  (default: add)", "loud=true"):
+        assert words in text
+    assert "1,000" in text
+
+
+def test_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "predict.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert done.stdout == f"multitalk {version}\n"
+
+
+@pytest.mark.parametrize("extra", [[], ["--overwrite"]])
+def test_an_output_that_exists_is_kept_unless_it_may_be_overwritten(
+    project: Path, image: Path, tmp_path: Path, extra: list[str]
+) -> None:
+    output = tmp_path / "out.bin"
+    output.write_bytes(b"old")
+    done = run(project, "-i", f"image=@{image}", "-o", str(output), *extra)
+    assert (done.returncode == 0) == bool(extra)
+    assert output.read_bytes() == (b"cba" if extra else b"old")
+    assert ("out.bin exists" in done.stderr) == (not extra)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+
+
+def test_a_running_server_is_used(project: Path, image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.bin"
+    with Server(project) as server:
+        arguments = ("--url", server.url, "-i", f"image=@{image}", "-o", str(output))
+        done = run(project, *arguments, "-i", "steps=3")
+        refused = run(project, *arguments, "--overwrite", "-i", "steps=2000")
+    assert done.returncode == 0, done.stderr
+    assert output.read_bytes() == b"cba"
+    assert "step 2" in done.stderr
+    assert refused.returncode == 1
+    assert "steps" in refused.stderr
+    assert "1000" in refused.stderr
+    gone = run(project, *arguments, "--overwrite")
+    assert gone.returncode == 1
+    assert gone.stderr.startswith(f"error: no server answers at {server.url}")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:5000", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999"])
+def test_a_url_that_is_none_is_refused(project: Path, url: str) -> None:
+    done = run(project, "--url", url)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the server's URL is ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_interrupted_client_cancels_on_the_running_server(project: Path, image: Path, tmp_path: Path) -> None:
+    with Server(project) as server:
+        arguments = ("--url", server.url, "-i", f"image=@{image}", "-i", "steps=1000", "-o", str(tmp_path / "x"))
+        client = subprocess.Popen(command(project, *arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        while not any(line.startswith("step 3") or "step 3" in line for line in server.logs):
+            assert client.poll() is None
+            time.sleep(0.05)
+        client.send_signal(signal.SIGINT)
+        _, rest = client.communicate(timeout=240)
+        assert client.returncode == 130
+        assert rest.splitlines()[-1] == "cancelled"
+        server.wait_ready(60)
+    assert not any("step 999" in line for line in server.logs)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
