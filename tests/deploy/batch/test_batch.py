@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import ray
 
-from deploy.batch.driver import BatchError, BatchOptions, make_parser, resolve_options, run, start_ray, worker_factory
+from deploy.batch.arguments import make_parser
+from deploy.batch.driver import BatchError, BatchOptions, resolve_options, run, start_ray, worker_factory
 from deploy.batch.files import BatchTask, Journal, Record, open_journal, read_tasks, require_distinct
 from deploy.batch.model import ModelWorker
 from deploy.batch.worker import BatchWorker
