@@ -2,22 +2,16 @@
 
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from app.inputs import check_file_counts, file_inputs, validate_inputs
-from src.serving.cancellation import RequestContext, request_context
+from src.serving.cancellation import run_cancellable
 from src.serving.cog.prediction_request import FETCH_PREFIX
 from src.storage.fetcher import InputFetcher, make_fetcher_without_bucket
 from src.storage.settings import read_settings
-
-POLL_S = 0.1
-"""How long a cancellation by Cog may take: it arrives between two instructions of the thread that predicts."""
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -76,33 +70,3 @@ def fetch_one(value: Any, fetcher: InputFetcher, folder: Path, name: str) -> Any
     if not is_deferred(value):
         return value
     return fetcher.fetch(value.removeprefix(FETCH_PREFIX), folder, name=name)
-
-
-def run_cancellable(function: Callable[[], T]) -> T:
-    """The result of a function that blocks in system calls, run in another thread.
-
-    An exception that is raised in this thread meanwhile, as Cog's cancellation, does not wait for it, and cancels it.
-    """
-    context = RequestContext(request_id="fetch")
-    results: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            with request_context(context):
-                results.append(function())
-        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
-            errors.append(error)
-        finally:
-            done.set()
-
-    threading.Thread(target=run, name="fetch", daemon=True).start()
-    try:
-        while not done.wait(POLL_S):
-            pass
-    finally:
-        context.cancelled.set()
-    if errors:
-        raise errors[0]
-    return results[0]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -13,9 +14,11 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import S3DownloadFailedError
 
 from src.environment import first_set
 from src.errors import InputError, truncated_repr
+from src.serving.cancellation import cancel_event, raise_if_cancelled, run_cancellable
 from src.storage.errors import DownloadTimeoutError, StorageError
 from src.storage.http.connection import time_left
 from src.storage.http.download import check_size, timeout_error
@@ -67,18 +70,40 @@ class S3Bucket:
                 f"{name} is in the bucket {truncated_repr(bucket)}; allowed is {self.name!r} "
                 "(the operator adds others to S3_READABLE_BUCKETS)"
             )
-        tmp_path = path.with_name(f"{path.name}.part")
         deadline = time.monotonic() + limits.max_seconds
-        options = {"Config": TRANSFER, "Callback": lambda _: time_left(deadline)}
-        try:
-            head = request_object(lambda: self.client.head_object(Bucket=bucket, Key=key), bucket, key, name)
-            check_size(head["ContentLength"], limits, name)
-            request_object(lambda: self.client.download_file(bucket, key, str(tmp_path), **options), bucket, key, name)
+
+        def check() -> None:
+            raise_if_cancelled()
+            time_left(deadline)
+
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+            tmp_path = Path(folder) / path.name
+            try:
+                run_cancellable(lambda: self.download_parts(bucket, key, tmp_path, limits, name), check)
+            except DownloadTimeoutError as error:
+                raise timeout_error(truncated_repr(key), limits, name) from error
             tmp_path.replace(path)
-        except DownloadTimeoutError as error:
-            raise timeout_error(truncated_repr(key), limits, name) from error
-        finally:
-            tmp_path.unlink(missing_ok=True)
+
+    def download_parts(self, bucket: str, key: str, tmp_path: Path, limits: DownloadLimits, name: str) -> None:
+        """Write an object to `tmp_path`; StorageError if that has not the size that the store declares."""
+        cancelled, received = cancel_event(), 0
+
+        def count(num_bytes: int) -> None:
+            nonlocal received
+            received += num_bytes
+            check_size(received, limits, name)
+            if cancelled.is_set():
+                raise DownloadTimeoutError
+
+        options = {"Config": TRANSFER, "Callback": count}
+        head = request_object(lambda: self.client.head_object(Bucket=bucket, Key=key), bucket, key, name)
+        check_size(head["ContentLength"], limits, name)
+        request_object(lambda: self.client.download_file(bucket, key, str(tmp_path), **options), bucket, key, name)
+        if (size := tmp_path.stat().st_size) != head["ContentLength"]:
+            logger.error(
+                "S3 returned %s bytes of %s, whose size is %s", size, truncated_repr(key), head["ContentLength"]
+            )
+            raise StorageError(f"S3 did not return {truncated_repr(key)} (wrong size)")
 
     def upload(self, path: Path, key: str) -> str:
         """Store a file under a key; its `s3://` URI. A failed upload leaves neither an object nor parts."""
@@ -127,7 +152,7 @@ def request_object(request: Callable[[], Any], bucket: str, key: str, name: str)
                 "credentials; an object that it may read is needed"
             ) from error
         raise storage_error("return", key, error) from error
-    except (BotoCoreError, Boto3Error, OSError) as error:
+    except (BotoCoreError, Boto3Error, S3DownloadFailedError, OSError) as error:
         raise storage_error("return", key, error) from error
 
 

@@ -25,6 +25,7 @@ def s3(shared_s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]
     shared_s3.faults.requests.clear()
     yield shared_s3
     shared_s3.faults.refuse = lambda *_: False
+    shared_s3.faults.spoil = lambda _method, _path, answer: answer
 
 
 @pytest.fixture

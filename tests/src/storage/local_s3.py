@@ -1,6 +1,8 @@
 """A local S3 server behind a proxy that injects faults."""
 
 import http.client
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,11 +19,23 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "A
 HOP_BY_HOP = {"content-length", "transfer-encoding", "connection", "server", "date"}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A response; with a `length` above that of the body the connection ends in the middle."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    length: str | None = None
+
+
 @dataclass
 class Faults:
-    """The proxy answers 503 to a request if `refuse(method, path)`; `requests` has all of them."""
+    """The proxy answers 503 to a request if `refuse(method, path)`, and what `spoil` makes of the answer otherwise,
+    None for a reset connection; `requests` has all of them."""
 
     refuse: Callable[[str, str], bool] = lambda *_: False
+    spoil: Callable[[str, str, Answer], Answer | None] = lambda _method, _path, answer: answer
     requests: list[str] = field(default_factory=list)
 
 
@@ -66,25 +80,32 @@ def local_s3(*buckets: str) -> Iterator[LocalS3]:
             faults.requests.append(f"{self.command} {self.path}")
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if faults.refuse(self.command, self.path):
-                self.reply(503, [], b"")
+                self.reply(Answer(503, [], b""))
                 return
             connection = http.client.HTTPConnection(host, port)
             connection.request(self.command, self.path, body, dict(self.headers))
             response = connection.getresponse()
             headers = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP]
             length = response.getheader("Content-Length") if self.command == "HEAD" else None
-            self.reply(response.status, headers, response.read(), length)
+            answer = Answer(response.status, headers, response.read(), length)
             connection.close()
+            self.reply(faults.spoil(self.command, self.path, answer))
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
 
-        def reply(self, status: int, headers: list[tuple[str, str]], body: bytes, length: str | None = None) -> None:
-            self.send_response(status)
-            for name, value in [*headers, ("Content-Length", length or str(len(body)))]:
+        def reply(self, answer: Answer | None) -> None:
+            if answer is None:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            length = answer.length or str(len(answer.body))
+            for name, value in [*answer.headers, ("Content-Length", length)]:
                 self.send_header(name, value)
             self.end_headers()
             with suppress(OSError):
-                self.wfile.write(body)
+                self.wfile.write(answer.body)
+            self.close_connection = self.command != "HEAD" and int(length) != len(answer.body)
 
         def log_message(self, *_: object) -> None:
             """Silent."""

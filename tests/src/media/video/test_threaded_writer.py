@@ -103,3 +103,9 @@ def test_cancelled_video_leaves_no_file(tmp_path: Path) -> None:
         writer.write(frames(*range(20)))
         writer.write(frames(*range(20)))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leaving_without_frames_starts_no_thread() -> None:
+    with ThreadedWriter(fails):
+        assert not encoders()
+    assert not encoders()
