@@ -155,7 +155,7 @@ def test_a_permanent_fault_is_an_error_and_leaves_no_file(
     monkeypatch.setattr(s3_module, "MAX_ATTEMPTS", 1)
     without_retries = S3Bucket(bucket.config)
     s3.faults.spoil = lambda method, _, answer: PERMANENT[fault](answer) if method == "GET" else answer
-    with pytest.raises(StorageError, match=r"S3 did not return 'spoiled\.mp4' \([A-Za-z ]+\)$"):
+    with pytest.raises(StorageError, match=r"S3 did not return 'spoiled\.mp4' \([A-Za-z0-9 ]+\)$"):
         without_retries.download(BUCKET, "spoiled.mp4", video.with_name("copy"), limits=LIMITS, name="image")
     assert [path.name for path in video.parent.iterdir()] == ["video.mp4"]
 
