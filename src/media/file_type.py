@@ -11,7 +11,8 @@ EXCERPT_BYTES = 20
 MATROSKA = b"\x1aE\xdf\xa3"
 # Types of the first box of an MP4 or MOV file, and the brands of those that are images or audio.
 MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-OTHER_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"M4A ", b"M4B ")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1")
+OTHER_BRANDS = (*HEIF_BRANDS, b"avif", b"avis", b"M4A ", b"M4B ")
 
 # (offset, magic bytes, description)
 SIGNATURES = (
@@ -26,7 +27,8 @@ SIGNATURES = (
     (0, b"\xff\xfb", "MP3 audio"),
     (8, b"AIF", "AIFF audio"),
     (4, b"ftypavif", "an AVIF image"),
-    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftyphe", "a HEIC image"),
+    (4, b"ftypavis", "an animated AVIF image"),
     (4, b"ftypmif1", "a HEIF image"),
     (4, b"ftypM4A", "M4A audio"),
     (4, b"ftyp", "an MP4 video"),
@@ -53,6 +55,11 @@ class MediaFile:
             return "matroska"
         return "mov" if self.head[4:8] in MOV_BOXES and self.head[8:12] not in OTHER_BRANDS else None
 
+    @property
+    def is_heif(self) -> bool:
+        """Whether the file is an image in the container of HEIC."""
+        return self.head[4:8] == b"ftyp" and self.head[8:12] in HEIF_BRANDS
+
     def error(self, problem: str) -> InputError:
         """An error whose message begins with the input's name and a description of the file."""
         return InputError(f"{self.name}: {self} {problem}")
@@ -62,8 +69,9 @@ class MediaFile:
         return f"{label} ({self.size:,} bytes{_sniff(self.head)})"
 
 
-def probe(path: Path, *, name: str) -> MediaFile:
+def probe(path: Path | str, *, name: str) -> MediaFile:
     """Read the first bytes of a file. Raises InputError unless it is a regular file of at least one byte."""
+    path = Path(path)
     if path.is_dir():
         raise InputError(f"{name}: {path.name!r} is a folder; a file is needed")
     if not path.is_file():

@@ -1,34 +1,24 @@
-"""Decode an image file of any common format to 8-bit RGB, upright and opaque.
+"""Read an image file of any common format as 8-bit RGB in sRGB, upright and opaque.
 
 H height, W width.
 """
 
-import re
-import struct
-import warnings
-import zlib
+import json
 
 import numpy as np
 from PIL import Image
 
 from src.errors import InputError
 from src.media.file_type import MediaFile
+from src.media.sandbox import Sandbox, SandboxError
+from src.serving.request_warnings import warn_caller
 
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 32
 # A narrow strip is scaled until its short side fills the video, and its long side then exhausts the memory.
 MAX_RATIO = 16
-# Only formats that are recognized by content and decoded in this process (EPS would run Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 image"
-
-# What Pillow raises on damaged files, depending on format and position of the damage.
-DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, RuntimeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
-
-ORIENTATION_TAG = 0x0112
+KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or JPEG 2000 image"
+# By EXIF orientation.
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,25 +30,38 @@ TRANSPOSES = {
 }
 # Of 256; at least this bright is white in a mask.
 MASK_THRESHOLD = 128
-# The white level of samples deeper than 8 bits is the smallest of these that is not exceeded.
-WHITE_LEVELS = {"I": (65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
+PART_BYTES = 1 << 22
 
 
 def read_image(file: MediaFile, *, background_color: str = "white", kinds: str = KINDS) -> Image.Image:
-    """Decode to 8-bit RGB: upright by EXIF, transparency over `background_color`, the first frame of an animation.
+    """Decode to 8-bit RGB: upright by EXIF, in sRGB, transparency over `background_color`, the first frame.
 
-    Raises InputError for a file that is not an image or is damaged, with `kinds` as what is needed; and as `check_size`
-    does, from the header, before any pixel is decoded.
+    A process of its own decodes, within limits of processor time and memory. Warns the caller about what is ignored
+    (a damaged color profile, the other frames of an animation).
+    Raises InputError for a file that is not an image, is damaged or exceeds a limit, with `kinds` as what is needed,
+    and as `check_size` does, from the header, before any pixel is decoded; CancelledError within a second of a cancel.
     """
-    with _open(file, kinds=kinds) as image:
-        check_size(*image.size, name=file.name)
-        try:
-            image.load()
-            return _to_upright(_to_opaque(_to_8_bit(image, name=file.name), background_color), _orientation(image))
-        except InputError:
-            raise
-        except DECODE_ERRORS as error:
-            raise file.error(f"is damaged or cut off ({error}); {kinds} is needed") from error
+    request = {"path": str(file.path), "name": file.name, "background_color": background_color, "kinds": kinds}
+    try:
+        with Sandbox("src.media.images.worker", json.dumps(request)) as worker:
+            header = json.loads(worker.read_line())
+            for message in header["warnings"]:
+                warn_caller(message)
+            if "error" in header:
+                raise InputError(header["error"])
+            return _read_pixels(worker, *header["size"])
+    except SandboxError as error:
+        raise file.error(f"{error}; {kinds} is needed") from error
+
+
+def _read_pixels(worker: Sandbox, width: int, height: int) -> Image.Image:
+    """In parts, because a second copy of a large image takes hundreds of megabytes."""
+    image = Image.new("RGB", (width, height))
+    num_rows = max(1, PART_BYTES // (3 * width))
+    for top in range(0, height, num_rows):
+        size = (width, min(num_rows, height - top))
+        image.paste(Image.frombytes("RGB", size, worker.read(3 * size[0] * size[1])), (0, top))
+    return image
 
 
 def read_mask(file: MediaFile, *, height: int, width: int) -> np.ndarray:
@@ -88,52 +91,3 @@ def check_size(width: int, height: int, *, name: str) -> None:
         raise InputError(f"{size}; each side needs at least {MIN_SIDE}")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise InputError(f"{size}; the longer side may be at most {MAX_RATIO} times the shorter")
-
-
-def _open(file: MediaFile, *, kinds: str) -> Image.Image:
-    """Read the header only."""
-    Image.init()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(file.path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        num_pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow does not report the size in any other way
-        raise InputError(f"{file.name} has {num_pixels:,} pixels; at most {MAX_PIXELS:,} are allowed") from error
-    except DECODE_ERRORS as error:
-        raise file.error(f"is not an image, or its beginning is damaged; {kinds} is needed") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; damaged EXIF data is ignored, as browsers do."""
-    try:
-        return image.getexif().get(ORIENTATION_TAG, 1)
-    except DECODE_ERRORS:
-        return 1
-
-
-def _to_upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
-
-
-def _to_8_bit(image: Image.Image, *, name: str) -> Image.Image:
-    """Scale grayscale values of more than 8 bits to 0..255; other modes are unchanged."""
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return image
-    gray_HW = np.asarray(image).astype(np.float64)
-    if not np.isfinite(gray_HW).all():
-        raise InputError(f"{name} has NaN or infinite pixel values; finite ones are needed")
-    maximum = float(gray_HW.max())
-    white_levels = WHITE_LEVELS.get(image.mode, (65535.0,))
-    white = next((level for level in white_levels if maximum <= level), maximum)
-    return Image.fromarray(np.rint(gray_HW.clip(0, white) * (255 / white)).astype(np.uint8))
-
-
-def _to_opaque(image: Image.Image, background_color: str) -> Image.Image:
-    """Convert to RGB, transparent pixels composited over a color."""
-    if image.mode == "La":
-        image = image.convert("LA")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, background_color), rgba).convert("RGB")

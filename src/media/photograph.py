@@ -21,9 +21,9 @@ COVERED = 0.8
 
 def is_photograph(image: Image.Image) -> bool:
     """Whether an image looks like a photograph. A careful guess: for warnings only."""
-    small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    pixels_HWC = np.asarray(small).astype(np.int16)
+    width, height = (min(side, max(1, round(side * SIDE / max(image.size)))) for side in image.size)
+    small = image.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0)
+    pixels_HWC = np.asarray(small.convert("RGB")).astype(np.int16)
     if min(pixels_HWC.shape[:2]) < 2:
         return False
     flat = flat_fraction(pixels_HWC)

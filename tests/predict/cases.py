@@ -13,7 +13,7 @@ from tests.predict.conftest import MAX_SECONDS
 from tests.predict.media_files import SIZE, blank, half, plain, recorded, saved, tones, uri, video_without_audio, voice
 
 ABSENT = object()
-IMAGES = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 image is needed"
+IMAGES = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or JPEG 2000 image is needed"
 AUDIO = "an audio file, or a video with an audio stream, is needed"
 URIS = "an upload, an http or https URL or a data URI is needed"
 MAX_AUDIO = f"at most {MAX_SECONDS} s"

@@ -1,0 +1,113 @@
+"""Run a module that decodes an untrusted file in a process of its own, with limits on processor time and memory.
+
+A decoder is C code that can neither be interrupted nor bounded from Python; its process can be killed, and a crash ends
+only that process. It does not inherit environment variables, which may hold secrets.
+"""
+
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from src.serving.cancellation import raise_if_cancelled
+
+ROOT = Path(__file__).parents[2]
+MAX_CPU_SECONDS = 60
+MAX_MEMORY = 600_000_000
+"""Bytes of memory that the process may use."""
+POLL_S = 0.1
+"""Longest single wait, so that a cancelled request ends soon."""
+READ_BYTES = 1 << 20
+STATM = Path("/proc/self/statm")
+ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
+
+
+class SandboxError(Exception):
+    """The process ended before it had written what was expected; the message says why."""
+
+
+class Sandbox:
+    """The standard output of `python -m module arguments`. A context manager; leaving it kills the process."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+
+    def __enter__(self) -> Self:
+        kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=ROOT,
+            env=kept
+            | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches the parent only, which then kills this process
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @property
+    def exit_status(self) -> int | None:
+        """The exit status, negative for a signal; None while the process runs."""
+        return self._process.poll()
+
+    def read_line(self) -> bytes:
+        """One line without its newline."""
+        line = bytearray()
+        while (byte := self.read(1)) != b"\n":
+            line += byte
+        return bytes(line)
+
+    def read(self, num_bytes: int) -> bytes:
+        """Exactly that many bytes. Raises SandboxError if the process ends before, CancelledError on a cancel."""
+        data = bytearray()
+        while len(data) < num_bytes:
+            data += self._read_some(min(READ_BYTES, num_bytes - len(data)))
+        return bytes(data)
+
+    def _read_some(self, num_bytes: int) -> bytes:
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        while not select.select([pipe], [], [], POLL_S)[0]:
+            raise_if_cancelled()
+        raise_if_cancelled()
+        data = os.read(pipe, num_bytes)
+        if not data:
+            raise SandboxError(self._exit_reason())
+        return data
+
+    def _exit_reason(self) -> str:
+        status = self._process.wait()
+        if status == -signal.SIGXCPU:
+            return f"takes more than {MAX_CPU_SECONDS} s of processor time to decode"
+        if status >= 0:
+            raise RuntimeError(f"{' '.join(self._command)} ended with status {status}; the log above says why")
+        return f"cannot be decoded: the decoder was ended by {signal.Signals(-status).name}"
+
+
+def limit_process(*, cpu_seconds: int = MAX_CPU_SECONDS, memory: int = MAX_MEMORY) -> None:
+    """Limit this process: SIGXCPU ends it after `cpu_seconds`, and allocations beyond `memory` bytes fail."""
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+    limit = memory + _unused_bytes()
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _unused_bytes() -> int:
+    """Bytes of this process that are allocated and not in memory; 0 where the system does not tell."""
+    if not STATM.exists():
+        return 0
+    _, resident, _, _, _, data, _ = map(int, STATM.read_text().split())
+    return (data - resident) * resource.getpagesize()
