@@ -88,7 +88,8 @@ def _png_space(chromaticity: tuple[float, ...] | None, gamma: float | None) -> C
     if chromaticity is not None:
         points = tuple(zip(chromaticity[::2], chromaticity[1::2], strict=True))
         if np.abs(np.subtract(points, (D65, *SRGB[:3]))).max() > CHROMATICITY_TOLERANCE:
-            space = ColorSpace(*points[1:], points[0])
+            white, red, green, blue = points
+            space = ColorSpace(red, green, blue, white)
     if gamma and abs(gamma - PNG_SRGB_GAMMA) > GAMMA_TOLERANCE:
         space = space._replace(gamma=1 / gamma)
     return space

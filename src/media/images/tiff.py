@@ -3,6 +3,8 @@
 H height, W width.
 """
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import II, MM, OPEN_INFO, TiffImageFile
@@ -17,7 +19,7 @@ class BitPackedDecoder(ImageFile.PyDecoder):
 
     _pulls_fd = True
 
-    def decode(self, buffer: bytes | Image.SupportsArrayInterface) -> tuple[int, int]:
+    def decode(self, buffer: Any) -> tuple[int, int]:
         """Read all rows of a strip or tile from the file."""
         assert self.fd is not None
         bits, width = self.args[0], self.state.xsize
@@ -45,11 +47,12 @@ def register() -> None:
 
 def use_decoder(image: Image.Image) -> None:
     """Let the decoder above read an opened image of 10 or 14 bits."""
-    bits = {raw_mode: bits for bits, raw_mode in BIT_PACKED.items()}
-    if isinstance(image, TiffImageFile):
+    if not isinstance(image, TiffImageFile):
+        return
+    for bits, raw_mode in BIT_PACKED.items():
         image.tile = [
-            tile._replace(codec_name=DECODER, args=(bits[tile.args[0]],))
-            if tile.codec_name == "raw" and tile.args[0] in bits
+            tile._replace(codec_name=DECODER, args=(bits,))
+            if tile.codec_name == "raw" and isinstance(tile.args, tuple) and tile.args[0] == raw_mode
             else tile
             for tile in image.tile
         ]
