@@ -15,7 +15,7 @@ from typing import Any
 
 from app.inputs import input_schema
 from benchmarks.report import performance, presets, quality_vs_speed
-from benchmarks.report.environment import DOCS, RESULTS
+from benchmarks.report.defaults import DOCS, RESULTS
 from benchmarks.report.tables import markdown_table
 from scripts.input_snapshot import SNAPSHOT, render_snapshot
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import weights
 from benchmarks.quality.clips import Clip
+from benchmarks.report.defaults import COLOR_CORRECTION, MODEL, WEIGHTS
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from training import scenes
@@ -29,12 +30,7 @@ from wan.configs import WAN_CONFIGS
 from wan.modules.image import ImageEncoder
 from wan.sampling.options import SamplingOptions, choose_preset, resolve_options
 
-MODEL = "multitalk-puppet"
-WEIGHTS = Path(__file__).parents[2] / "models" / MODEL
-"""The trained weights in this repository."""
 SIZE_CLASS = "480"
-COLOR_CORRECTION = 0.3
-"""Default color correction strength of the predictor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

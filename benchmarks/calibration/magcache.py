@@ -5,19 +5,42 @@ over tokens and clips, in the conditional pass with turbo's guidance and without
 wan/configs/magcache.py.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import MODEL
+from src.command_line import Parser, existing_folder, launch, number, whole_number
+from wan.configs import WAN_CONFIGS
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.calibration.magcache", __doc__)
+    parser.add_argument(
+        "folder", type=existing_folder, nargs="?", metavar="DIR", help="folder of the weights (default: built-in)"
+    )
+    parser.add_argument("--model", default=MODEL, choices=sorted(WAN_CONFIGS), help="model configuration")
+    parser.add_argument(
+        "--size-class", default="480", choices=("480", "720"), help="size class, which selects the preset's shift"
+    )
+    parser.add_argument("--clips", type=whole_number(), default=8, help="number of clips")
+    parser.add_argument("--steps", type=whole_number(), help="number of denoising steps (default: turbo's)")
+    parser.add_argument("--shift", type=number(), help="timestep shift (default: turbo's)")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.calibration.magcache", make_parser)
+
 import itertools
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from benchmarks.baseline.puppet import MODEL, Puppet
+from benchmarks.baseline.puppet import Puppet
 from benchmarks.calibration.residual_recorder import record_residuals
 from benchmarks.quality.clips import ROWS, draw_clip
-from benchmarks.report.parser import make_parser
-from wan.configs import WAN_CONFIGS
 from wan.sampling.options import SamplingOptions, resolve_options
 
 _ROWS = ("one", "two para")
@@ -40,18 +63,9 @@ def measure_clips(puppet: Puppet, options: SamplingOptions, clips: int) -> list[
     return ratios
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.calibration.magcache", __doc__)
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="folder of the weights (default: built-in)")
-    parser.add_argument("--model", default=MODEL, choices=sorted(WAN_CONFIGS), help="model configuration")
-    parser.add_argument(
-        "--size-class", default="480", choices=("480", "720"), help="size class, which selects the preset's shift"
-    )
-    parser.add_argument("--clips", type=int, default=8, help="number of clips")
-    parser.add_argument("--steps", type=int, help="number of denoising steps (default: turbo's)")
-    parser.add_argument("--shift", type=float, help="timestep shift (default: turbo's)")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     puppet = Puppet(args.folder, model=args.model) if args.folder else Puppet(model=args.model)
     options = resolve_options(
         puppet.pipeline.config,
@@ -70,7 +84,3 @@ def main() -> None:
         "clips": args.clips,
     }
     sys.stdout.write(json.dumps(summary) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,19 +5,35 @@ change of the timestep modulation. Both are recorded while clips are sampled wit
 coefficients, highest power first, for wan/configs/models.py.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import WEIGHTS
+from src.command_line import Parser, existing_folder, launch, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.calibration.teacache", __doc__)
+    parser.add_argument(
+        "folder", type=existing_folder, nargs="?", default=WEIGHTS, metavar="DIR", help="folder of the weights"
+    )
+    parser.add_argument("--clips", type=whole_number(), default=4, help="clips per schedule")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.calibration.teacache", make_parser)
+
 import itertools
 import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from benchmarks.baseline.puppet import WEIGHTS, Puppet
+from benchmarks.baseline.puppet import Puppet
 from benchmarks.calibration.residual_recorder import StepRecord, record_residuals
 from benchmarks.quality.clips import ROWS, draw_clip
-from benchmarks.report.parser import make_parser
 
 _DEGREE = 4
 _SCHEDULES = ((25, 5.0), (40, 7.0))
@@ -39,12 +55,9 @@ def _relative_change(later: Tensor, earlier: Tensor) -> float:
     return ((later - earlier).abs().mean() / earlier.abs().mean()).item()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.calibration.teacache", __doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=WEIGHTS, metavar="DIR", help="folder of the weights")
-    parser.add_argument("--clips", type=int, default=4, help="clips per schedule")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     puppet = Puppet(args.folder)
     row = next(row for row in ROWS if row.name == "two para")
     changes: list[tuple[float, float]] = []
@@ -62,7 +75,3 @@ def main() -> None:
     error = np.sqrt(np.mean((np.polyval(coefficients, embedding) - residual) ** 2))
     summary = {"coefficients": [float(f"{c:.6g}") for c in coefficients], "error": round(float(error), 4)}
     sys.stdout.write(json.dumps(summary | {"changes": [round(float(residual.mean()), 4), len(changes)]}) + "\n")
-
-
-if __name__ == "__main__":
-    main()

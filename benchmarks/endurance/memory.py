@@ -7,6 +7,26 @@ benchmarks/results/memory.json. The last line is `peak_20s_mb=<x> peak_20min_mb=
 bytes, including mapped files. The exit status is 1 if the second peak is more than 1.1 times the first.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, launch, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.endurance.memory", __doc__)
+    parser.add_argument(
+        "--one", type=whole_number(), metavar="SECONDS", help="measure one length in this process and print JSON"
+    )
+    parser.add_argument("--shrink", type=whole_number(), default=1, help="divisor of height and width")
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "memory.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.endurance.memory", make_parser)
+
 import json
 import os
 import subprocess
@@ -21,8 +41,7 @@ import soundfile
 from PIL import Image
 
 from app.generator import VideoGenerator
-from benchmarks.report.environment import RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZE = (128, 64)
@@ -90,13 +109,9 @@ def measure_in_subprocess(seconds: int, shrink: int) -> dict[str, float]:
     return result
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.endurance.memory", __doc__)
-    parser.add_argument("--one", type=int, metavar="SECONDS", help="measure one length in this process and print JSON")
-    parser.add_argument("--shrink", type=int, default=1, help="divisor of height and width")
-    parser.add_argument("--output", type=Path, default=RESULTS / "memory.json", help="JSON file to write")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     if args.one:
         sys.stdout.write(json.dumps(measure(args.one, args.shrink)) + "\n")
         return 0
@@ -114,7 +129,3 @@ def main() -> int:
         " ".join(f"peak_{name}_mb={each['peak_bytes'] / 1e6:.0f}" for name, each in lengths.items()) + "\n"
     )
     return 1 if ratio > MAX_RATIO else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

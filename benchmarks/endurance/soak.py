@@ -6,6 +6,23 @@ bytes) grows by more than MAX_GROWTH_MB per 100 requests, or if files or folders
 killed one left in TMPDIR and in Cog's folder.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import MODEL, RESULTS
+from src.command_line import Parser, launch, log_messages, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.endurance.soak", __doc__)
+    parser.add_argument("--requests", type=whole_number(), default=500, help="number of requests")
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "soak.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.endurance.soak", make_parser)
+
 import contextlib
 import json
 import logging
@@ -13,20 +30,17 @@ import os
 import random
 import re
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.report.environment import RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 from src.serving.cog.cli_inputs import data_uri
 from src.serving.cog.prediction_folders import FOLDER
 from src.serving.cog.server import InputRefusedError, Server
@@ -35,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
-MODEL = "multitalk-puppet"
 COMPILER_CACHE = "torchinductor_*"
 ORPHAN = "orphan-of-the-soak"
 MAX_GROWTH_MB = 1.0
@@ -240,11 +253,8 @@ def summarize(record: Record, num_requests: int, minutes: float) -> dict[str, An
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.endurance.soak", __doc__)
-    parser.add_argument("--requests", type=int, default=500, help="number of requests")
-    parser.add_argument("--output", type=Path, default=RESULTS / "soak.json", help="JSON file to write")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(argv)
+    log_messages()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
         record, leftover = measure(args.requests, Path(scratch))
@@ -253,7 +263,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_result(args.output, document)
     logger.info("%s", json.dumps(document, indent=2))
     return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

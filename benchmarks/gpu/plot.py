@@ -3,9 +3,27 @@
 Written to docs/gpu-roofline.svg and docs/gpu-step.svg.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report.defaults import DOCS
+from src.command_line import Parser, existing_file, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.gpu.plot", __doc__)
+    parser.add_argument("result", type=existing_file, help="JSON result of benchmarks.gpu")
+    parser.add_output("--folder", is_folder=True, rewrite_default=True, default=DOCS, help="folder of the plots")
+    parser.add_argument("--kind", choices=["svg", "png"], default="svg", help="file format")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.gpu.plot", make_parser)
+
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -14,9 +32,6 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-
-from benchmarks.report.environment import DOCS
-from benchmarks.report.parser import make_parser
 
 DPI = 150
 BARS = (("measured", "seconds"), ("roofline", "roofline_s"))
@@ -104,15 +119,7 @@ def draw_step(axes: Axes, document: dict[str, Any]) -> None:
     axes.legend(handles[::-1], labels[::-1], fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.gpu.plot", __doc__)
-    parser.add_argument("result", type=Path, help="JSON result of benchmarks.gpu")
-    parser.add_argument("--folder", type=Path, default=DOCS, help="folder of the plots")
-    parser.add_argument("--kind", choices=["svg", "png"], default="svg", help="file format")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     plot(json.loads(args.result.read_text()), args.folder, args.kind)
-
-
-if __name__ == "__main__":
-    main()

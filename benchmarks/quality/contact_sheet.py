@@ -5,9 +5,31 @@ face. If the file name ends in .gif, an animation of the first video at half the
 Shapes: F frames, H x W pixels.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.report import cli_args
+from src.command_line import Parser, existing_file, launch, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.quality.contact_sheet", __doc__)
+    parser.add_output("sheet", metavar="PNG", help="image file to write")
+    parser.add_argument("--video", type=existing_file, help="video file to show instead of a clip")
+    parser.add_argument("--row", default="two add", help="row of the clip")
+    parser.add_argument("--index", type=whole_number(0), default=0, help="index of the clip in its row")
+    parser.add_argument("--frames", type=whole_number(), default=18, help="maximum number of frames")
+    parser.add_argument("--columns", type=whole_number(), default=6, help="frames per line")
+    parser.add_argument("--scale", type=whole_number(), default=2, help="magnification")
+    cli_args.add_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.quality.contact_sheet", make_parser)
+
+import argparse
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +37,6 @@ from PIL import Image, ImageDraw
 
 from benchmarks.quality.clips import ROWS, Clip, draw_clip
 from benchmarks.quality.face_reader import Video
-from benchmarks.report import cli_args
-from benchmarks.report.parser import make_parser
 from src.media.rates import FPS
 from training.mouths import MouthCurve
 
@@ -82,30 +102,21 @@ def write_animation(video: Video, path: Path, scale: int) -> None:
     first.save(path, save_all=True, append_images=rest, duration=2000 // FPS, loop=0, optimize=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.quality.contact_sheet", __doc__)
-    parser.add_argument("sheet", type=Path, metavar="PNG", help="image file to write")
-    parser.add_argument("--video", type=Path, help="video file to show instead of a clip")
-    parser.add_argument("--row", default="two add", choices=[row.name for row in ROWS], help="row of the clip")
-    parser.add_argument("--index", type=int, default=0, help="index of the clip in its row")
-    parser.add_argument("--frames", type=int, default=18, help="maximum number of frames")
-    parser.add_argument("--columns", type=int, default=6, help="frames per line")
-    parser.add_argument("--scale", type=int, default=2, help="magnification")
-    cli_args.add_arguments(parser)
-    args = parser.parse_args()
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    rows = {row.name: row for row in ROWS}
+    if args.row not in rows:
+        parser.error(f"--row is {args.row!r}; allowed are {', '.join(rows)}")
     openings: list[MouthCurve] = []
     if args.video is not None:
         videos = [read_video(args.video)]
     else:
-        clip = draw_clip(next(row for row in ROWS if row.name == args.row), args.seed, args.index)
+        clip = draw_clip(rows[args.row], args.seed, args.index)
         videos, openings = clip_videos(clip, args), clip.openings
     args.sheet.parent.mkdir(parents=True, exist_ok=True)
     if args.sheet.suffix == ".gif":
         write_animation(videos[0], args.sheet, args.scale)
     else:
         contact_sheet(videos, openings, args.columns, args.frames, args.scale).save(args.sheet)
-
-
-if __name__ == "__main__":
-    main()

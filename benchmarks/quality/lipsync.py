@@ -6,15 +6,44 @@ voices. The renderer's own frames are measured too, as ground truth. Drift and P
 rows; `--output` writes JSON.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report import cli_args
+from src.command_line import Parser, launch, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.quality.lipsync", __doc__)
+    parser.add_argument("--clips", type=whole_number(), default=40, help="clips per row")
+    parser.add_argument(
+        "--rows", nargs="*", metavar="ROW", help="rows to measure, by their names in the table (default: all)"
+    )
+    parser.add_argument("--long-clips", type=whole_number(), help="clips per row of five chunks (default: as --clips)")
+    parser.add_argument("--jobs", type=whole_number(), default=1, help="rows measured in parallel")
+    parser.add_argument(
+        "--vae", action="store_true", help="also measure the ground truth encoded and decoded by the VAE"
+    )
+    parser.add_argument(
+        "--no-ablation", "--no-influences", action="store_true", help="skip the conditioning ablation and the prompts"
+    )
+    parser.add_output("--output", help="JSON file to write (default: none)")
+    cli_args.add_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.quality.lipsync", make_parser)
+
 import argparse
 import json
 import logging
 import multiprocessing
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -22,9 +51,7 @@ from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality import conditioning_ablation
 from benchmarks.quality.clips import ROWS, VOICE_KINDS, Row, draw_clip
 from benchmarks.quality.metrics import Metrics, compute_metrics
-from benchmarks.report import cli_args
 from benchmarks.report.environment import environment, write_result
-from benchmarks.report.parser import make_parser
 from benchmarks.report.tables import format_number, markdown_table
 from wan.sampling.options import SamplingOptions
 
@@ -119,10 +146,17 @@ def missed_goals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def measure_rows(rows: Mapping[str, Row], args: argparse.Namespace) -> Iterator[tuple[str, Metrics]]:
     """Measure rows in parallel; yields them in order."""
-    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        args.jobs, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         futures = {name: pool.submit(_measure_row, row, args) for name, row in rows.items()}
-        for name, future in futures.items():
-            yield name, future.result()
+        try:
+            for name, future in futures.items():
+                yield name, future.result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()  # a row takes minutes
+            raise
 
 
 def _measure_row(row: Row, args: argparse.Namespace) -> Metrics:
@@ -131,25 +165,12 @@ def _measure_row(row: Row, args: argparse.Namespace) -> Metrics:
     return measure_row(puppet, cli_args.sampling_options(puppet, args), row, clips, args.seed, args.vae)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    names = [row.name for row in ROWS]
-    parser = make_parser("benchmarks.quality.lipsync", __doc__)
-    parser.add_argument("--clips", type=int, default=40, help="clips per row")
-    parser.add_argument(
-        "--rows", nargs="*", choices=names, metavar="ROW", help=f"rows to measure: {', '.join(names)} (default: all)"
-    )
-    parser.add_argument("--long-clips", type=int, help="clips per row of five chunks (default: as --clips)")
-    parser.add_argument("--jobs", type=int, default=1, help="rows measured in parallel")
-    parser.add_argument(
-        "--vae", action="store_true", help="also measure the ground truth encoded and decoded by the VAE"
-    )
-    parser.add_argument(
-        "--no-ablation", "--no-influences", action="store_true", help="skip the conditioning ablation and the prompts"
-    )
-    parser.add_argument("--output", type=Path, help="JSON file to write (default: none)")
-    cli_args.add_arguments(parser)
-    args = parser.parse_args()
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if unknown := set(args.rows or ()) - {row.name for row in ROWS}:
+        parser.error(f"unknown rows: {', '.join(sorted(unknown))}; allowed are {', '.join(row.name for row in ROWS)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     puppet = cli_args.load_puppet(args)
@@ -178,7 +199,3 @@ def main() -> None:
     if args.output is not None:
         write_result(args.output, document)
     logger.info("own=%.3f other=%.3f lag=%d", own, other, lag)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,13 +7,28 @@ matmuls are emulated: inputs are quantized by row as on a GPU, and the product i
 benchmarks/results/precision.json. The exit status is 1 if an error exceeds its limit.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, launch, log_messages
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.quality.precision", __doc__)
+    parser.add_argument("--tiny", action="store_true", help="skip the block of the 14B width")
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "precision.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.quality.precision", make_parser)
+
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -21,8 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.report.environment import RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 from benchmarks.speed.ablation import relative_error
 from benchmarks.speed.forward import draw_context
 from wan.checkpoint.component import Component, load_component
@@ -114,13 +128,10 @@ def over_limit(errors: dict[str, Any]) -> dict[str, float]:
     return {precision: error for precision, error in residual.items() if error > MAX_ERROR[precision]}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.quality.precision", __doc__)
-    parser.add_argument("--tiny", action="store_true", help="skip the block of the 14B width")
-    parser.add_argument("--output", type=Path, default=RESULTS / "precision.json", help="JSON file to write")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(argv)
+    log_messages()
     small, large = (WAN_CONFIGS[name].transformer for name in ("multitalk-puppet", "multitalk-14B"))
     models = {"built-in model": compare(small, VideoSize(frames=33, height=64, width=128))}
     if not args.tiny:
@@ -135,7 +146,3 @@ def main() -> int:
     for case, error in failed.items():
         logger.error("%s: relative error %.1e exceeds its limit", case, error)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

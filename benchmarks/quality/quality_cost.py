@@ -5,17 +5,50 @@ interleaved clip by clip, so that disturbances of the machine affect all of them
 benchmarks/results/quality_cost.json and docs/quality-vs-speed.md.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report.defaults import COLOR_CORRECTION, DOCS, MODEL, RESULTS, WEIGHTS
+from src.command_line import Parser, existing_folder, launch, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.quality.quality_cost", __doc__)
+    parser.add_argument("--clips", type=whole_number(), default=12, help="clips per row of one chunk")
+    parser.add_argument("--long-clips", type=whole_number(0), default=4, help="clips per row of five chunks")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the clips and of the noise")
+    parser.add_argument(
+        "--weights", type=existing_folder, default=WEIGHTS, metavar="DIR", help="folder of the model's weights"
+    )
+    parser.add_argument("--groups", nargs="*", help="prefixes of the groups to measure (default: all)")
+    parser.add_output(
+        "--results",
+        is_folder=True,
+        rewrite_default=True,
+        default=RESULTS,
+        metavar="DIR",
+        help="folder of the JSON result",
+    )
+    parser.add_output(
+        "--docs", is_folder=True, rewrite_default=True, default=DOCS, metavar="DIR", help="folder of the page"
+    )
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.quality.quality_cost", make_parser)
+
 import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.baseline.puppet import COLOR_CORRECTION, MODEL, SIZE_CLASS, WEIGHTS, GeneratedClip, Puppet
+from benchmarks.baseline.puppet import SIZE_CLASS, GeneratedClip, Puppet
 from benchmarks.quality.clips import ROWS, VOICE_KINDS, Clip, draw_clip
 from benchmarks.quality.metrics import Metrics, drift, psnr, read_mouths, to_json_value
 from benchmarks.quality.sync_metrics import (
@@ -26,8 +59,7 @@ from benchmarks.quality.sync_metrics import (
     silent_opening,
 )
 from benchmarks.report import quality_vs_speed
-from benchmarks.report.environment import DOCS, RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 from training.scenes import face_boxes
 from wan.checkpoint import Precision
 from wan.checkpoint.lora import Lora
@@ -183,17 +215,9 @@ def summarize(clips: list[Clip], videos: list[GeneratedClip]) -> Metrics:
     return {name: to_json_value(value) for name, value in metrics.items()}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.quality.quality_cost", __doc__)
-    parser.add_argument("--clips", type=int, default=12, help="clips per row of one chunk")
-    parser.add_argument("--long-clips", type=int, default=4, help="clips per row of five chunks")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the clips and of the noise")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR", help="folder of the model's weights")
-    parser.add_argument("--groups", nargs="*", help="prefixes of the groups to measure (default: all)")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of the JSON result")
-    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the page")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     variants = all_variants(sorted((args.weights / "loras").glob("*.safetensors")))
     variants = [each for each in variants if args.groups is None or each.group.startswith(tuple(args.groups))]
@@ -211,7 +235,3 @@ def main() -> None:
     write_result(args.results / quality_vs_speed.RESULT, document)
     quality_vs_speed.write(args.results, args.docs)
     sys.stdout.write(quality_vs_speed.render_table(results) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,11 +7,28 @@ deviation over random positions of the seams. Written to benchmarks/results/seam
 difference exceeds its limit. Shapes: F frames, T latent frames, H x W pixels, C colors.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report import cli_args
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, launch, log_messages, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.quality.seams", __doc__)
+    parser.add_argument("--clips", type=whole_number(), default=4, help="number of videos")
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "seams.json", help="JSON file to write")
+    cli_args.add_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.quality.seams", make_parser)
+
 import logging
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +38,7 @@ from benchmarks.quality.clips import CHUNK, MOTION, Clip, Row, draw_clip
 from benchmarks.quality.face_reader import Video, outside_mouths
 from benchmarks.quality.metrics import read_mouths
 from benchmarks.quality.sync_metrics import correlation
-from benchmarks.report import cli_args
-from benchmarks.report.environment import RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 from training.mouths import MouthCurve
 from training.scenes import face_boxes
 from wan.sampling.options import SamplingOptions
@@ -139,14 +154,10 @@ def over_limit(comparisons: dict[str, dict[str, float]]) -> list[str]:
     return failed + ["step"] * (comparisons["step"]["at_seams"] > MAX_COLOR_STEP)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.quality.seams", __doc__)
-    parser.add_argument("--clips", type=int, default=4, help="number of videos")
-    parser.add_argument("--output", type=Path, default=RESULTS / "seams.json", help="JSON file to write")
-    cli_args.add_arguments(parser)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(argv)
+    log_messages()
     puppet = cli_args.load_puppet(args)
     comparisons = measure(puppet, cli_args.sampling_options(puppet, args), args.clips, args.seed)
     document = {**environment("benchmarks.quality.seams"), "clips": args.clips, "comparisons": comparisons}
@@ -157,7 +168,3 @@ def main() -> int:
     for name in failed:
         logger.error("%s at seams exceeds its limit", name)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

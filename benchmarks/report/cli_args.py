@@ -1,13 +1,18 @@
 """Command-line arguments for weights and sampling, shared by the quality benchmarks of the built-in model."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING
 
-from benchmarks.baseline.puppet import COLOR_CORRECTION, MODEL, WEIGHTS, Puppet
-from wan.checkpoint.lora import Lora
+from benchmarks.report.defaults import COLOR_CORRECTION, MODEL, WEIGHTS
+from src.command_line import existing_file, number, whole_number
 from wan.configs import WAN_CONFIGS
-from wan.sampling.options import Cache, SamplingOptions
+
+if TYPE_CHECKING:
+    from benchmarks.baseline.puppet import Puppet
+    from wan.sampling.options import SamplingOptions
 
 _PUPPETS = [name for name in WAN_CONFIGS if name.endswith("puppet")]
 
@@ -17,26 +22,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR", help="folder of the model's weights")
     parser.add_argument("--model", default=MODEL, choices=_PUPPETS, help="model configuration")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"), help="dtype of the weights")
-    parser.add_argument("--lora", type=Path, help="safetensors file to merge (default: the preset's LoRA)")
+    parser.add_argument("--lora", type=existing_file, help="safetensors file to merge (default: the preset's LoRA)")
     parser.add_argument("--no-lora", action="store_true", help="merge no LoRA")
     parser.add_argument(
         "--preset", default="fast", choices=("fast", "balanced", "quality", "turbo"), help="sampling preset"
     )
-    parser.add_argument("--steps", type=int, help="number of denoising steps (default: the preset's)")
-    parser.add_argument("--shift", type=float, help="timestep shift (default: the preset's)")
-    parser.add_argument("--text-guidance", type=float, help="text guidance scale (default: the preset's)")
-    parser.add_argument("--audio-guidance", type=float, help="audio guidance scale (default: the preset's)")
-    parser.add_argument("--teacache", type=float, help="TeaCache threshold (default: the preset's)")
-    parser.add_argument("--cache", choices=get_args(Cache), help="step cache (default: the preset's)")
-    parser.add_argument("--magcache", type=float, help="MagCache threshold (default: the model's)")
+    parser.add_argument("--steps", type=whole_number(1, 1000), help="number of denoising steps (default: the preset's)")
+    parser.add_argument("--shift", type=number(above=True), help="timestep shift (default: the preset's)")
+    parser.add_argument("--text-guidance", type=number(), help="text guidance scale (default: the preset's)")
+    parser.add_argument("--audio-guidance", type=number(), help="audio guidance scale (default: the preset's)")
+    parser.add_argument("--teacache", type=number(), help="TeaCache threshold (default: the preset's)")
+    parser.add_argument("--cache", choices=("teacache", "magcache", "none"), help="step cache (default: the preset's)")
+    parser.add_argument("--magcache", type=number(), help="MagCache threshold (default: the model's)")
     parser.add_argument("--guidance-reuse", action="store_true", help="reuse guidance in every other late step")
     parser.add_argument("--apg", action="store_true", help="adaptive projected guidance")
-    parser.add_argument("--color", type=float, default=COLOR_CORRECTION, help="color correction strength, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the clips and of the noise")
+    parser.add_argument(
+        "--color", type=number(0, 1), default=COLOR_CORRECTION, help="color correction strength, 0 to 1"
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the clips and of the noise")
 
 
 def load_puppet(args: argparse.Namespace) -> Puppet:
-    """The selected model with the selected LoRA merged."""
+    """The selected model with the selected LoRA merged. FileNotFoundError for a folder that does not exist."""
+    from benchmarks.baseline.puppet import Puppet
+    from wan.checkpoint.lora import Lora
+
+    if not args.weights.is_dir():
+        raise FileNotFoundError(f"--weights is {str(args.weights)!r}; there is no such folder")
     puppet = Puppet(args.weights, args.precision, args.model)
     if args.lora is not None:
         puppet.set_loras([Lora(weights=args.lora)])

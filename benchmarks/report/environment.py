@@ -1,6 +1,7 @@
 """Environment of a measurement: command, commit, machine and library versions."""
 
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parents[1] / "results"
-DOCS = Path(__file__).parents[2] / "docs"
+logger = logging.getLogger(__name__)
+
 LIBRARIES = ("diffusers", "transformers", "triton", "flash-attn", "flash-attn-3", "flash-attn-4", "sageattention")
 
 
@@ -34,6 +35,7 @@ def write_result(path: Path, document: Mapping[str, Any]) -> None:
     """Write a result as JSON, creating the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
+    logger.info("wrote %s", path)
 
 
 def cpu_name() -> str:

@@ -3,17 +3,35 @@
 Sections without a result say that they are not measured yet.
 """
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.report.defaults import DOCS, RESULTS
+from src.command_line import Parser, existing_folder, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.report.performance", __doc__)
+    parser.add_argument(
+        "--results", type=existing_folder, default=RESULTS, metavar="DIR", help="folder of the JSON results"
+    )
+    parser.add_output(
+        "--docs", is_folder=True, rewrite_default=True, default=DOCS, metavar="DIR", help="folder of the pages"
+    )
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.report.performance", make_parser)
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.gpu.page import sections
 from benchmarks.gpu.plot import plot as plot_gpu
-from benchmarks.report.environment import DOCS, RESULTS
-from benchmarks.report.parser import make_parser
 from benchmarks.report.tables import markdown_table
 
 PAGE, PLOT = "performance.md", "performance.svg"
@@ -175,15 +193,8 @@ def read_results(folder: Path) -> Results:
     return Results(**documents)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.report.performance", __doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of the JSON results")
-    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the pages")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     write(args.results, args.docs)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.baseline.puppet import WEIGHTS
+from benchmarks.report.defaults import WEIGHTS
 from benchmarks.report.tables import markdown_table
 from wan import MultiTalkPipeline
 from wan.configs import WAN_CONFIGS, ModelConfig

@@ -1,15 +1,33 @@
 """`python -m benchmarks.report.quality_vs_speed`: write docs/quality-vs-speed.md and its plot from the JSON result."""
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.report.defaults import DOCS, RESULTS
+from src.command_line import Parser, existing_folder, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.report.quality_vs_speed", __doc__)
+    parser.add_argument(
+        "--results", type=existing_folder, default=RESULTS, metavar="DIR", help="folder of the JSON results"
+    )
+    parser.add_output(
+        "--docs", is_folder=True, rewrite_default=True, default=DOCS, metavar="DIR", help="folder of the pages"
+    )
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.report.quality_vs_speed", make_parser)
+
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from benchmarks.report.environment import DOCS, RESULTS
-from benchmarks.report.parser import make_parser
 from benchmarks.report.tables import format_number, markdown_table
 
 PAGE, PLOT, RESULT = "quality-vs-speed.md", "quality-vs-speed.svg", "quality_cost.json"
@@ -110,15 +128,8 @@ def write(results: Path = RESULTS, docs: Path = DOCS) -> None:
     plot(document["results"], docs / PLOT)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.report.quality_vs_speed", __doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of the JSON results")
-    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the pages")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     write(args.results, args.docs)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

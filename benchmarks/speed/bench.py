@@ -7,12 +7,29 @@ benchmarks/results/bench.json and docs/performance.md; the last line is `plain_o
 baseline divided by that of the optimized model, for a step of the preset `fast`.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, launch, log_messages, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.speed.bench", __doc__)
+    parser.add_argument("--repeats", type=whole_number(), default=10, help="measurements of each step")
+    parser.add_argument("--tiny", action="store_true", help="smoke test: only the preset fast, no 14B block, no clip")
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "bench.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.speed.bench", make_parser)
+
 import copy
 import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +38,7 @@ from benchmarks.baseline.eager_clip import eager_baseline
 from benchmarks.baseline.puppet import GeneratedClip, Puppet
 from benchmarks.quality import clips
 from benchmarks.report import performance
-from benchmarks.report.environment import RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 from benchmarks.speed import ablation
 from benchmarks.speed.peak_throughput import PeakThroughput, measure_peak_throughput
 from benchmarks.speed.roofline import min_seconds, num_tokens, step_work, total_work
@@ -47,14 +63,10 @@ BLOCK_SIZES = {VideoSize(frames=5, height=128, width=128): "all", VideoSize(fram
 CLIP = replace(next(row for row in clips.ROWS if row.name == "two add"), name="clip", num_chunks=3)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.speed.bench", __doc__)
-    parser.add_argument("--repeats", type=int, default=10, help="measurements of each step")
-    parser.add_argument("--tiny", action="store_true", help="smoke test: only the preset fast, no 14B block, no clip")
-    parser.add_argument("--output", type=Path, default=RESULTS / "bench.json", help="JSON file to write")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(argv)
+    log_messages()
     document = run(args.repeats, args.tiny)
     write_result(args.output, {**environment("benchmarks.speed.bench"), **document})
     if args.output == RESULTS / "bench.json" and not args.tiny:
@@ -220,7 +232,3 @@ def format_lines(document: dict[str, Any]) -> Iterator[str]:
 def _format_row(row: dict[str, Any]) -> str:
     time = f"{row['median_s'] * 1e3:8.1f} ms  {row['over_roofline']:4.1f} x roofline"
     return f"{time}  relative error {row['relative_error']:.0e}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

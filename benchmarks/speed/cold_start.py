@@ -6,6 +6,25 @@ benchmarks/results/cold_start.json.
 """
 
 import argparse
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, launch, number, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.speed.cold_start", __doc__)
+    parser.add_argument("--repeats", type=whole_number(), default=3, help="number of processes")
+    parser.add_argument("--fresh-kernels", action="store_true", help="start with empty kernel caches")
+    parser.add_argument("--one", type=number(), metavar="TIME", help=argparse.SUPPRESS)
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "cold_start.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.speed.cold_start", make_parser)
+
 import importlib
 import inspect
 import json
@@ -24,8 +43,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.report.environment import RESULTS, describe_device, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import describe_device, environment, write_result
 
 KERNEL_CACHE_VARIABLES = (
     "TRITON_CACHE_DIR",
@@ -102,14 +120,9 @@ def measure_in_subprocess(fresh_kernels: bool) -> dict[str, float]:
     return seconds
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.speed.cold_start", __doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="number of processes")
-    parser.add_argument("--fresh-kernels", action="store_true", help="start with empty kernel caches")
-    parser.add_argument("--one", type=float, metavar="TIME", help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=RESULTS / "cold_start.json", help="JSON file to write")
-    args = parser.parse_args()
+    args = make_parser().parse_args(argv)
     if args.one is not None:
         sys.stdout.write(json.dumps(measure_start(args.one)) + "\n")
         return
@@ -131,7 +144,3 @@ def main() -> None:
     write_result(args.output, document)
     medians = (f"{phase.replace(' ', '_')}={values['median_s']:.2f}" for phase, values in seconds.items())
     sys.stdout.write(" ".join(medians) + "\n")
-
-
-if __name__ == "__main__":
-    main()

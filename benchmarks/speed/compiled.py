@@ -5,29 +5,42 @@ records seconds, the relative error to eager, and the number of graphs compiled 
 benchmarks/results/compiled.json.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, launch, log_messages, whole_number
+from wan.configs import WAN_CONFIGS
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.speed.compiled", __doc__)
+    parser.add_argument("--model", choices=sorted(WAN_CONFIGS), default="multitalk-14B", help="model configuration")
+    parser.add_argument("--persons", type=int, choices=(1, 2), default=2, help="number of persons")
+    parser.add_argument("--repeats", type=whole_number(), default=10, help="measurements of each variant")
+    parser.add_argument("--sizes", type=whole_number(0), default=0, help="sizes measured of each size class; 0 for all")
+    parser.add_argument("--backend", default="inductor", help="backend of torch.compile")
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "compiled.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.speed.compiled", make_parser)
+
 import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.report.environment import (
-    RESULTS,
-    describe_device,
-    environment,
-    library_versions,
-    write_result,
-)
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import describe_device, environment, library_versions, write_result
 from benchmarks.speed.ablation import relative_error
 from benchmarks.speed.timing import measure_interleaved
 from wan.checkpoint.components import is_fp32_param
-from wan.configs import WAN_CONFIGS
 from wan.configs.schema import ModelConfig, TransformerConfig
 from wan.modules import attention as attention_module
 from wan.modules.attention import KeyValue
@@ -136,17 +149,10 @@ def compare(config: ModelConfig, sizes: list[VideoSize], persons: int, repeats: 
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.speed.compiled", __doc__)
-    parser.add_argument("--model", choices=sorted(WAN_CONFIGS), default="multitalk-14B", help="model configuration")
-    parser.add_argument("--persons", type=int, choices=(1, 2), default=2, help="number of persons")
-    parser.add_argument("--repeats", type=int, default=10, help="measurements of each variant")
-    parser.add_argument("--sizes", type=int, default=0, help="sizes measured of each size class; 0 for all")
-    parser.add_argument("--backend", default="inductor", help="backend of torch.compile")
-    parser.add_argument("--output", type=Path, default=RESULTS / "compiled.json", help="JSON file to write")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(argv)
+    log_messages()
     config = WAN_CONFIGS[args.model]
     sizes = [
         VideoSize(frames=config.frame_num, height=height, width=width)
@@ -157,7 +163,3 @@ def main() -> None:
     document = {**environment("benchmarks.speed.compiled"), **result}
     write_result(args.output, document)
     logger.info("%s", json.dumps(document, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,17 +4,32 @@ Two persons additionally need speaker labels. Both are measured interleaved in o
 meaningful on a noisy machine. Written to benchmarks/results/forward.json.
 """
 
+from collections.abc import Sequence
+
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, launch, log_messages, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.speed.forward", __doc__)
+    parser.add_argument("--repeats", type=whole_number(), default=10, help="measurements of each forward")
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "forward.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.speed.forward", make_parser)
+
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.report.environment import RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 from benchmarks.speed.roofline import num_tokens
 from benchmarks.speed.timing import measure_interleaved
 from wan.configs import WAN_CONFIGS
@@ -59,13 +74,10 @@ def draw_context(model: MultiTalkTransformer, size: VideoSize, persons: int, gen
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = make_parser("benchmarks.speed.forward", __doc__)
-    parser.add_argument("--repeats", type=int, default=10, help="measurements of each forward")
-    parser.add_argument("--output", type=Path, default=RESULTS / "forward.json", help="JSON file to write")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(argv)
+    log_messages()
     config = WAN_CONFIGS["multitalk-puppet"]
     height, width = config.buckets["720"]["0.50"]
     size = VideoSize(frames=config.frame_num, height=height, width=width)
@@ -82,7 +94,3 @@ def main() -> None:
     }
     write_result(args.output, document)
     logger.info("%s", json.dumps(document, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,30 @@ times the reference for any format and cache state. A read into one small reused
 in the CPU cache, is shown for comparison only. fastsafetensors and Run:ai's streamer are measured if installed.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report.defaults import RESULTS
+from src.command_line import Parser, existing_folder, launch, log_messages, whole_number
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m benchmarks.speed.load", __doc__)
+    parser.add_argument(
+        "--layers", type=whole_number(), default=20, help="blocks of 23 million parameters; 20 make 1.7 GB in float32"
+    )
+    parser.add_argument("--repeats", type=whole_number(), default=5, help="measurements of each loader")
+    parser.add_argument(
+        "--folder", type=existing_folder, help="parent of the temporary folder for the weights (default: the system's)"
+    )
+    parser.add_output("--output", rewrite_default=True, default=RESULTS / "load.json", help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("benchmarks.speed.load", make_parser)
+
 import importlib
 import json
 import logging
@@ -19,12 +43,10 @@ import mmap
 import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,8 +54,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.report.environment import RESULTS, environment, write_result
-from benchmarks.report.parser import make_parser
+from benchmarks.report.environment import environment, write_result
 from training.random_weights import write_model
 from wan.checkpoint.component import load_component, plan_loading
 from wan.checkpoint.components import transformer_component
@@ -183,19 +204,10 @@ def measure(layers: int, folder: Path, repeats: int, cold: bool) -> dict[str, An
     return rows | failed
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = make_parser("benchmarks.speed.load", __doc__)
-    parser.add_argument(
-        "--layers", type=int, default=20, help="blocks of 23 million parameters; 20 make 1.7 GB in float32"
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each loader")
-    parser.add_argument(
-        "--folder", type=Path, help="parent of the temporary folder for the weights (default: the system's)"
-    )
-    parser.add_argument("--output", type=Path, default=RESULTS / "load.json", help="JSON file to write")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = make_parser().parse_args(argv)
+    log_messages()
     config = scaled_config(args.layers)
     document = {**environment("benchmarks.speed.load"), "limit": MAX_RATIO, "goal": GOAL, "forms": {}}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -225,7 +237,3 @@ def over_limit(forms: dict[str, Any]) -> dict[str, float]:
         for cache in ("warm", "dropped")
     }
     return {case: ratio for case, ratio in ratios.items() if ratio > MAX_RATIO}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,7 @@ from benchmarks.gpu.page import sections
 from benchmarks.gpu.plot import plot
 from benchmarks.gpu.spans import Span, SpanRecorder, module_functions, seconds_by_stage, stage_of
 from benchmarks.gpu.stages import STAGES
-from benchmarks.report.environment import RESULTS
+from benchmarks.report.defaults import RESULTS
 from benchmarks.speed import roofline
 from wan.configs import WAN_CONFIGS
 from wan.modules import rope
