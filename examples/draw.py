@@ -1,7 +1,21 @@
-"""`python -m examples.draw`: render the example images, masks and video into this folder.
+"""`python -m examples.draw`: render the example images, masks and video into this folder, or another one.
 
 The characters are rendered like the training data of the built-in model, but are not part of it.
 """
+
+from collections.abc import Sequence
+
+from examples.arguments import folder_parser
+from src.command_line import Parser, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    return folder_parser("-m examples.draw", __doc__)
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("examples.draw", make_parser)
 
 from dataclasses import replace
 from pathlib import Path
@@ -106,15 +120,12 @@ def write_video(path: Path) -> None:
             writer.write(render(scene, closed, closed))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write all files."""
-    folder = Path(__file__).parent
+    folder = make_parser().parse_args(argv).folder
+    folder.mkdir(parents=True, exist_ok=True)
     for name, scene in IMAGES.items():
         Image.fromarray(render_still(scene)).save(folder / name, optimize=True)
     for name, person in MASKS.items():
         draw_mask(IMAGES["two_people.png"], person).save(folder / name, optimize=True)
     write_video(folder / "two_scenes.mp4")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,19 @@
 """`python -m examples.mix`: mix music under a voice, into anna_with_music.ogg in this folder."""
 
-from pathlib import Path
+from collections.abc import Sequence
+
+from examples.arguments import FOLDER, folder_parser
+from src.command_line import Parser, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    return folder_parser("-m examples.mix", __doc__)
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("examples.mix", make_parser)
+
 
 import numpy as np
 import soundfile
@@ -18,14 +31,11 @@ def make_music(seconds: float, sample_rate: int) -> np.ndarray:
     return (VOLUME * np.exp(-2 * (time_N % 1)) * np.sin(2 * np.pi * notes_3N * time_N).sum(axis=0)).astype(np.float32)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write the file."""
-    folder = Path(__file__).parent
-    voice_N, sample_rate = soundfile.read(folder / "voice_anna.flac", dtype="float32")
+    folder = make_parser().parse_args(argv).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    voice_N, sample_rate = soundfile.read(FOLDER / "voice_anna.flac", dtype="float32")
     soundfile.write(
         folder / "anna_with_music.ogg", voice_N + make_music(len(voice_N) / sample_rate, sample_rate), sample_rate
     )
-
-
-if __name__ == "__main__":
-    main()

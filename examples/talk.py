@@ -3,9 +3,22 @@
 Writes talk_anna.flac and talk_ben.flac into this folder; a person's recording is silent while the other one speaks.
 """
 
+from collections.abc import Sequence
+
+from examples.arguments import folder_parser
+from src.command_line import Parser, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    return folder_parser("-m examples.talk", __doc__)
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    launch("examples.talk", make_parser)
+
 import io
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -36,8 +49,10 @@ def speak(person: str, sentence: str) -> tuple[NDArray[np.float32], int]:
     return speech_N[loud[0] : loud[-1] + 1], sample_rate
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write the files."""
+    folder = make_parser().parse_args(argv).folder
+    folder.mkdir(parents=True, exist_ok=True)
     spoken = [(person, *speak(person, sentence)) for person, sentence in TURNS]
     sample_rate = spoken[0][2]
     recordings = {person: np.zeros(round(SECONDS * sample_rate), np.float32) for person in VOICES}
@@ -46,8 +61,4 @@ def main() -> None:
         recordings[person][start : start + len(speech_N)] = speech_N
         start += len(speech_N) + round(PAUSE_SECONDS * sample_rate)
     for person, recording_N in recordings.items():
-        soundfile.write(Path(__file__).parent / f"talk_{person}.flac", recording_N, sample_rate)
-
-
-if __name__ == "__main__":
-    main()
+        soundfile.write(folder / f"talk_{person}.flac", recording_N, sample_rate)

@@ -6,7 +6,22 @@
 The CUDA libraries and Triton are left out: torch pins them exactly itself, and a CPU build of torch needs none of them.
 """
 
-import argparse
+from collections.abc import Sequence
+
+from src.command_line import Parser, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m scripts.compile_requirements", __doc__)
+    parser.add_argument("--check", action="store_true", help="report differences and change nothing")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below
+    launch("scripts.compile_requirements", make_parser)
+
+
 import re
 import subprocess
 import sys
@@ -92,17 +107,11 @@ def problems() -> Iterator[str]:
     yield from (f"{name} is pinned and not needed" for name in sorted(pinned.keys() - needed - BUILD_TOOLS))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line; with --check the exit status is 1 if the file is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="report differences and change nothing")
-    if not parser.parse_args().check:
+    if not make_parser().parse_args(argv).check:
         REQUIREMENTS.write_text(compile_requirements(), encoding="utf-8")
         return 0
     differences = list(problems())
     sys.stderr.writelines(f"{line}\n" for line in differences)
     return 1 if differences else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

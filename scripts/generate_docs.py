@@ -5,7 +5,22 @@ inputs, tests/input_schema.json, which must stay compatible.
 python -m scripts.generate_docs [--check]
 """
 
-import argparse
+from collections.abc import Sequence
+
+from src.command_line import Parser, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m scripts.generate_docs", __doc__)
+    parser.add_argument("--check", action="store_true", help="name pages that are out of date and change nothing")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below
+    launch("scripts.generate_docs", make_parser)
+
+
 import json
 import re
 import sys
@@ -85,18 +100,12 @@ def outdated() -> dict[Path, str]:
     return {path: text for path, text in render_pages().items() if path.read_text(encoding="utf-8") != text}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line; with --check the exit status is 1 if a page is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="name pages that are out of date and change nothing")
-    check = parser.parse_args().check
+    check = make_parser().parse_args(argv).check
     pages = outdated()
     for path, text in pages.items():
         sys.stderr.write(f"{path.relative_to(ROOT)} {'is out of date' if check else 'rewritten'}\n")
         if not check:
             path.write_text(text, encoding="utf-8")
     return 1 if check and pages else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

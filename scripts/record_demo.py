@@ -5,10 +5,24 @@ python -m scripts.record_demo [--check]
 `--check` runs nothing and fails if the animation is not that of docs/demo.mp4.
 """
 
-import argparse
+from collections.abc import Sequence
+
+from src.command_line import Parser, launch
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser("-m scripts.record_demo", __doc__)
+    parser.add_argument("--check", action="store_true", help="only compare docs/demo.gif with docs/demo.mp4")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below
+    launch("scripts.record_demo", make_parser)
+
+
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -38,17 +52,11 @@ def read_animation(path: Path) -> NDArray[np.uint8]:
         return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only compare docs/demo.gif with docs/demo.mp4")
-    if parser.parse_args().check:
+    if make_parser().parse_args(argv).check:
         return 0 if is_current(VIDEO, ANIMATION) else 1
     subprocess.run(["make", "demo"], cwd=ROOT, check=True)
     shutil.copyfile(RECORDED, VIDEO)
     write_animation(read_video(VIDEO), ANIMATION, _SCALE)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

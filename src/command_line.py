@@ -195,15 +195,15 @@ def launch(module: str, parser: Callable[[], argparse.ArgumentParser] | None = N
 
 
 @contextmanager
-def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Exit with one line after Ctrl-C, for a missing package or Python version, and for files that cannot be used."""
     try:
         if sys.version_info < MIN_PYTHON:
             needed, found = (".".join(map(str, version[:2])) for version in (MIN_PYTHON, sys.version_info))
             fail(f"Python {needed} or later is needed; {sys.executable} is {found}", 1)
         yield
-    except KeyboardInterrupt:
-        fail(interrupted, INTERRUPTED, prefix="")
+    except KeyboardInterrupt as error:
+        fail(str(error) or "interrupted", INTERRUPTED, prefix="")
     except ModuleNotFoundError as error:
         sentence = missing_package(error)
         if sentence is None:

@@ -61,9 +61,50 @@ def test_wrong_flags_have_exit_status_2(path: str) -> None:
 
 
 def test_every_command_is_launched() -> None:
-    """Only the commands of `scripts`, and what a platform starts, run without `launch`."""
-    guarded = [path for path in LAUNCHED if 'if __name__ == "__main__"' in (ROOT / path).read_text("utf-8")]
-    assert guarded == LAUNCHED
+    """Except aliases, and what the command line of another program or a parent process starts."""
+    others = {
+        "deploy/web_local.py",
+        "deploy/runpod_handler.py",
+        "src/serving/cog/coglet.py",
+        "src/serving/cog/schema.py",
+    }
+    others |= {*TOP_LEVEL, "src/serving/cog/server.py", "src/serving/cog/gateway_server.py", "tests/golden/__main__.py"}
+    files = run("git", "ls-files", "*.py").stdout.split()
+    commands = {path for path in files if '\nif __name__ == "__main__":' in (ROOT / path).read_text("utf-8")}
+    assert sorted(commands - others) == LAUNCHED
+
+
+BENCHMARKS = {
+    "speed.bench": ["--repeats 0", "--output README.md"],
+    "speed.forward": ["--repeats -1", "--repeats nan"],
+    "speed.load": ["--layers 0", "--folder no/such"],
+    "quality.lipsync": ["--clips 0", "--jobs 0", "--output README.md", "--color 2", "--shift nan", "--lora no/such"],
+    "quality.seams": ["--steps 0", "--steps 1001", "--seed -1"],
+    "quality.quality_cost": ["--clips 0", "--docs src", "--weights no/such"],
+    "quality.contact_sheet": ["README.md", "new.png --columns 0", "new.png --video no/such"],
+    "report.performance": ["--results no/such", "--docs src"],
+    "calibration.magcache": ["no/such", "--clips 0"],
+    "endurance.soak": ["--requests 0", "--output README.md"],
+    "gpu": ["--tiny", "--device -1", "--folder no/such"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"), [(command, each) for command, lines in BENCHMARKS.items() for each in lines]
+)
+def test_benchmarks_refuse_senseless_values(command: str, arguments: str) -> None:
+    done = run(*WITHOUT_PACKAGES, "-m", f"benchmarks.{command}", *arguments.split())
+    assert done.returncode == 2
+    assert is_one_line(done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", ["benchmarks.quality.lipsync --rows nine", "benchmarks.gpu --stages x --output y"]
+)
+def test_names_known_only_to_the_module_are_checked_too(arguments: str) -> None:
+    done = run(sys.executable, "-m", *arguments.split())
+    assert done.returncode == 2
+    assert is_one_line(done.stderr), done.stderr
 
 
 TRAINING = {

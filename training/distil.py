@@ -46,7 +46,6 @@ from training.training_loop import (
     TrainingRun,
     load_ema_weights,
     lr_schedule,
-    optimizer_step,
     step_generator,
 )
 from training.transformer import weighted_mean
@@ -153,14 +152,14 @@ def train(runs: Path, data: Path, file: Path, steps: int, batch: int, seed: int)
     run = TrainingRun(runs / "distilled", student, Muon(student, use_adam=lambda _: True, adam_lr=2e-3), decay=0.99)
     shards = Shards(data)
     shards.refresh()
-    loss_of = Distillation(teacher, student, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))
-    while run.step < steps:
-        rng = np.random.default_rng((seed, run.step))
+    distillation = Distillation(teacher, student, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((seed, step))
         examples = shards.sample(rng, batch, SHORT_FRAMES if rng.random() < 0.5 else CONFIG.frame_num)
-        loss, metrics = loss_of(examples, rng, step_generator(seed, run.step))
-        norm = optimizer_step(loss, run, lr_schedule(run.step, steps, warm_up=20))
-        run.log({"loss": loss.item(), **metrics, "gradient": norm}, every=20)
-    run.save()
+        return distillation(examples, rng, step_generator(seed, step))
+
+    run.train(steps, loss_of, lambda step: lr_schedule(step, steps, warm_up=20), log_every=20)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(lora_state_dict(run.average.state), file)
 

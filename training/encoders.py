@@ -42,7 +42,7 @@ from training.components import CONFIG, build_tokenizer, speech_config
 from training.mouths import opening_curve, shape_curve
 from training.muon import Muon
 from training.scenes import SMALL, render, sample_prompt, sample_scene
-from training.training_loop import DEVICE, TrainingRun, lr_schedule, optimizer_step
+from training.training_loop import DEVICE, TrainingRun, lr_schedule
 from training.voices import Voice, add_noise, sample_voice
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import build_text_encoder, clean_prompt
@@ -173,13 +173,7 @@ def train(name: str, folder: Path, steps: int, seed: int) -> None:
     run = TrainingRun(
         folder, model, Muon(model, use_adam=lambda parameter: "embed" in parameter or "head" in parameter)
     )
-    while run.step < steps:
-        loss, metrics = loss_of(np.random.default_rng((seed, run.step)))
-        norm = optimizer_step(loss, run, lr_schedule(run.step, steps))
-        run.log({"loss": loss.item(), **metrics, "gradient": norm})
-        if run.step % 250 == 0:
-            run.save()
-    run.save()
+    run.train(steps, lambda step: loss_of(np.random.default_rng((seed, step))), lambda step: lr_schedule(step, steps))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -36,7 +36,6 @@ from training.training_loop import (
     TrainingRun,
     load_ema_weights,
     lr_schedule,
-    optimizer_step,
     step_generator,
 )
 from training.vae import SingleFrames, decode, reconstruction_loss, sample_crops
@@ -75,15 +74,13 @@ def train(runs: Path, steps: int, seed: int) -> None:
     run = TrainingRun(
         runs / "decoder", model, Muon(model, adam_names.__contains__, muon_lr=0.01, adam_lr=1e-3), decay=0.99
     )
-    while run.step < steps:
-        rng = np.random.default_rng((seed, 2, run.step))
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((seed, 2, step))
         video = sample_crops(rng, 3, int(rng.choice([1, 5, 9]))).to(DEVICE)
-        loss, metrics = decoder_loss(model, video, step_generator(seed, run.step))
-        norm = optimizer_step(loss, run, lr_schedule(run.step, steps, warm_up=20))
-        run.log({"loss": loss.item(), **metrics, "gradient": norm}, every=20)
-        if run.step % 100 == 0:
-            run.save()
-    run.save()
+        return decoder_loss(model, video, step_generator(seed, step))
+
+    run.train(steps, loss_of, lambda step: lr_schedule(step, steps, warm_up=20), log_every=20, save_every=100)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,29 @@ class TrainingRun:
         self._first_step = self.step + 1
         self._started = time.perf_counter() - self.seconds
         self._sums: dict[str, list[float]] = {}
+
+    def train(
+        self,
+        steps: int,
+        loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
+        lr_factor: Callable[[int], float],
+        *,
+        log_every: int = 50,
+        save_every: int = 250,
+    ) -> None:
+        """Train until `steps`, and save. `loss_of` returns the loss of a step, and values to log."""
+        saved = self.step
+        try:
+            while self.step < steps:
+                loss, metrics = loss_of(self.step)
+                norm = optimizer_step(loss, self, lr_factor(self.step))
+                self.log({"loss": loss.item(), **metrics, "gradient": norm}, every=log_every)
+                if self.step % save_every == 0:
+                    self.save()
+                    saved = self.step
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted at step {self.step}; {self.folder} has step {saved}") from None
+        self.save()
 
     def log(self, values: dict[str, float], every: int = 50) -> None:
         """Count a step; after the first one and after `every` steps write the mean values to the log."""

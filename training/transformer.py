@@ -39,7 +39,7 @@ from training.dataset import embed_prompt
 from training.examples import make_context, prepare
 from training.muon import Muon
 from training.shards import SHORT_FRAMES, Batch, Shards
-from training.training_loop import DEVICE, TrainingRun, lr_schedule, optimizer_step, step_generator
+from training.training_loop import DEVICE, TrainingRun, lr_schedule, step_generator
 from wan.modules import speaker_labels
 from wan.modules.speaker_labels import SpeakerMasks
 from wan.modules.transformer import MultiTalkTransformer
@@ -134,18 +134,16 @@ def train(runs: Path, data: Path, steps: int, batch: int, lr: float, seed: int) 
     torch.nn.init.zeros_(model.head.head.weight)
     run = TrainingRun(runs / "transformer", model, make_optimizer(model, lr), decay=0.9985)
     shards, training_loss = Shards(data), TrainingLoss(model, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))
-    while run.step < steps:
-        if run.step % 100 == 0 or not shards.shards:
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        if step % 100 == 0 or not shards.shards:
             shards.refresh()
-        rng = np.random.default_rng((seed, run.step))
+        rng = np.random.default_rng((seed, step))
         short = rng.random() < _SHORT_SHARE
         examples = shards.sample(rng, batch, (SHORT_FRAMES if short else CONFIG.frame_num))
-        loss, metrics = training_loss(examples, rng, step_generator(seed, run.step))
-        norm = optimizer_step(loss, run, lr_schedule(run.step, steps))
-        run.log({"loss": loss.item(), **metrics, "gradient": norm})
-        if run.step % 250 == 0:
-            run.save()
-    run.save()
+        return training_loss(examples, rng, step_generator(seed, step))
+
+    run.train(steps, loss_of, lambda step: lr_schedule(step, steps))
 
 
 def make_optimizer(model: MultiTalkTransformer, lr: float) -> Muon:

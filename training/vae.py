@@ -52,7 +52,6 @@ from training.training_loop import (
     TrainingRun,
     load_ema_weights,
     lr_schedule,
-    optimizer_step,
     step_generator,
 )
 from wan.modules.vae import build_vae
@@ -165,17 +164,18 @@ def train(folder: Path, image_steps: int, clip_steps: int, seed: int) -> None:
     model = build_vae(CONFIG.vae)
     init_framewise(model.to(DEVICE))
     run = TrainingRun(folder, model, Muon(model, use_adam=lambda name: "conv_in" in name or "conv_out" in name))
-    while run.step < image_steps + clip_steps:
-        rng = np.random.default_rng((seed, run.step))
-        on_images = run.step < image_steps
-        step, steps = (run.step, image_steps) if on_images else (run.step - image_steps, clip_steps)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((seed, step))
+        on_images = step < image_steps
         video = sample_crops(rng, 10, 1) if on_images else sample_crops(rng, 3, int(rng.choice([5, 9, 9, 13])))
-        loss, metrics = vae_loss(model, video.to(DEVICE), step_generator(seed, run.step))
-        norm = optimizer_step(loss, run, lr_schedule(step, steps))
-        run.log({"loss": loss.item(), **metrics, "gradient": norm}, every=20)
-        if run.step % 100 == 0:
-            run.save()
-    run.save()
+        return vae_loss(model, video.to(DEVICE), step_generator(seed, step))
+
+    def lr_factor(step: int) -> float:
+        on_images = step < image_steps
+        return lr_schedule(step, image_steps) if on_images else lr_schedule(step - image_steps, clip_steps)
+
+    run.train(image_steps + clip_steps, loss_of, lr_factor, log_every=20, save_every=100)
 
 
 @torch.inference_mode()

@@ -8,7 +8,8 @@ benchmarks/results/quality_cost.json and docs/quality-vs-speed.md.
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report.defaults import COLOR_CORRECTION, DOCS, MODEL, RESULTS, WEIGHTS
+from benchmarks.report.cli_args import add_docs
+from benchmarks.report.defaults import COLOR_CORRECTION, MODEL, RESULTS, WEIGHTS
 from src.command_line import Parser, existing_folder, launch, whole_number
 
 
@@ -30,9 +31,7 @@ def make_parser() -> Parser:
         metavar="DIR",
         help="folder of the JSON result",
     )
-    parser.add_output(
-        "--docs", is_folder=True, rewrite_default=True, default=DOCS, metavar="DIR", help="folder of the page"
-    )
+    add_docs(parser)
     return parser
 
 

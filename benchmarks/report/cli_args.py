@@ -1,4 +1,4 @@
-"""Command-line arguments for weights and sampling, shared by the quality benchmarks of the built-in model."""
+"""Command-line arguments that benchmarks share: weights and sampling of the built-in model, folders of the pages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report.defaults import COLOR_CORRECTION, MODEL, WEIGHTS
-from src.command_line import existing_file, number, whole_number
+from benchmarks.report.defaults import COLOR_CORRECTION, DOCS, MODEL, RESULTS, WEIGHTS
+from src.command_line import Parser, existing_file, existing_folder, number, whole_number
 from wan.configs import WAN_CONFIGS
 
 if TYPE_CHECKING:
@@ -40,6 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--color", type=number(0, 1), default=COLOR_CORRECTION, help="color correction strength, 0 to 1"
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the clips and of the noise")
+
+
+def make_page_parser(command: str, description: str | None) -> Parser:
+    """The arguments of a command that writes a page from results."""
+    parser = Parser(command, description)
+    parser.add_argument(
+        "--results", type=existing_folder, default=RESULTS, metavar="DIR", help="folder of the JSON results"
+    )
+    add_docs(parser)
+    return parser
+
+
+def add_docs(parser: Parser) -> None:
+    """Add the folder that a page is written to."""
+    parser.add_output(
+        "--docs", is_folder=True, rewrite_default=True, default=DOCS, metavar="DIR", help="folder of the page"
+    )
 
 
 def load_puppet(args: argparse.Namespace) -> Puppet:

@@ -3,20 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.report.cli_args import make_page_parser
 from benchmarks.report.defaults import DOCS, RESULTS
-from src.command_line import Parser, existing_folder, launch
+from src.command_line import Parser, launch
 
 
 def make_parser() -> Parser:
     """The command line."""
-    parser = Parser("-m benchmarks.report.quality_vs_speed", __doc__)
-    parser.add_argument(
-        "--results", type=existing_folder, default=RESULTS, metavar="DIR", help="folder of the JSON results"
-    )
-    parser.add_output(
-        "--docs", is_folder=True, rewrite_default=True, default=DOCS, metavar="DIR", help="folder of the pages"
-    )
-    return parser
+    return make_page_parser("-m benchmarks.report.quality_vs_speed", __doc__)
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds
