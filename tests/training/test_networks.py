@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from training import finetune_decoder
 from training.clips import MOTION_FRAMES, ConditionKind, sample_clip
@@ -16,7 +15,7 @@ from training.muon import Muon, orthogonalize
 from training.random_weights import random_networks
 from training.scenes import SMALL
 from training.shards import Shards, truncate_frames
-from training.training_loop import TrainingRun, lr_schedule, optimizer_step, step_generator
+from training.training_loop import step_generator
 from training.transformer import TrainingLoss, binding_loss, record_class_attention
 from training.vae import SingleFrames, decode, init_framewise, sample_crops
 from training.voices import Voice, synthesize_formants
@@ -35,37 +34,6 @@ def test_orthogonalized_updates_have_singular_values_near_one(shape: tuple[int, 
     values = torch.linalg.svdvals(orthogonalize(matrix))
     assert values.max() < 1.3
     assert values.median() > 0.6
-
-
-def train_regression(folder: Path, steps: int) -> nn.Module:
-    """Train a regression until `steps`, resuming from the state in the folder."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
-    run = TrainingRun(folder, model, Muon(model, use_adam=lambda name: name.startswith("2.")))
-    while run.step < steps:
-        x = torch.randn(32, 4, generator=torch.Generator().manual_seed(run.step))
-        loss = (model(x) - x.prod(1, keepdim=True)).square().mean()
-        optimizer_step(loss, run, lr_schedule(run.step, 60, warm_up=5))
-        run.log({"loss": loss.item()}, every=10)
-    run.save()
-    return model
-
-
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    uninterrupted = train_regression(tmp_path / "uninterrupted", 40)
-    train_regression(tmp_path / "resumed", 17)
-    resumed = train_regression(tmp_path / "resumed", 40)
-    for first, second in zip(uninterrupted.parameters(), resumed.parameters(), strict=True):
-        torch.testing.assert_close(first, second, rtol=0, atol=0)
-    assert (tmp_path / "resumed" / "curves.png").stat().st_size > 1000
-
-
-def test_resumed_run_uses_new_learning_rates(tmp_path: Path) -> None:
-    model = nn.Linear(4, 4)
-    for peak in (0.02, 0.005):
-        run = TrainingRun(tmp_path, model, Muon(model, use_adam=lambda _: False, muon_lr=peak))
-        assert run.optimizer.param_groups[0]["peak"] == peak
-        run.save()
 
 
 def test_vae_shortcuts_give_the_same_result(puppet: ModelConfig) -> None:
