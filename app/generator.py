@@ -205,10 +205,12 @@ class VideoGenerator:
 
     def to_finite_pixels(self, frames_CFHW: torch.Tensor) -> np.ndarray:
         """uint8 F x H x W x 3 of frames in [-1, 1]. RuntimeError for NaN or Inf, which also marks the model unhealthy:
-        it would encode as black, and the next request's frames may be NaN too."""
+        it would encode as black, and the next request's frames may be NaN too. InputError where LoRAs are merged."""
         if torch.isfinite(frames_CFHW).all():
             self.health.set_fault("result", None)
             return to_pixels(frames_CFHW)
+        if self.pipeline.loras.active:
+            raise InputError("the video has NaN or Inf with these LoRAs; lora_strength, or those in loras, must be lower")
         self.health.set_fault("result", "the last video had NaN or Inf in its frames")
         raise RuntimeError("the model produced NaN or Inf; the video is discarded")
 

@@ -27,6 +27,7 @@ _SUFFIXES = (
     (re.compile(r"\.(?:diff_b|b_norm)$"), "bias"),
     (re.compile(r"\.diff_m$"), "modulation"),
 )
+_PEFT = re.compile(r"[._]lora[._][AB]\b")
 _PREFIX = re.compile(
     r"^(?:base_model\.model\.|(?:model\.)?diffusion_model\.|diffusion\.model\.|(?:pipe\.)?dit\.|transformer\.|model\."
     r"|unet\.|lora_unet_+|lora_transformer_+|lycoris_+)+"
@@ -42,6 +43,7 @@ _UNSUPPORTED = (
     (re.compile(r"\.(?:on_input|ia3_l)(?:\.|$)"), "IA3"),
     (re.compile(r"\.vera_lambda_"), "VeRA"),
     (re.compile(r"\.lora_E(?:\.|$)"), "AdaLoRA"),
+    (re.compile(r"\.(?:scale_weight|weight_scale)$"), "a LoRA in fp8 with scales"),
 )
 _OTHER_NETWORKS = (
     (
@@ -77,6 +79,16 @@ def match_keys(model: nn.Module, keys: Iterable[str]) -> Iterator[tuple[str, tup
         parameter = f"{layer}.{'weight' if role in (DOWN, UP, ALPHA) else 'bias' if role == UP_BIAS else role}"
         if role and layer and (parameter in parameters or (layer in quantized and parameter == f"{layer}.weight")):
             yield key, (layer, role)
+
+
+def layer_in_file(key: str) -> str:
+    """The name that the file has for the layer of a key."""
+    return _split(key)[0]
+
+
+def is_peft_key(key: str) -> bool:
+    """Whether a key of a matrix has PEFT's name, `lora_A` or `lora_B`, rather than kohya's."""
+    return bool(_PEFT.search(key))
 
 
 def unsupported_method(keys: Iterable[str]) -> str | None:

@@ -43,6 +43,7 @@ DTYPES = {
 """Names of dtypes in safetensors headers."""
 
 _MAX_NAMES = 20
+_MAX_NAME_CHARS = 200
 # What torch.load and zipfile raise for malformed files.
 _FORMAT_ERRORS = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
@@ -56,9 +57,9 @@ class CheckpointError(ValueError):
 
 
 def truncate_names(names: list[str]) -> str:
-    """The first 20 names, and the count of the others."""
+    """The first 20 names, each cut after 200 characters, and the count of the others."""
     more = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(name[:_MAX_NAME_CHARS] for name in names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

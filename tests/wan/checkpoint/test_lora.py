@@ -1,6 +1,7 @@
 """LoRAs: key styles, exact merging, unloading bit for bit, and quantized layers."""
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wan.checkpoint import lora_file
 from wan.checkpoint.lora import Lora, LoraError, LoraManager
 from wan.configs import WAN_CONFIGS
 from wan.modules.quantized import QuantizedLinear, quantize_linears, quantize_rows
@@ -129,16 +131,48 @@ def test_unload_restores_weights_bit_for_bit(model: MultiTalkTransformer, caplog
     assert loras.originals == {}
 
 
-def test_unchanged_loras_are_not_read_again(model: MultiTalkTransformer, tmp_path: Path) -> None:
-    save_file(PLAIN, tmp_path / "x.safetensors")
-    loras, requested = LoraManager(), [Lora(weights=tmp_path / "x.safetensors")]
-    loras.set_active(model, requested)
-    (tmp_path / "x.safetensors").unlink()
-    loras.set_active(model, requested)
-    assert loras.active == tuple(requested)
-    with pytest.raises(LoraError, match=r"x\.safetensors"):
-        loras.set_active(model, [replace(requested[0], strength=0.5)])
+def test_only_changed_files_are_merged_again(
+    model: MultiTalkTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By content: a replaced file takes effect, also with its old size and time; a copy elsewhere is the same."""
+    path, reads = tmp_path / "x.safetensors", []
+    read = lora_file.read_lora
+    monkeypatch.setattr("wan.checkpoint.lora_deltas.read_lora", lambda lora: reads.append(lora) or read(lora))
+    loras, requested = LoraManager(), [Lora(weights=path, name="x")]
+
+    def merge(*, expect_read: bool) -> Tensor:
+        reads.clear()
+        loras.set_active(model, requested)
+        assert bool(reads) == expect_read
+        return model.get_parameter(f"{LAYER}.weight").clone()
+
+    save_file(PLAIN, path)
+    first, stat = merge(expect_read=True), path.stat()
+    assert torch.equal(merge(expect_read=False), first)
+    save_file(renamed(product("lora_down.weight", "lora_up.weight", seed=9), ""), path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+    assert not torch.equal(merge(expect_read=True), first)
+    path.unlink()
+    with pytest.raises(LoraError, match="x cannot be read: No such file"):
+        loras.set_active(model, requested)
     assert loras.active == tuple(requested), "an invalid file changes nothing"
+    save_file(PLAIN, path)
+    assert torch.equal(merge(expect_read=True), first)
+    requested = [Lora(weights=path.rename(tmp_path / "y"), name="x")]
+    assert torch.equal(merge(expect_read=False), first)
+    path.write_bytes(b"")
+    with pytest.raises(LoraError, match="y cannot be read"):
+        loras.set_active(model, [Lora(weights=path, name="y")])
+
+
+def test_the_same_content_twice_is_said(model: MultiTalkTransformer, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_file(PLAIN, tmp_path / name)
+    loras, before = LoraManager(), bits(model)
+    loras.set_active(model, [Lora(weights=tmp_path / name, strength=s) for name, s in (("a", 1), ("b", -1))])
+    assert loras.warnings == ("a and b have the same content: their strengths add up",)
+    assert changed(before, model) == set()
 
 
 def test_unmatched_keys_are_logged(model: MultiTalkTransformer, caplog: pytest.LogCaptureFixture) -> None:
@@ -174,6 +208,15 @@ def without(tensors: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
         ({**PLAIN, f"{LAYER}.lora_down.weight": torch.zeros(0, 192)}, r"down \[0, 192\]"),
         ({**PLAIN, f"{LAYER}.lora_up.weight": torch.ones(())}, r"up \[\]"),
         ({**PLAIN, f"{LAYER}.lora_up.weight": torch.ones(192, RANK, dtype=torch.int8)}, "up"),
+        ({**PLAIN, f"{LAYER}.lora_up.weight": torch.full((192, RANK), torch.nan)}, "has NaN or Inf in up"),
+        ({**PLAIN, f"{LAYER}.alpha": torch.tensor(torch.inf)}, "has NaN or Inf in alpha"),
+        ({**PLAIN, f"{LAYER}.diff_b": torch.full((192,), -torch.inf)}, "has NaN or Inf in bias"),
+        ({key: 1e30 * tensor for key, tensor in PLAIN.items()}, "lower strengths are needed"),
+        (
+            {**PLAIN, f"{LAYER}.lora_up.weight": torch.zeros(192, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)},
+            r"up \[192, 2\] in float4_e2m1fn_x2",
+        ),
+        ({**PLAIN, f"{LAYER}.lora_up.scale_weight": torch.ones(1)}, "in fp8 with scales"),
         ({**PLAIN, f"transformer.{LAYER}.lora_up.weight": torch.ones(192, RANK)}, "duplicates another key"),
     ],
 )
@@ -240,6 +283,66 @@ def test_quantized_layer_refuses_full_deltas(model: MultiTalkTransformer) -> Non
         LoraManager().set_active(model, [Lora(weights={f"{LAYER}.diff": random_tensor(192, 192)})])
     with pytest.raises(LoraError, match=rf"{LAYER}\.weight is \[192, 192\], not"):
         LoraManager().set_active(model, [Lora(weights={**PLAIN, f"{LAYER}.lora_up.weight": random_tensor(191, RANK)})])
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2", "float16", "float64"])
+def test_dtypes_of_the_file(model: MultiTalkTransformer, kind: str) -> None:
+    tensors = {key: (8 * tensor).to(getattr(torch, kind)) for key, tensor in PLAIN.items()}
+    before = bits(model)[f"{LAYER}.weight"].float()
+    LoraManager().set_active(model, [Lora(weights=tensors, strength=0.1)])
+    down, up = tensors.values()
+    assert torch.equal(model.get_parameter(f"{LAYER}.weight"), (before + 0.1 * (up.float() @ down.float())).bfloat16())
+
+
+@pytest.mark.parametrize(
+    "tensors", [{**PLAIN, f"{LAYER}.alpha": torch.tensor(0.0)}, {k: 0 * t for k, t in PLAIN.items()}]
+)
+def test_a_lora_that_changes_nothing_is_said(model: MultiTalkTransformer, tensors: dict[str, Tensor]) -> None:
+    loras, before = LoraManager(), bits(model)
+    loras.set_active(model, [Lora(weights=tensors)])
+    assert "changes nothing" in loras.warnings[0]
+    assert changed(before, model) == set()
+
+
+def test_ranks_above_the_width(model: MultiTalkTransformer) -> None:
+    """They are merged as any other; beside a quantized layer at most a matrix of the layer's size is kept."""
+    pairs = [(random_tensor(500, 192, seed=n), random_tensor(192, 500, seed=n + 50)) for n in range(8)]
+    loras = [
+        Lora(weights={f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}, strength=0.01 * (-1) ** n)
+        for n, (down, up) in enumerate(pairs)
+    ]
+    delta = sum(0.01 * (-1) ** n * (up @ down) for n, (down, up) in enumerate(pairs))
+    before, manager = bits(model), LoraManager()
+    manager.set_active(model, loras)
+    expected = (before[f"{LAYER}.weight"].float() + delta).bfloat16()
+    torch.testing.assert_close(model.get_parameter(f"{LAYER}.weight"), expected)
+    manager.set_active(model, [])
+    assert changed(before, model) == set()
+    layer, x = quantize_layer(model, torch.int8), random_tensor(3, 192, seed=5).bfloat16()
+    plain = layer(x)
+    manager.set_active(model, loras)
+    assert layer.down is not None
+    assert layer.down.shape == (192, 192)
+    torch.testing.assert_close((layer(x) - plain).float(), x.float() @ delta.t(), rtol=3e-2, atol=3e-3)  # type: ignore[union-attr]
+
+
+def test_interrupted_unloading_loses_no_original(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, loras = bits(model), LoraManager()
+    loras.set_active(model, [Lora(weights={**PLAIN, f"{LAYER}.diff_b": random_tensor(192)})])
+    get, calls = model.get_parameter, []
+
+    def cancel_second(name: str) -> Tensor:
+        calls.append(name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return get(name)
+
+    monkeypatch.setattr(model, "get_parameter", cancel_second)
+    with pytest.raises(KeyboardInterrupt):
+        loras.set_active(model, [])
+    assert len(changed(before, model)) == 1
+    loras.set_active(model, [])
+    assert changed(before, model) == set()
 
 
 def test_failure_while_merging_unloads_all(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
