@@ -197,6 +197,10 @@ class Predictor(BasePredictor):
             description="LoRAs that the operator has installed, besides the one of lora or preset: the name of each file, alone or with a strength from -2 to 2 as in name:0.8; at most 8.",
             default=None,
         ),
+        lora_files: Optional[list[Path]] = Input(
+            description="Your own LoRAs, where the operator allows them, besides those of lora and loras: safetensors files, at most 8. Each is applied at strength 1, or at that which loras gives to file1, file2 and so on, as in file1:0.8.",
+            default=None,
+        ),
     ) -> Path:
         """Make one video."""
         inputs = {name: value for name, value in locals().items() if name != "self"}

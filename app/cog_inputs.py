@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.inputs import check_file_counts, file_inputs, validate_inputs
+from app.inputs import check_files, file_inputs, validate_inputs
 from src.serving.cancellation import run_cancellable
 from src.serving.cog.prediction_request import FETCH_PREFIX
 from src.storage.fetcher import InputFetcher, make_fetcher_without_bucket
@@ -26,8 +26,9 @@ def fetched_inputs(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(inputs)
         return
     validate_inputs(inputs)
-    check_file_counts(deferred)
-    fetcher = make_fetcher_without_bucket(read_settings(os.environ).limits)
+    limits = read_settings(os.environ).limits
+    check_files(deferred, limits)
+    fetcher = make_fetcher_without_bucket(limits)
     with tempfile.TemporaryDirectory(prefix="inputs-", ignore_cleanup_errors=True) as folder:
         yield {**inputs, **run_cancellable(lambda: fetch_all(deferred, fetcher, Path(folder)))}
 

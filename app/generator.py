@@ -168,7 +168,7 @@ class VideoGenerator:
         try:
             self.pipeline.use_loras(job.loras)
         except LoraError as error:
-            raise InputError(f"a LoRA that lora, loras or preset names does not fit this model: {error}") from error
+            raise InputError(f"a LoRA of lora, loras, lora_files or preset does not fit this model: {error}") from error
         for warning in self.pipeline.loras.warnings:
             warn_caller(warning)
         request = self.make_request(job)
@@ -210,7 +210,9 @@ class VideoGenerator:
             self.health.set_fault("result", None)
             return to_pixels(frames_CFHW)
         if self.pipeline.loras.active:
-            raise InputError("the video has NaN or Inf with these LoRAs; lora_strength, or those in loras, must be lower")
+            raise InputError(
+                "the video has NaN or Inf with these LoRAs; lora_strength, or those in loras, must be lower"
+            )
         self.health.set_fault("result", "the last video had NaN or Inf in its frames")
         raise RuntimeError("the model produced NaN or Inf; the video is discarded")
 

@@ -9,7 +9,9 @@ from src.errors import InputError
 from src.media.persons.masks import MAX_PERSONS
 from src.serving.cog.schema import Schema, openapi
 from src.serving.validation import validate
+from src.storage.settings import LORA_FILES, DownloadLimits
 
+MAX_LORAS = 8
 PREDICT_FILE = Path(__file__).parents[1] / "predict.py"
 
 
@@ -35,8 +37,25 @@ def validate_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return validate(inputs, input_schema())
 
 
-def check_file_counts(files: Mapping[str, Any]) -> None:
-    """InputError for a list of more files than there can be persons. Called before anything is fetched."""
+def check_files(files: Mapping[str, Any], limits: DownloadLimits) -> None:
+    """InputError for LoRAs that the operator does not allow, and for a list of more files than can be used.
+
+    Called before anything is fetched.
+    """
     for name, value in files.items():
-        if not isinstance(value, str) and len(value) > MAX_PERSONS:
-            raise InputError(f"{name} has {len(value):,} files; at most {MAX_PERSONS} are allowed")
+        if isinstance(value, str):
+            continue
+        if name == LORA_FILES and value:
+            check_lora_files_allowed(limits.lora_files)
+        max_files = MAX_LORAS if name == LORA_FILES else MAX_PERSONS
+        if len(value) > max_files:
+            raise InputError(f"{name} has {len(value):,} files; at most {max_files} are allowed")
+
+
+def check_lora_files_allowed(allowed: bool) -> None:
+    """InputError unless the operator allows LoRAs of requests."""
+    if not allowed:
+        raise InputError(
+            f"{LORA_FILES} is given, but this server takes only LoRAs that the operator has installed, named in loras "
+            "(MULTITALK_LORA_FILES=1 lets the operator allow others)"
+        )

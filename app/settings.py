@@ -7,6 +7,8 @@ from typing import cast, get_args
 from app.speakers import video_unsupported_reason
 from src.environment import Environ, read_choice, read_flag, read_folder, read_number
 from src.request import MediaLimits
+from src.storage.settings import MAX_LORA_MB
+from src.storage.settings import read_settings as read_storage_settings
 from wan.checkpoint import Precision
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.modules.attention import forced_backend
@@ -24,8 +26,9 @@ DEFAULT_MAX_SECONDS = 600.0
 class Settings:
     """The variables of docs/configuration.md.
 
-    `memory_limit` (bytes of GPU memory), `num_persistent_params` and `max_runtime` (seconds) are None for no limit;
-    `precision` is None for that of the weights.
+    `lora_files`: whether requests may bring LoRAs, each of at most `max_lora_bytes`. `memory_limit` (bytes of GPU
+    memory), `num_persistent_params` and `max_runtime` (seconds) are None for no limit; `precision` is None for that of
+    the weights.
     """
 
     config: ModelConfig
@@ -37,6 +40,8 @@ class Settings:
     max_runtime: float | None
     embed_provenance: bool
     lora_dir: Path | None = None
+    lora_files: bool = False
+    max_lora_bytes: int = int(MAX_LORA_MB * 1e6)
 
 
 def read_settings(environ: Environ) -> Settings:
@@ -48,6 +53,7 @@ def read_settings(environ: Environ) -> Settings:
     persistent = read_number(environ, "MULTITALK_PERSISTENT_PARAMS", None, minimum=0)
     forced_backend(environ)  # wan reads these two itself, on first use: report an error before the model is loaded
     dispatch.is_disabled(environ)
+    downloads = read_storage_settings(environ).limits
     default_path = BUILT_IN_MODELS / config.built_in if config.built_in else DEFAULT_MODEL_PATH
     return Settings(
         config=config,
@@ -62,5 +68,7 @@ def read_settings(environ: Environ) -> Settings:
         num_persistent_params=None if persistent is None else int(persistent),
         max_runtime=read_number(environ, "MAX_RUNTIME", None, minimum=1),
         lora_dir=read_folder(environ, "MULTITALK_LORA_DIR"),
+        lora_files=downloads.lora_files,
+        max_lora_bytes=downloads.max_lora_bytes,
         embed_provenance=read_flag(environ, "MULTITALK_TAG", default=True),
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from PIL import ImageOps
 
 from app.generator import Output
-from app.inputs import check_file_counts, validate_inputs
+from app.inputs import check_files, validate_inputs
 from deploy.errors import CLIENT_ERRORS
 from deploy.runner import Runner
 from src.media.file_type import probe
@@ -61,7 +61,7 @@ class Service:
         """
         with job_dir(context) as work_dir:
             validate_inputs({**values, **files})
-            check_file_counts(files)
+            check_files(files, self.fetcher.limits)
             paths = self.fetch(files, work_dir)
             if size is not None:
                 paths["image"] = crop_to_aspect(Path(str(paths["image"])), size, work_dir)

@@ -16,7 +16,7 @@ SCALEDOWN_S = 5 * 60
 APP_NAME = os.environ.get("MODAL_APP_NAME", "multitalk")
 IGNORED = (*(REPOSITORY / ".dockerignore").read_text(encoding="utf-8").split(), ".cog", "docs")
 PYTHON = "3.11"
-FORWARDED_PREFIXES = ("MULTITALK_", "MAX_SECONDS", "MAX_RUNTIME", "MAX_INPUT_MB", "MAX_DOWNLOAD_SECONDS")
+FORWARDED_PREFIXES = ("MULTITALK_", "MAX_SECONDS", "MAX_RUNTIME", "MAX_INPUT_MB", "MAX_LORA_MB", "MAX_DOWNLOAD_SECONDS")
 """Variables that begin with one of these are copied from the machine that deploys into the containers."""
 
 WEIGHTS_VOLUME = modal.Volume.from_name("multitalk-weights", create_if_missing=True)

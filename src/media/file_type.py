@@ -36,6 +36,10 @@ SIGNATURES = (
     (8, b"AVI ", "an AVI video"),
     (0, b"%PDF", "a PDF document"),
     (0, b"PK\x03\x04", "a ZIP archive"),
+    (8, b'{"', "a safetensors file"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<!doctype", "a web page"),
+    (0, b"<html", "a web page"),
 )
 
 

@@ -8,6 +8,10 @@ from src.environment import Environ, first_set, read_flag, read_number
 Network = IPv4Network | IPv6Network
 
 MAX_INPUT_MB = 200.0
+MAX_LORA_MB = 1500.0
+"""Of a LoRA of rank 128 for the 14B model, 1,200 MB."""
+LORA_FILES = "lora_files"
+"""The input with a request's own LoRAs."""
 MAX_DOWNLOAD_SECONDS = 120.0
 URL_SECONDS = 24 * 3600.0
 MAX_URL_SECONDS = 7 * 24 * 3600.0
@@ -16,9 +20,14 @@ MAX_URL_SECONDS = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadLimits:
-    """Limits on the files that requests name; `networks` may be connected to although they are not public."""
+    """Limits on the files that requests name; `networks` may be connected to although they are not public.
+
+    `lora_files`: whether requests may bring LoRAs, each of at most `max_lora_bytes`.
+    """
 
     max_bytes: int = int(MAX_INPUT_MB * 1e6)
+    max_lora_bytes: int = int(MAX_LORA_MB * 1e6)
+    lora_files: bool = False
     max_seconds: float = MAX_DOWNLOAD_SECONDS
     allow_http: bool = False
     local_files: bool = False
@@ -55,6 +64,8 @@ def read_settings(environ: Environ) -> StorageSettings:
     """The variables that docs/deploy.md lists; ValueError for a value that one cannot have."""
     limits = DownloadLimits(
         max_bytes=int(read_number(environ, "MAX_INPUT_MB", MAX_INPUT_MB) * 1e6),
+        max_lora_bytes=int(read_number(environ, "MAX_LORA_MB", MAX_LORA_MB) * 1e6),
+        lora_files=read_flag(environ, "MULTITALK_LORA_FILES", default=False),
         max_seconds=read_number(environ, "MAX_DOWNLOAD_SECONDS", MAX_DOWNLOAD_SECONDS),
         allow_http=read_flag(environ, "MULTITALK_HTTP", default=False),
         local_files=read_flag(environ, "MULTITALK_LOCAL_FILES", default=False),

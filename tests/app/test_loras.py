@@ -38,7 +38,14 @@ def settings(tmp_path: Path) -> Settings:
 
 def found(settings: Settings, *loras: str, **inputs: Any) -> list[tuple[str, float]]:
     """Path below the folder of both and strength of every LoRA of a request."""
-    defaults = {"lora": "none", "lora_strength": 1.0, "preset": "none", "turbo": True, "loras": list(loras) or None}
+    defaults = {
+        "lora": "none",
+        "lora_strength": 1.0,
+        "preset": "none",
+        "turbo": True,
+        "loras": list(loras) or None,
+        "lora_files": None,
+    }
     root = settings.model_path.parent
     result = []
     for lora in find_loras(settings, defaults | inputs):
@@ -120,6 +127,71 @@ def test_lora_of_the_preset_named_again_is_refused(settings: Settings) -> None:
 def test_no_folder_at_all(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no LoRA is installed"):
         found(replace(settings, model_path=tmp_path / "absent", lora_dir=None), "film")
+
+
+@pytest.fixture
+def own(settings: Settings, tmp_path: Path) -> tuple[Settings, list[Path]]:
+    """Settings of an operator who allows own files, and two files."""
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for path in paths:
+        path.write_bytes(bytes(9))
+    return replace(settings, lora_files=True), paths
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([], [("one", 1), ("two", 1)]),
+        (["file2:0.5"], [("two", 0.5), ("one", 1)]),
+        (["file2:0", "file1:-1"], [("one", -1)]),
+        (["film:0.3", "file1"], [("own/film", 0.3), ("one", 1), ("two", 1)]),
+    ],
+)
+def test_own_files_and_their_strengths(
+    own: tuple[Settings, list[Path]], items: list[str], expected: list[tuple[str, float]]
+) -> None:
+    settings, paths = own
+    assert found(settings, *items, lora_files=paths) == expected
+
+
+def test_own_files_win_over_installed_names(own: tuple[Settings, list[Path]]) -> None:
+    settings, paths = own
+    (settings.model_path / "loras" / "file1.safetensors").touch()
+    assert found(settings, "file1:0.5", lora_files=paths) == [("one", 0.5), ("two", 1)]
+    assert found(settings, "file1:0.5") == [("model/loras/file1", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "items", "files", "words"),
+    [
+        ({"lora_files": False}, [], ["one"], "lora_files is given, but this server takes only LoRAs that the operator"),
+        ({}, [], ["one"] * (MAX_LORAS + 1), "lora_files has 9 files; at most 8"),
+        ({"max_lora_bytes": 8}, [], ["one"], r"lora_files \(number 1\).* at most 8 bytes are allowed"),
+        ({}, [], ["one", "absent"], r"lora_files \(number 2\).* does not exist"),
+        ({}, [], ["model"], r"lora_files \(number 1\).* is a folder"),
+        ({}, ["file2"], ["one"], "loras has 'file2', which this server does not have; allowed is .*file1"),
+        ({}, ["file1:3"], ["one"], "loras .* strength from -2 to 2"),
+        ({}, ["file1", "file1:0.5"], ["one"], r"loras names lora_files \(file1\) twice"),
+    ],
+)
+def test_invalid_own_files_are_refused(
+    own: tuple[Settings, list[Path]], change: dict[str, Any], items: list[str], files: list[str], words: str
+) -> None:
+    settings, (path, _) = own
+    with pytest.raises(InputError, match=f"^{words}"):
+        found(replace(settings, **change), *items, lora_files=[path.with_name(name) for name in files])
+
+
+def test_texts_are_no_own_files(own: tuple[Settings, list[Path]]) -> None:
+    with pytest.raises(InputError, match=r"^lora_files \(number 1\) is '/etc/passwd'; an upload, an http"):
+        found(own[0], lora_files=["/etc/passwd"])
+
+
+def test_settings_of_own_files() -> None:
+    settings = read_settings({"MULTITALK_MODEL": "multitalk-puppet"})
+    assert (settings.lora_files, settings.max_lora_bytes) == (False, 1_500_000_000)
+    settings = read_settings({"MULTITALK_LORA_FILES": "1", "MAX_LORA_MB": "2"})
+    assert (settings.lora_files, settings.max_lora_bytes) == (True, 2_000_000)
 
 
 def test_absent_lora_folder_is_refused() -> None:

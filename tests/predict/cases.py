@@ -123,6 +123,7 @@ REFUSED_BY_PREDICTOR = (
     case("lora", "lightx2v", "'lightx2v'", "what the operator has installed"),
     case("loras", ["https://example.org/x.safetensors"], "https://example.org", "allowed is name"),
     case("loras", ["../mine"], "'../mine'", "allowed is", "distilled"),
+    case("lora_files", [TEXT], "operator has installed", "MULTITALK_LORA_FILES"),
     case("loras", ["distilled:3"], "'distilled:3'", "from -2 to 2"),
     case("loras", ["distilled"], "distilled.safetensors twice", preset="fast"),
 )
@@ -154,6 +155,7 @@ REFUSED_BY_SCHEMA = (
     case("person_masks", WHITE, "array"),
     case("person_masks", [5], "5", "string"),
     case("loras", "distilled", "array"),
+    case("lora_files", "distilled", "array"),
     case("loras", [5], "5", "string"),
     case("preview_speakers", "yes", "yes", "boolean"),
     case("aspect", "16:9", "16:9", "bucket", "source"),

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from tests.predict.conftest import Service, good, serving
-from tests.predict.media_files import plain, voice
+from app.settings import BUILT_IN_MODELS
+from tests.predict.conftest import MODEL, Service, good, serving
+from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.faulty_server import FaultyHandler, serve
+
+LORA = BUILT_IN_MODELS / MODEL / "loras" / "distilled.safetensors"
+HUGE = save({"blocks.0.norm3.diff": torch.full((192,), 1e30)})
 
 
 class Files(FaultyHandler):
@@ -21,6 +27,9 @@ class Files(FaultyHandler):
 
     def voice(self, _: str) -> None:
         self.answer(voice())
+
+    def lora(self, _: str) -> None:
+        self.answer(LORA.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +42,7 @@ def files() -> Iterator[str]:
 def open_service(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server whose operator allows http, this machine's files and 50 kB."""
     settings = {"MULTITALK_HTTP": "1", "MULTITALK_NETWORKS": "127.0.0.0/8", "MAX_INPUT_MB": "0.5"}
+    settings |= {"MULTITALK_LORA_FILES": "1", "MAX_LORA_MB": f"{LORA.stat().st_size / 1e6}"}
     with serving(trained_folder, tmp_path_factory.mktemp("scratch"), **settings) as running:
         yield running
 
@@ -106,6 +116,44 @@ def test_too_many_files_are_refused_before_any_is_fetched(open_service: Service,
     before = Files.requests.total()
     answer = open_service.server.predict(good() | {"person_masks": [f"{files}/image"] * 11})
     assert answer["error"].startswith("person_masks has 11 files; at most 10 are allowed")
+    assert Files.requests.total() == before
+
+
+def test_own_loras_give_the_video_of_installed_ones_and_are_gone_afterwards(open_service: Service, files: str) -> None:
+    plain = open_service.succeed()["output"]
+    installed = open_service.succeed(loras=["distilled:0.5"])["output"]
+    assert installed != plain
+    by_url = open_service.succeed(lora_files=[f"{files}/lora"], loras=["file1:0.5"])
+    assert by_url["output"] == installed
+    by_data = open_service.succeed(lora_files=[uri(LORA.read_bytes())], loras=["file1:0.5"])
+    assert by_data["output"] == installed
+    assert open_service.succeed(lora_files=[])["output"] == plain
+    assert left_files(open_service) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (HUGE[:50], "lora_files (file1) cannot be read as a safetensors file"),
+        (b"<!DOCTYPE html>", "looks like a web page"),
+        (HUGE, "NaN or Inf with these LoRAs"),
+        (bytes(LORA.stat().st_size + 9), "lora_files-1 has"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_bad_lora_fails_its_request_only(open_service: Service, value: bytes, words: str) -> None:
+    answer = open_service.server.predict(good() | {"lora_files": [uri(value)]})
+    assert answer["status"] == "failed"
+    assert words in answer["error"]
+    assert open_service.server.health()["status"] == "READY"
+    assert open_service.succeed()["status"] == "succeeded"
+    assert left_files(open_service) == []
+
+
+def test_own_loras_are_refused_before_anything_is_fetched(service: Service, files: str) -> None:
+    before = Files.requests.total()
+    answer = service.server.predict(good() | {"lora_files": [f"{files}/lora"]})
+    assert answer["error"].startswith("lora_files is given, but this server takes only LoRAs that the operator has")
     assert Files.requests.total() == before
 
 

@@ -170,4 +170,6 @@ def _looks(path: Path) -> str:
         return " (it is empty)"
     if head.startswith((_ZIP_MAGIC, b"\x80")):
         return " (it looks like a PyTorch file; convert it to safetensors)"
+    if head.lstrip().startswith(b"<"):
+        return " (it looks like a web page; the address of the file itself is needed)"
     return " (it looks like a GGUF file)" if head.startswith(b"GGUF") else ""

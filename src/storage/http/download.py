@@ -25,7 +25,7 @@ from src.serving.cancellation import raise_if_cancelled
 from src.storage.errors import DownloadTimeoutError
 from src.storage.http.connection import error_kind, make_tls_context, open_connection, port_of, time_left
 from src.storage.http.ip_policy import Address, Resolve, is_allowed, resolve
-from src.storage.settings import DownloadLimits
+from src.storage.settings import LORA_FILES, DownloadLimits
 
 logger = logging.getLogger(__name__)
 
@@ -176,10 +176,11 @@ def read_chunk(response: BaseHTTPResponse, deadline: float) -> bytes:
 
 def check_size(num_bytes: int, limits: DownloadLimits, name: str) -> None:
     """InputError for a file of more bytes than allowed."""
-    if num_bytes > limits.max_bytes:
+    is_lora = name.startswith(LORA_FILES)
+    max_bytes, variable = (limits.max_lora_bytes, "MAX_LORA_MB") if is_lora else (limits.max_bytes, "MAX_INPUT_MB")
+    if num_bytes > max_bytes:
         raise InputError(
-            f"{name} has {num_bytes:,} bytes or more; at most {limits.max_bytes:,} are allowed "
-            "(the operator sets MAX_INPUT_MB)"
+            f"{name} has {num_bytes:,} bytes or more; at most {max_bytes:,} are allowed (the operator sets {variable})"
         )
 
 

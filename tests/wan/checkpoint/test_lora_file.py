@@ -136,7 +136,7 @@ def header(content: dict[str, Any], data: bytes = b"") -> bytes:
         (b"PK\x03\x04" + bytes(50), "PyTorch file; convert it to safetensors"),
         (b"\x80\x02}q\x00.", "PyTorch file; convert it to safetensors"),
         (b"GGUF" + bytes(50), "looks like a GGUF file"),
-        (b"<html>404</html>" * 9, "cannot be read"),
+        (b"<html>404</html>" * 9, "looks like a web page"),
         (struct.pack("<Q", 2**63) + bytes(50), "cannot be read"),
         (header({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}), "cannot be read"),
         (header({"a": {"dtype": "Z9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), "cannot be read"),
