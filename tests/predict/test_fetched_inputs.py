@@ -16,7 +16,7 @@ from tests.predict.media_files import plain, uri, voice
 from tests.src.storage.faulty_server import FaultyHandler, serve
 
 LORA = BUILT_IN_MODELS / MODEL / "loras" / "distilled.safetensors"
-HUGE = save({"blocks.0.norm3.diff": torch.full((192,), 1e30)})
+HUGE = save({"head.head.diff_b": torch.full((64,), 1e30)})
 
 
 class Files(FaultyHandler):
