@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.loras import MAX_LORAS, find_loras, installed_loras
+from app.inputs import MAX_LORAS
+from app.loras import find_loras, installed_loras
 from app.settings import Settings, read_settings
 from src.errors import InputError
 

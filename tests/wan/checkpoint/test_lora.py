@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,9 +135,14 @@ def test_only_changed_files_are_merged_again(
     model: MultiTalkTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By content: a replaced file takes effect, also with its old size and time; a copy elsewhere is the same."""
-    path, reads = tmp_path / "x.safetensors", []
-    read = lora_file.read_lora
-    monkeypatch.setattr("wan.checkpoint.lora_deltas.read_lora", lambda lora: reads.append(lora) or read(lora))
+    path = tmp_path / "x.safetensors"
+    reads: list[Lora] = []
+
+    def read(lora: Lora) -> tuple[Mapping[str, Tensor], lora_file.AlphaConfig]:
+        reads.append(lora)
+        return lora_file.read_lora(lora)
+
+    monkeypatch.setattr("wan.checkpoint.lora_deltas.read_lora", read)
     loras, requested = LoraManager(), [Lora(weights=path, name="x")]
 
     def merge(*, expect_read: bool) -> Tensor:
@@ -323,7 +328,7 @@ def test_ranks_above_the_width(model: MultiTalkTransformer) -> None:
     manager.set_active(model, loras)
     assert layer.down is not None
     assert layer.down.shape == (192, 192)
-    torch.testing.assert_close((layer(x) - plain).float(), x.float() @ delta.t(), rtol=3e-2, atol=3e-3)  # type: ignore[union-attr]
+    torch.testing.assert_close((layer(x) - plain).float(), x.float() @ delta.t(), rtol=3e-2, atol=3e-3)
 
 
 def test_interrupted_unloading_loses_no_original(model: MultiTalkTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
