@@ -42,7 +42,7 @@ import numpy as np
 
 from benchmarks.report.environment import environment, write_result
 from src.serving.cog.cli_inputs import data_uri
-from src.serving.cog.prediction_folders import FOLDER
+from src.serving.cog.prediction_folders import FOLDER, other_server_runs
 from src.serving.cog.server import InputRefusedError, Server
 
 logger = logging.getLogger(__name__)
@@ -171,14 +171,14 @@ def leave_orphans(scratch: Path) -> None:
     for folder in (scratch / "multitalk-server-soak", scratch / "multitalk-job-soak", FOLDER / ORPHAN):
         folder.mkdir(parents=True)
         (folder / "file").write_text("left")
-    os.utime(FOLDER / ORPHAN, (0, 0))  # old enough also where another Cog server runs
 
 
 def written_files(server: Server, scratch: Path) -> set[Path]:
     """Files and folders in every folder that the server can write to, but its own folders and the compiler's cache."""
     wanted = (COMPILER_CACHE, f"{COMPILER_CACHE}/**/*", "multitalk-server-*", "multitalk-server-*/multitalk-worker-*")
     found = {path for path in scratch.rglob("*") if not any(path in scratch.glob(pattern) for pattern in wanted)}
-    return found | {*FOLDER.glob("soak-*"), *FOLDER.glob(ORPHAN)} | open_files(server.process.pid)
+    ended = () if other_server_runs() else FOLDER.glob(ORPHAN)
+    return found | {*FOLDER.glob("soak-*"), *ended} | open_files(server.process.pid)
 
 
 def leftover_files(found: set[Path]) -> list[str]:

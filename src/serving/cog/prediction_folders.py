@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,8 +29,10 @@ class FolderInUseError(RuntimeError):
 class PredictionFolders:
     """The folders of the running predictions."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
+        self.clock = clock
+        self.first_seen: dict[tuple[str, int], float] = {}
         self.fds: dict[str, int] = {}
         self.claims: Counter[str] = Counter()
 
@@ -59,16 +62,20 @@ class PredictionFolders:
 
     def remove_orphans(self) -> None:
         """Delete the folders of ended processes. A Cog server without the gateway locks none of its folders: while one
-        runs, only unlocked folders older than MAX_AGE_S are deleted."""
-        limit = time.time() - (MAX_AGE_S if other_server_runs() else 0)
+        runs, only those are deleted that have been there for MAX_AGE_S, by this process's own clock."""
+        now, found = self.clock(), {}
+        min_age_s = MAX_AGE_S if other_server_runs() else 0.0
         for path in self.folder.glob("*"):
             with suppress(OSError):
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    if os.fstat(fd).st_mtime <= limit and try_lock(fd, or_unsupported=False):
+                    key = (path.name, os.fstat(fd).st_ino)
+                    found[key] = self.first_seen.get(key, now)
+                    if now - found[key] >= min_age_s and try_lock(fd, or_unsupported=False):
                         shutil.rmtree(path, ignore_errors=True)
                 finally:
                     os.close(fd)
+        self.first_seen = found
 
 
 def other_server_runs() -> bool:
