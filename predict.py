@@ -20,7 +20,7 @@ from cog import BasePredictor, Input, Path
 from app.cog_inputs import fetched_inputs, own_inputs
 from app.generator import VideoGenerator
 from src.serving import logs
-from src.serving.temp_dirs import OwnedDir, compiler_cache, remove_orphans
+from src.serving.temp_dirs import OwnedDir, compiler_cache, disk_errors, remove_orphans
 
 logger = logging.getLogger("multitalk")
 
@@ -204,14 +204,16 @@ class Predictor(BasePredictor):
     ) -> Path:
         """Make one video."""
         inputs = {name: value for name, value in locals().items() if name != "self"}
-        self.temp_dir.clear(keep=own_inputs(inputs, self.temp_dir.path))
-        output_dir = Path(tempfile.mkdtemp(prefix="output-"))
-        try:
-            with fetched_inputs(inputs) as values:
-                output = self.generator.generate(values, output_dir)
-        except BaseException:
-            shutil.rmtree(output_dir, ignore_errors=True)
-            raise
+        with disk_errors():
+            self.temp_dir.restore()
+            self.temp_dir.clear(keep=own_inputs(inputs, self.temp_dir.path))
+            output_dir = Path(tempfile.mkdtemp(prefix="output-"))
+            try:
+                with fetched_inputs(inputs) as values:
+                    output = self.generator.generate(values, output_dir)
+            except BaseException:
+                shutil.rmtree(output_dir, ignore_errors=True)
+                raise
         for name, value in output.metrics.items():
             self.record_metric(name, value)
         return Path(output.path)

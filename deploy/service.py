@@ -24,7 +24,7 @@ from src.serving.cancellation import (
     report_progress,
     request_context,
 )
-from src.serving.temp_dirs import owned_dir
+from src.serving.temp_dirs import DiskError, disk_errors, owned_dir
 from src.storage.errors import StorageError
 from src.storage.fetcher import InputFetcher
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 FileReference = str | Sequence[str]
 """A file in any form that `InputFetcher` accepts, or several for an input that is a list."""
 
-EXPECTED_ERRORS = (*CLIENT_ERRORS, StorageError)
+EXPECTED_ERRORS = (*CLIENT_ERRORS, StorageError, DiskError)
 """Errors whose message is returned as it is and not logged."""
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Service:
         """Make a video from the inputs of `predict()`, `files` and other `values`; returns what `deliver` returns.
 
         `size` (width, height) is that of the file; None keeps the model's. The file exists until `deliver` returns.
-        Raises CLIENT_ERRORS, StorageError, CancelledError.
+        Raises CLIENT_ERRORS, StorageError, DiskError, CancelledError.
         """
         with job_dir(context) as work_dir:
             validate_inputs({**values, **files})
@@ -121,7 +121,7 @@ def job_dir(context: RequestContext) -> Iterator[Path]:
     outcome = "failed"
     with request_context(context):
         try:
-            with owned_dir("job-") as folder:
+            with disk_errors(), owned_dir("job-") as folder:
                 yield folder
             outcome = "succeeded"
         except CancelledError:

@@ -1,6 +1,7 @@
 """Whether the process can serve requests, checked in a background thread so that the answer is immediate."""
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -69,6 +70,8 @@ class Health:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             return f"{self.folder} cannot be used ({error.strerror})"
+        if not os.access(self.folder, os.W_OK):
+            return f"{self.folder} cannot be written to"
         shortage = f"{self.folder} has {free / 1e6:,.0f} MB left; {MIN_FREE_BYTES / 1e6:,.0f} MB are needed"
         return shortage if free < MIN_FREE_BYTES else None
 

@@ -3,6 +3,7 @@
 A process that was killed leaves its folder behind without the lock, so that the next start recognizes and deletes it.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -15,6 +16,25 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 PREFIX = "multitalk-"
+DISK_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+class DiskError(RuntimeError):
+    """The operator's disk is full or read-only; the caller is not at fault, and may try again later."""
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise DiskError in place of an OSError of a full or read-only disk; its path stays in the log."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRNO:
+            raise
+        logger.error("temporary files cannot be written: %s", error)
+        raise DiskError(
+            f"the server cannot write temporary files ({os.strerror(error.errno)}); try again later or ask its operator"
+        ) from error
 
 
 class OwnedDir:
@@ -24,13 +44,25 @@ class OwnedDir:
     """
 
     def __init__(self, kind: str = "", parent: Path | None = None) -> None:
-        while True:
+        self.fd = -1
+        while self.fd < 0:
             self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}", dir=parent))
-            self.fd = os.open(self.path, os.O_RDONLY)
-            if not try_lock(self.fd) or not self.path.exists():  # remove_orphans was faster
-                os.close(self.fd)
-                continue
-            return
+            self.lock()
+
+    def lock(self) -> None:
+        """Lock the folder; `fd` is -1 if `remove_orphans` of another process was faster."""
+        self.fd = os.open(self.path, os.O_RDONLY)
+        if not try_lock(self.fd) or not self.path.exists():
+            os.close(self.fd)
+            self.fd = -1
+
+    def restore(self) -> None:
+        """Make the folder again if something else has deleted it, such as a cleaner of old temporary files."""
+        if self.fd >= 0 and not self.path.exists():
+            logger.warning("%s was deleted by another program; made again", self.path)
+            self.path.mkdir(mode=0o700, parents=True)
+            os.close(self.fd)
+            self.lock()
 
     def clear(self, keep: frozenset[Path] = frozenset()) -> None:
         """Delete the content, except the entries in `keep`."""

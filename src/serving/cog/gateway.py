@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from src.serving.cog import page
 from src.serving.cog.backend import Backend
-from src.serving.cog.failure import plain_error
+from src.serving.cog.failure import simplify_answer
 from src.serving.cog.prediction_folders import FolderInUseError, PredictionFolders
 from src.serving.cog.prediction_request import (
     RefusedError,
@@ -159,6 +159,7 @@ class Gateway:
     def claim(self, prediction_id: str) -> None:
         """Make the prediction's folder, which Cog needs; RefusedError if that is impossible."""
         try:
+            self.backend.temp_dir.restore()
             self.folders.claim(prediction_id)
         except FolderInUseError as error:
             raise RefusedError(409, str(error)) from error
@@ -197,12 +198,12 @@ class Gateway:
             return Response(status_code=CLOSED_REQUEST)
         length = int(answer.headers.get("content-length", MAX_REWRITTEN_BYTES))
         media_type = answer.headers.get("content-type")
-        if length >= MAX_REWRITTEN_BYTES:
+        if length >= MAX_REWRITTEN_BYTES and answer.status_code != 422:  # which repeats the value that is refused
             sizes = {name: answer.headers[name] for name in ("content-length",) if name in answer.headers}
             return StreamingResponse(stream(answer), answer.status_code, sizes, media_type)
         data = await answer.aread()
         await answer.aclose()
-        return Response(simplify_error(data), answer.status_code, media_type=media_type)
+        return Response(simplify_answer(data), answer.status_code, media_type=media_type)
 
     async def send(self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]) -> httpx2.Response:
         """Cog's answer with its body unread. A 409 is asked again for BUSY_WAIT_S."""
@@ -250,16 +251,6 @@ def id_in_path(request: Request) -> str:
     """The prediction id in the path; RefusedError for one that is not allowed. The router drops a final line break."""
     path: str = request.scope["path"].removeprefix("/predictions/")
     return check_id(path.removesuffix("/cancel") if request.method == "POST" else path, "path", "prediction_id")
-
-
-def simplify_error(data: bytes) -> bytes:
-    """An answer of Cog with its error as one sentence; any other data as it is."""
-    try:
-        answer: Any = json.loads(data)
-        error = answer["error"]
-        return json.dumps(answer | {"error": plain_error(error)}).encode()
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return data
 
 
 async def refuse(_: Request, error: Exception) -> Response:

@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 from src.errors import truncated_repr
 from src.serving.cog.cli_inputs import MAX_BODY_BYTES
 from src.serving.cog.environment import ServerError
+from src.serving.cog.failure import truncate_middle
 
 POLL_INTERVAL_S = 0.05
 HEALTH_TIMEOUT_S = 5.0
 SCHEMA_TIMEOUT_S = 30.0
 BUSY_TIMEOUT_S = 120.0
 """How long `predict` waits for a previous request to end."""
-MAX_QUOTED_CHARS = 200
 SETUP_ERROR_PREFIX = re.compile(r"^worker setup failed.*?Setup failed: (setup failed: )?", re.DOTALL)
 
 
@@ -145,8 +145,3 @@ def validation_message(answer: Any) -> str:
         return "; ".join(f"{problem['loc'][-1]}: {truncate_middle(problem['msg'])}" for problem in answer["detail"])
     except (KeyError, IndexError, TypeError):
         return f"the server refused the inputs: {truncate_middle(str(answer))}"
-
-
-def truncate_middle(text: str) -> str:
-    """Both ends of a long message: it begins with the value and ends with what is allowed."""
-    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:80]} ... {text[-110:]}"

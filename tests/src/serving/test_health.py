@@ -71,6 +71,13 @@ def test_a_check_that_hangs_is_a_fault(tmp_path: Path) -> None:
     health.stop()
 
 
+def test_a_read_only_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    health = Health(Device(), tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    health.check()
+    assert health.faults["disk"] == f"{tmp_path} cannot be written to"
+
+
 def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(free=MIN_FREE_BYTES - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

@@ -126,6 +126,12 @@ def test_an_unknown_input_is_named(server: Server) -> None:
     assert len(json.dumps(answer)) < 500
 
 
+def test_a_refused_value_is_not_repeated_as_a_whole(server: Server) -> None:
+    status, answer = post(server, {"input": {"image": FILE, "mode": "y" * (2 << 20)}})
+    assert status == 422
+    assert len(json.dumps(answer)) < 500
+
+
 def test_a_failure_is_one_sentence(server: Server) -> None:
     assert post(server, {"input": {"image": FILE, "note": "fail"}})[1]["error"] == "note: 'fail' is not allowed"
 
