@@ -101,10 +101,11 @@ def load_inputs(raw: RawInputs, limits: MediaLimits) -> MediaInputs:
 
 
 def read_source(raw: RawInputs, limits: MediaLimits) -> tuple[Image.Image, VideoReader | None]:
-    """The image, or the first frame of a video and its reader."""
+    """The image, or the first frame of a video and its reader. An animated image is a video where those are allowed."""
     path = local_path(raw.image, name="image", allowed=limits.local_files)
     file = probe(path, name="image")
-    if file.video_container is None:
+    is_video = file.video_container is not None or (file.animation_container and not limits.video_unsupported)
+    if not is_video:
         return read_image(file, kinds=KINDS if limits.video_unsupported else f"{KINDS}, or {VIDEO_KINDS},"), None
     if limits.video_unsupported:
         raise InputError(limits.video_unsupported)

@@ -2,17 +2,34 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from src.errors import InputError, truncated_repr
 
-HEAD_BYTES = 64
+HEAD_BYTES = 4096
 EXCERPT_BYTES = 20
 MATROSKA = b"\x1aE\xdf\xa3"
+FLV, MPEG_PS, ASF = b"FLV\x01", b"\0\0\x01\xba", b"0&\xb2u\x8ef\xcf\x11"
+# FFmpeg's names of containers of videos, by offset and magic bytes.
+CONTAINERS = (
+    (0, MATROSKA, "matroska"),
+    (8, b"AVI ", "avi"),
+    (0, FLV, "flv"),
+    (0, ASF, "asf"),
+    (0, MPEG_PS, "mpeg"),
+    (28, b"\x80theora", "ogg"),
+)
+MIN_STREAMED_RIFF = 0x7FFFF000
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+TS_SYNC = 0x47
+# Packets of MPEG transport streams: size, and offset of the sync byte.
+TS_PACKETS = ((188, 0), (192, 4))
 # Types of the first box of an MP4 or MOV file, and the brands of those that are images or audio.
 MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1")
 OTHER_BRANDS = (*HEIF_BRANDS, b"avif", b"avis", b"M4A ", b"M4B ")
+
+# AVIF and HEIC files that hold a sequence of images.
+SEQUENCES = (b"ftypavis", b"ftyphevc", b"ftyphevx", b"ftypmsf1")
 
 # (offset, magic bytes, description)
 SIGNATURES = (
@@ -34,6 +51,9 @@ SIGNATURES = (
     (4, b"ftyp", "an MP4 video"),
     (0, MATROSKA, "a Matroska or WebM video"),
     (8, b"AVI ", "an AVI video"),
+    (0, FLV, "an FLV video"),
+    (0, ASF, "a WMV video or WMA audio"),
+    (0, MPEG_PS, "an MPEG video"),
     (0, b"%PDF", "a PDF document"),
     (0, b"PK\x03\x04", "a ZIP archive"),
     (8, b'{"', "a safetensors file"),
@@ -53,11 +73,35 @@ class MediaFile:
     head: bytes
 
     @property
-    def video_container(self) -> Literal["mov", "matroska"] | None:
+    def video_container(self) -> str | None:
         """FFmpeg's name of the container of a video, None for any other kind of file."""
-        if self.head.startswith(MATROSKA):
-            return "matroska"
+        for offset, magic, container in CONTAINERS:
+            if self.head[offset:].startswith(magic):
+                return container
+        if any(set(self.head[offset::size]) == {TS_SYNC} for size, offset in TS_PACKETS if self.size >= size):
+            return "mpegts"
         return "mov" if self.head[4:8] in MOV_BOXES and self.head[8:12] not in OTHER_BRANDS else None
+
+    @property
+    def animation_container(self) -> str | None:
+        """FFmpeg's name of the container of an animated image that it reads; None for stills, and for WebP."""
+        if self.head.startswith(b"GIF8") and b"NETSCAPE2.0" in self.head:
+            return "gif"
+        if self.head.startswith(b"\x89PNG") and b"acTL" in self.head.partition(b"IDAT")[0]:
+            return "apng"
+        return "mov" if self.head[4:12] in SEQUENCES else None
+
+    @property
+    def declared_size(self) -> int:
+        """The size in bytes that the header of an AVI or ASF file declares; 0 for other files, and if it is unknown."""
+        match self.video_container:
+            case "avi":
+                size = int.from_bytes(self.head[4:8], "little")
+                return 8 + size if size < MIN_STREAMED_RIFF else 0
+            case "asf" if ASF_PROPERTIES in self.head:
+                start = self.head.index(ASF_PROPERTIES) + 40
+                return int.from_bytes(self.head[start : start + 8], "little")
+        return 0
 
     @property
     def is_heif(self) -> bool:

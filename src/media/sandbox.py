@@ -4,12 +4,16 @@ A decoder is C code that can neither be interrupted nor bounded from Python; its
 only that process. It does not inherit environment variables, which may hold secrets.
 """
 
+import contextlib
+import math
 import os
 import resource
 import select
 import signal
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,7 +36,10 @@ class SandboxError(Exception):
 
 
 class Sandbox:
-    """The standard output of `python -m module arguments`. A context manager; leaving it kills the process."""
+    """`python -m module arguments`, whose output is read and which may be sent lines.
+
+    A context manager; leaving it kills the process, as does the end of this object.
+    """
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
@@ -44,24 +51,29 @@ class Sandbox:
             cwd=ROOT,
             env=kept
             | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches the parent only, which then kills this process
         )
+        self._kill = weakref.finalize(self, _kill, self._process)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._kill()
 
     @property
     def exit_status(self) -> int | None:
         """The exit status, negative for a signal; None while the process runs."""
         return self._process.poll()
+
+    def send(self, line: bytes) -> None:
+        """Write one line, without its newline, to the process; if it has ended, the next read says so."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
 
     def read_line(self) -> bytes:
         """One line without its newline."""
@@ -97,9 +109,24 @@ class Sandbox:
         return f"cannot be decoded: the decoder was ended by {signal.Signals(-status).name}"
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
+
+
+def limit_cpu(seconds: int = MAX_CPU_SECONDS) -> None:
+    """SIGXCPU ends this process after that many further seconds of processor time."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + seconds, hard_limit))
+
+
 def limit_process(*, cpu_seconds: int = MAX_CPU_SECONDS, memory: int = MAX_MEMORY) -> None:
-    """Limit this process: SIGXCPU ends it after `cpu_seconds`, and allocations beyond `memory` bytes fail."""
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+    """Limit this process: `limit_cpu`, and allocations beyond `memory` bytes fail."""
+    limit_cpu(cpu_seconds)
     limit = memory + _unused_bytes()
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -61,9 +61,9 @@ def test_preview_shows_the_first_frame(infinitetalk_service: Service, video_file
     ("data", "words"),
     [
         (half(voice("video")), "damaged or cut off"),
-        (b"\x1aE\xdf\xa3" + bytes(200), "an MP4, MOV, WebM or MKV video is needed"),
+        (b"\x1aE\xdf\xa3" + bytes(200), "an MP4, MOV, WebM, MKV, AVI, WMV, FLV or MPEG video is needed"),
         (voice("M4A"), "looks like M4A audio"),
-        (TEXT, "image, or an MP4, MOV, WebM or MKV video, is needed"),
+        (TEXT, "image, or an MP4, MOV, WebM, MKV, AVI, WMV, FLV or MPEG video, is needed"),
     ],
 )
 def test_invalid_videos(infinitetalk_service: Service, data: bytes, words: str) -> None:

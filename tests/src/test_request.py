@@ -14,9 +14,12 @@ import soundfile
 from PIL import Image
 
 from src.errors import InputError
+from src.media.file_type import probe
+from src.media.video.frame_reader import FrameReader
 from src.media.video.writer import VideoWriter
-from src.request import MediaLimits, RawInputs, load_inputs
-from tests.src.media.video.video_files import write_video
+from src.request import MediaLimits, RawInputs, load_inputs, read_source
+from src.serving.request_warnings import collect_warnings
+from tests.src.media.video.video_files import HEIGHT, WIDTH, drawing, number_of, write_video
 
 LIMITS = MediaLimits(max_seconds=60.0)
 
@@ -101,18 +104,36 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("name", ["source.mp4", "source.mkv"])
-def test_video_source_is_probed_and_opened_once(
-    raw: RawInputs, tmp_path: Path, name: str, opened: Counter[str]
+@pytest.mark.parametrize("form", ["GIF", "PNG", "AVIF"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_animated_image_is_a_video_where_videos_are_allowed(
+    tmp_path: Path, raw: RawInputs, form: str, allowed: bool
 ) -> None:
+    first, *later = (drawing(number) for number in range(5))
+    options = {"loop": 0} if form == "GIF" else {}
+    first.save(tmp_path / "upload", form, save_all=True, append_images=later, duration=40, **options)
+    limits = replace(LIMITS, video_unsupported="" if allowed else "no video")
+    with collect_warnings() as messages:
+        image, video = read_source(replace(raw, image=tmp_path / "upload"), limits)
+    assert image.size == (WIDTH, HEIGHT)
+    if allowed:
+        assert video is not None
+        assert [number_of(video.frame_at(index)) for index in range(6)] == [0, 1, 2, 3, 4, 4]
+        assert messages == []
+    else:
+        assert video is None
+        assert messages == ["image is animated; its first frame is used"]
+
+
+@pytest.mark.parametrize("name", ["source.mp4", "source.mkv"])
+def test_video_is_opened_once(tmp_path: Path, name: str, opened: Counter[str]) -> None:
     """FFmpeg opens the same file object twice: to scan the packets, and to decode."""
-    path = write_video(tmp_path / name)
+    file = probe(write_video(tmp_path / name), name="image")
     opened.clear()
-    media = load_inputs(replace(raw, image=path), LIMITS)
-    assert media.video is not None
-    assert [media.video.frame_at(index).size for index in (0, 5, 11)] == [(128, 64)] * 3
-    assert (opened[name], opened["ffmpeg"]) == (2, 2)
-    media.close()
+    video = FrameReader(file, max_seconds=60)
+    assert [video.frame_at(index).size for index in (0, 5, 11)] == [(128, 64)] * 3
+    assert (opened[name], opened["ffmpeg"]) == (1, 2)
+    video.close()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 
 from src.media.rates import FPS
+from src.media.video.frame_reader import FrameReader
 from src.media.video.reader import VideoReader
 
 # Size at which frames are compared.
@@ -18,7 +19,9 @@ SCORE_KEY = "lavfi.scd.score"
 MIN_SCENE_FRAMES = FPS
 
 
-def detect_scene_cuts(video: VideoReader, num_frames: int, check: Callable[[], None] = lambda: None) -> tuple[int, ...]:
+def detect_scene_cuts(
+    video: VideoReader | FrameReader, num_frames: int, check: Callable[[], None] = lambda: None
+) -> tuple[int, ...]:
     """The indices below `num_frames` at which another scene begins, ascending, at least MIN_SCENE_FRAMES apart.
 
     Reads the video from its start. `check` is called at every frame and may raise, to cancel.

@@ -10,7 +10,7 @@ import pytest
 
 from src.media.audio.read import read_audio
 from src.media.file_type import probe
-from src.media.video.reader import VideoReader
+from src.media.video.frame_reader import FrameReader
 
 RATE = 48_000
 FPS = 25
@@ -79,7 +79,7 @@ def _times(film: Film) -> list[float]:
 
 
 def flash_seconds(path: Path) -> float:
-    video = VideoReader(probe(path, name="image"), max_seconds=600)
+    video = FrameReader(probe(path, name="image"), max_seconds=600)
     return next(index for index in range(200) if np.asarray(video.frame_at(index)).mean() > 127) / FPS
 
 

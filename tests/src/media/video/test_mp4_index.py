@@ -11,8 +11,8 @@ import pytest
 from src.errors import InputError
 from src.media.audio.read import read_audio
 from src.media.file_type import probe
+from src.media.video.frame_reader import FrameReader
 from src.media.video.mp4_index import check_index_size
-from src.media.video.reader import VideoReader
 from tests.src.media.video.video_files import write_video
 
 MANY = 100_000_000
@@ -36,7 +36,7 @@ def declaring(path: Path, samples: int) -> Path:
 def test_video_with_too_many_samples(tmp_path: Path) -> None:
     path = declaring(write_video(tmp_path / "a.mp4"), MANY)
     with pytest.raises(InputError, match=r"image: the file 'a.mp4' .* index of 100,000,000 samples.*at most 4,000,000"):
-        VideoReader(probe(path, name="image"), max_seconds=600)
+        FrameReader(probe(path, name="image"), max_seconds=600)
 
 
 def test_fragment_with_too_many_samples(tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ from src.errors import InputError
 from src.media.container import MAX_STREAMS
 from src.media.file_type import probe
 from src.media.video.frame import DisplayTransform, to_image
+from src.media.video.frame_reader import FrameReader
 from src.media.video.reader import VideoReader
 from src.media.video.scene_cuts import detect_scene_cuts
 from src.media.video.stream import MAX_FRAME_RATE
+from src.serving.cancellation import CancelledError, RequestContext, request_context
 from tests.predict.media_files import RATE, encoded, tones
+from tests.src.media.images.test_limits import jpeg_of_many_scans
 from tests.src.media.video.video_files import HEIGHT, WIDTH, drawing, number_of, write_video
 
 KINDS = [
@@ -29,14 +32,43 @@ KINDS = [
     ("a.webm", "libvpx-vp9"),
     ("a.webm", "libsvtav1"),
     ("a.mp4", "libsvtav1"),
+    ("a.3gp", "libx264"),
+    ("a.avi", "libx264"),
+    ("a.avi", "mpeg4"),
+    ("a.avi", "msmpeg4v3"),
+    ("a.avi", "mjpeg"),
+    ("a.ts", "libx264"),
+    ("a.ts", "mpeg2video"),
+    ("a.m2ts", "libx264"),
+    ("a.mpg", "mpeg2video"),
+    ("a.flv", "libx264"),
+    ("a.flv", "flv"),
+    ("a.wmv", "wmv1"),
+    ("a.wmv", "wmv2"),
 ]
+FORMATS = {"a.mpg": "mpeg", "a.wmv": "asf"}
 
 
-def open_video(path: Path) -> VideoReader:
-    return VideoReader(probe(path, name="image"), max_seconds=600)
+def open_video(path: Path) -> FrameReader:
+    """Decoded in this process, which is faster than `VideoReader`."""
+    return FrameReader(probe(path, name="image"), max_seconds=600)
 
 
-def numbers(video: VideoReader, count: int) -> list[int]:
+def write_kind(path: Path, codec: str, num_frames: int = 12) -> Path:
+    """A video at the constant rate that some containers need, and at a bit rate that keeps the numbers legible."""
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    return write_video(
+        path,
+        codec=codec,
+        form=FORMATS.get(path.name),
+        times=[Fraction(i, 25) for i in range(num_frames)],
+        base=Fraction(1, 25),
+        bit_rate=3_000_000,
+        pix_fmt=pix_fmt,
+    )
+
+
+def numbers(video: VideoReader | FrameReader, count: int) -> list[int]:
     return [number_of(video.frame_at(index)) for index in range(count)]
 
 
@@ -47,11 +79,52 @@ def expected_numbers(times: list[Fraction], count: int) -> list[int]:
 
 @pytest.mark.parametrize(("name", "codec"), KINDS)
 def test_containers_and_codecs(tmp_path: Path, name: str, codec: str) -> None:
-    path = write_video(tmp_path / name, codec=codec)
-    nameless = path.rename(tmp_path / "upload")
-    video = open_video(nameless)
+    nameless = write_kind(tmp_path / name, codec).rename(tmp_path / "upload")
+    video = VideoReader(probe(nameless, name="image"), max_seconds=600)
     assert video.size == (WIDTH, HEIGHT)
     assert numbers(video, 15) == [*range(12), 11, 11, 11]
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.wmv", "a.flv", "a.mkv", "a.mp4"])
+def test_truncated_video_is_refused(tmp_path: Path, name: str) -> None:
+    path = write_kind(tmp_path / name, {"a.wmv": "wmv2", "a.flv": "flv"}.get(name, "libx264"), num_frames=75)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(path, "damaged or cut off")
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
+def test_truncated_broadcast_is_read_to_its_end(tmp_path: Path, name: str) -> None:
+    """Transport and program streams declare no length."""
+    path = write_kind(tmp_path / name, "mpeg2video", num_frames=75)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert numbers(open_video(path), 20) == list(range(20))
+
+
+def test_path_as_text(tmp_path: Path) -> None:
+    assert numbers(VideoReader(str(write_video(tmp_path / "a.mp4"))), 3) == [0, 1, 2]
+
+
+def test_video_process_ends_on_cancel_and_on_close(tmp_path: Path) -> None:
+    video, context = VideoReader(write_video(tmp_path / "a.mp4")), RequestContext(request_id="r")
+    context.cancelled.set()
+    with request_context(context), pytest.raises(CancelledError):
+        video.frame_at(3)
+    assert numbers(video, 3) == [0, 1, 2]
+    assert video.timestamp(5) == Fraction(5, 25)
+    assert video.thumbnail(6, width=64, height=32).to_ndarray().shape == (32, 64, 3)
+    video.close()
+    video.close()
+
+
+def test_jpeg_of_many_scans_in_a_video_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        packet = av.Packet(jpeg_of_many_scans(500))
+        packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 25), 0, 0
+        container.mux(packet)
+    refused(tmp_path / "a.mkv", "more than 100 scans")
 
 
 @pytest.mark.parametrize("rate", [12, 30000 / 1001, 60])

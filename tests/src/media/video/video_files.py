@@ -41,15 +41,18 @@ def write_video(
     images: list[Image.Image] | None = None,
     **stream_options: Any,
 ) -> Path:
-    """Write a video with a frame at each of the `times` in seconds; `rotation` in degrees, `pixel_ratio`, `pix_fmt`."""
+    """Write a video with a frame at each of the `times` in seconds; `rotation` in degrees, `pixel_ratio`,
+    `pix_fmt`, `bit_rate`, and the time base `base`."""
     times = list(times)
     images = images or [drawing(number) for number in range(len(times))]
-    base = Fraction(1, 600)
+    base = stream_options.get("base", Fraction(1, 600))
     with av.open(str(path), "w", format=form) as container:
         stream = container.add_stream(codec, rate=25)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = images[0].size
         stream.pix_fmt = stream_options.get("pix_fmt", "yuv420p")
+        if "bit_rate" in stream_options:
+            stream.bit_rate = stream_options["bit_rate"]
         if "rotation" in stream_options:
             stream.set_display_rotation(*stream_options["rotation"])
         if "pixel_ratio" in stream_options:
