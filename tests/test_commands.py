@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 LAUNCHED = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ("training", "benchmarks", "deploy", "app", "examples", "scripts")
+    for folder in ("training", "benchmarks", "deploy", "app", "examples", "scripts", "tests/golden")
     for path in (ROOT / folder).rglob("*.py")
     if "    launch(" in path.read_text("utf-8")
 )
@@ -62,19 +62,8 @@ def test_wrong_flags_have_exit_status_2(path: str) -> None:
 
 def test_every_command_is_launched() -> None:
     """Except aliases, and what the command line of another program or a parent process starts."""
-    others = {
-        "deploy/web_local.py",
-        "deploy/runpod_handler.py",
-        "src/serving/cog/coglet.py",
-        "src/serving/cog/schema.py",
-    }
-    others |= {
-        *TOP_LEVEL,
-        "src/serving/cog/server.py",
-        "src/serving/cog/gateway_server.py",
-        "src/serving/cog/coglet.py",
-    }
-    others |= {"tests/golden/__main__.py"}
+    others = {f"src/serving/cog/{name}.py" for name in ("schema", "server", "gateway_server", "coglet")}
+    others |= {*TOP_LEVEL, "deploy/web_local.py", "deploy/runpod_handler.py"}
     files = run("git", "ls-files", "*.py").stdout.split()
     commands = {path for path in files if '\nif __name__ == "__main__":' in (ROOT / path).read_text("utf-8")}
     assert sorted(commands - others) == LAUNCHED

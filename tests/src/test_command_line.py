@@ -113,6 +113,14 @@ def test_errors_are_one_line(
     assert [word for word in words if word not in message] == []
 
 
+def test_an_old_python_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("src.command_line.MIN_PYTHON", (9, 1))
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise AssertionError("not reached")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: Python 9.1 or later is needed; ")
+
+
 def test_an_own_module_that_is_missing_is_a_defect() -> None:
     with pytest.raises(ModuleNotFoundError), one_line_errors():
         raise ModuleNotFoundError("x", name="src.nothing")

@@ -44,6 +44,7 @@ class Backend:
             cwd=self.folder,
             env=environment,
             stdin=asyncio.subprocess.PIPE,
+            process_group=0,  # a terminal's Ctrl-C reaches only the gateway, which waits for predictions
             pass_fds=(self.temp_dir.fd,),  # so that it holds the folder's lock, should the gateway be killed
         )
         self.client = httpx2.AsyncClient(

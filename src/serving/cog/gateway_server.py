@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
+from src.command_line import Parser, whole_number
 from src.serving.cog import schema
 from src.serving.cog.backend import Backend
 from src.serving.cog.connection import BoundedProtocol, ConnectionLimits
@@ -126,14 +127,15 @@ def listen(host: str, port: int) -> socket.socket:
         raise ServerError(f"HOST {host}, PORT {port}: {error.strerror or error}; set another one") from error
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    command = argparse.ArgumentParser(prog="python -m src.serving.cog.gateway_server", description=__doc__)
-    command.add_argument("--host", default=os.environ.get("HOST") or DEFAULT_HOST)
-    command.add_argument("--port", type=int, default=os.environ.get("PORT") or DEFAULT_PORT)
+    command = Parser("-m src.serving.cog.server", __doc__)
+    command.add_argument("--host", default=os.environ.get("HOST") or DEFAULT_HOST, help="address to listen on (HOST)")
+    port = os.environ.get("PORT") or DEFAULT_PORT
+    command.add_argument("--port", type=whole_number(1, 65535), default=port, help="port to listen on (PORT)")
     command.add_argument("--upload-url", help="where Cog puts outputs")
     command.add_argument("--folder", type=Path, default=Path(), help="the predictor's folder")
-    command.add_argument("--predictor", default=PREDICTOR)
+    command.add_argument("--predictor", default=PREDICTOR, help="its file and class")
     command.add_argument("--log-format", default=os.environ.get("LOG_FORMAT") or "console", help="of Cog's log lines")
     return command
 
@@ -145,7 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.log_format == "console":
             sys.stderr.write(f"http://{arguments.host}:{arguments.port} answers, also before the model is loaded\n")
-        return run(arguments)
+        status = run(arguments)
+        if arguments.log_format == "console":
+            sys.stderr.write("stopped\n")
+        return status
     except (ServerError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -303,10 +303,11 @@ def test_a_signal_waits_for_an_answer_and_leaves_no_file(project: Path, tmp_path
         thread = threading.Thread(target=lambda: answers.append(post(server, body)))
         thread.start()
         wait_for(lambda: any("step 1" in line for line in server.logs))
-        server.process.send_signal(number)
+        os.killpg(server.process.pid, number)  # as a terminal does on Ctrl-C
         thread.join(STATE_TIMEOUT_S)
         assert answers[0][1]["status"] == "succeeded"
         assert server.process.wait(STATE_TIMEOUT_S) == 0
+    assert not any("Traceback" in line for line in server.logs)
     assert list(tmp_path.iterdir()) == []
     assert not (FOLDER / "draining").exists()
 
