@@ -89,7 +89,7 @@ class VideoGenerator:
         self.pipeline = load_pipeline(settings)
         self.speech_encoder = load_speech_encoder(settings, self.pipeline.device)
         device = self.pipeline.device
-        self.health = Health(lambda: probe_device(device), Path(tempfile.gettempdir()))
+        self.health = Health(self.probe, Path(tempfile.gettempdir()))
         logger.info("%s loaded on %s in %.1f s", settings.config.name, device, time.perf_counter() - start)
 
     @classmethod
@@ -99,6 +99,11 @@ class VideoGenerator:
         Raises ValueError, which names the variable, for an invalid value, and what the constructor raises.
         """
         return cls(read_settings(environ))
+
+    def probe(self) -> None:
+        """Raises what the driver of a dead device raises, and RankError if the process of another GPU has ended."""
+        probe_device(self.pipeline.device)
+        self.pipeline.check()
 
     def warm_up(self) -> None:
         """Run one denoising step on a short clip, so that the first request does not pay for lazy initialization."""
@@ -263,6 +268,7 @@ def load_pipeline(settings: Settings) -> MultiTalkPipeline:
             precision=choose_precision(settings),
             memory_limit=settings.memory_limit,
             num_persistent_param_in_dit=settings.num_persistent_params,
+            num_gpus=settings.num_gpus,
         )
     except CheckpointError as error:
         raise RuntimeError(f"MODEL_PATH is {str(settings.model_path)!r}: {error}") from error

@@ -44,6 +44,7 @@ def pipeline_metrics(pipeline: MultiTalkPipeline) -> dict[str, Any]:
     return {
         "model": pipeline.config.name,
         "memory_plan": str(pipeline.offload.plan),
+        **({} if pipeline.pool is None else {"gpus": pipeline.pool.group.num_ranks}),
         "kernels": "triton" if dispatch.is_enabled(transformer.device, transformer.dtype) else "plain",
         **{f"attention.{shape.kind}": backend for shape, backend in chosen_backends().items()},
     }

@@ -28,7 +28,7 @@ class Settings:
 
     `lora_files`: whether requests may bring LoRAs, each of at most `max_lora_bytes`. `memory_limit` (bytes of GPU
     memory), `num_persistent_params` and `max_runtime` (seconds) are None for no limit; `precision` is None for that of
-    the weights.
+    the weights, `num_gpus` for all GPUs.
     """
 
     config: ModelConfig
@@ -37,6 +37,7 @@ class Settings:
     precision: Precision | None
     memory_limit: int | None
     num_persistent_params: int | None
+    num_gpus: int | None
     max_runtime: float | None
     embed_provenance: bool
     lora_dir: Path | None = None
@@ -66,9 +67,20 @@ def read_settings(environ: Environ) -> Settings:
         precision=cast(Precision, precision) if is_chosen else None,
         memory_limit=None if memory_gb is None else int(memory_gb * 1e9),
         num_persistent_params=None if persistent is None else int(persistent),
+        num_gpus=read_num_gpus(environ),
         max_runtime=read_number(environ, "MAX_RUNTIME", None, minimum=1),
         lora_dir=read_folder(environ, "MULTITALK_LORA_DIR"),
         lora_files=downloads.lora_files,
         max_lora_bytes=downloads.max_lora_bytes,
         embed_provenance=read_flag(environ, "MULTITALK_TAG", default=True),
     )
+
+
+def read_num_gpus(environ: Environ) -> int | None:
+    """MULTITALK_GPUS: how many GPUs make one video; None for `all`."""
+    text = environ.get("MULTITALK_GPUS") or "1"
+    if text == "all":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"MULTITALK_GPUS is {text!r}; a whole number from 1, or all, is needed")
+    return int(text)

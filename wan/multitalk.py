@@ -20,7 +20,7 @@ from wan.conditioning.image import Crop, crop_image
 from wan.conditioning.layout import ImageLayout, layout_image
 from wan.conditioning.request import EmbedSpeech, Request, parse_lengths, parse_request
 from wan.conditioning.speech import check_embeddings, speech_windows
-from wan.configs.capabilities import check_supported, choose_device
+from wan.configs.capabilities import check_supported, choose_devices
 from wan.configs.schema import ModelConfig
 from wan.decode import DecodedChunk, decode_video
 from wan.modules.verify_kernels import verify
@@ -28,6 +28,7 @@ from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
 from wan.offload.estimate import HOST
 from wan.offload.manager import OffloadManager, initial_device
 from wan.offload.plan import OffloadPlan
+from wan.parallel import ParallelSampler, RankPool, start_ranks
 from wan.progress import Progress, Reporter, make_reporter
 from wan.sampling.guidance import PASSES
 from wan.sampling.options import Cache, SamplingOptions, resolve_options
@@ -64,24 +65,31 @@ class MultiTalkPipeline:
         precision: Precision = "bf16",
         memory_limit: int | None = None,
         num_persistent_param_in_dit: int | None = None,
+        num_gpus: int | None = 1,
     ) -> None:
         """Load the weights of `config` from a folder of bundles (or the base bundle) onto a GPU, or else the CPU.
 
         `precision` fp8 or int8 stores the large layers in eight bits; `memory_limit` caps the device's memory in bytes.
         `num_persistent_param_in_dit` is how many of the transformer's parameters may stay on the device; the blocks
-        beyond it are streamed from host memory, with 0 all of them. Both None: the free memory decides.
+        beyond it are streamed from host memory, with 0 all of them. Both None: the free memory decides. `num_gpus` GPUs
+        from `device_id` on, None for all, share the work of the transformer (`wan.parallel`); without a GPU, so many
+        processes on the CPU. `close` ends them.
         Raises `CheckpointError` (a ValueError), which lists absent files and missing or unknown tensors, and
         RuntimeError for a model that needs a GPU where there is none.
         """
         self.config = config
-        self.device = choose_device(config, device_id)
+        devices = choose_devices(config, device_id, num_gpus)
+        self.device = devices[0]
         streams_blocks = num_persistent_param_in_dit is not None
         initial = HOST if streams_blocks else initial_device(config, precision, self.device, memory_limit)
-        self.models = load_models(config, Path(checkpoint_dir), initial, precision)
-        self.offload = OffloadManager(config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
-        self.sampler = ChunkSampler(config, self.models.transformer, self.device)
-        self.loras = LoraManager()
-        verify(self.device, self.models.transformer.dtype)
+        pool = start_ranks(config, Path(checkpoint_dir), precision, devices, initial) if len(devices) > 1 else None
+        try:
+            self.models = load_models(config, Path(checkpoint_dir), initial, precision)
+            self._assemble(memory_limit, num_persistent_param_in_dit, pool)
+        except BaseException:
+            if pool is not None:
+                pool.close()
+            raise
 
     @classmethod
     def from_models(
@@ -94,11 +102,34 @@ class MultiTalkPipeline:
         """A pipeline of loaded networks; the limits are those of the constructor."""
         pipeline = cls.__new__(cls)
         pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
-        pipeline.offload = OffloadManager(config, models, pipeline.device, memory_limit, num_persistent_param_in_dit)
-        pipeline.sampler = ChunkSampler(config, models.transformer, pipeline.device)
-        pipeline.loras = LoraManager()
-        verify(pipeline.device, models.transformer.dtype)
+        pipeline._assemble(memory_limit, num_persistent_param_in_dit, None)
         return pipeline
+
+    def _assemble(
+        self, memory_limit: int | None, num_persistent_param_in_dit: int | None, pool: RankPool | None
+    ) -> None:
+        """What works on the loaded networks."""
+        transformer = self.models.transformer
+        self.offload = OffloadManager(self.config, self.models, self.device, memory_limit, num_persistent_param_in_dit)
+        self.sampler = ChunkSampler(self.config, transformer, self.device)
+        self.loras = LoraManager()
+        self.pool = pool
+        if pool is not None:
+            pool.wait_until_loaded()
+            place = self.offload.place_transformer
+            self.offload.place_transformer = lambda count: pool.call(lambda: place(count), "apply", count)
+            self.sampler = ParallelSampler(self.sampler, pool)
+        verify(self.device, transformer.dtype)
+
+    def close(self) -> None:
+        """End the processes of the other GPUs; with one GPU nothing happens."""
+        if self.pool is not None:
+            self.pool.close()
+
+    def check(self) -> None:
+        """Raise `RankError` if the process of another GPU has ended or does not answer."""
+        if self.pool is not None:
+            self.pool.check()
 
     def generate(
         self,
@@ -185,7 +216,11 @@ class MultiTalkPipeline:
 
         Raises `LoraError` (a ValueError) for a file that does not fit the transformer.
         """
-        self.loras.set_active(self.models.transformer, loras)
+        transformer = self.models.transformer
+        if self.pool is None:
+            self.loras.set_active(transformer, loras)
+        else:
+            self.pool.call(lambda: self.loras.set_active(transformer, loras), "use_loras", tuple(loras))
 
     @torch.inference_mode()
     def stream(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wan.modules.rope import RotaryEmbedding
+from wan.modules.sequence_parallel import SINGLE_DEVICE, SequenceParallel
 from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
 
 
@@ -24,9 +25,13 @@ def record_residuals(model: MultiTalkTransformer) -> Iterator[list[StepRecord]]:
     forward_passes = model.forward_passes
 
     def recorder(
-        x_BLD: Tensor, time: TimeEmbedding, rotary_emb: RotaryEmbedding, contexts: Sequence[Context]
+        x_BLD: Tensor,
+        time: TimeEmbedding,
+        rotary_emb: RotaryEmbedding,
+        contexts: Sequence[Context],
+        parallel: SequenceParallel = SINGLE_DEVICE,
     ) -> list[Tensor]:
-        results = forward_passes(x_BLD, time, rotary_emb, contexts)
+        results = forward_passes(x_BLD, time, rotary_emb, contexts, parallel)
         records.append(StepRecord(time.timestep_proj, (results[0] - x_BLD).cpu()))  # the conditional pass is the first
         return results
 

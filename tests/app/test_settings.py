@@ -14,6 +14,7 @@ from app.settings import BUILT_IN_MODELS, read_settings
         *(("MAX_SECONDS", value) for value in ("abc", "0", "0.03", "nan", "inf")),
         *(("MULTITALK_PERSISTENT_PARAMS", value) for value in ("-1", "many")),
         ("MULTITALK_MEMORY_GB", "0"),
+        *(("MULTITALK_GPUS", value) for value in ("0", "-1", "1.5", "both", "²")),
         ("MULTITALK_DTYPE", "fp4"),
         *(("MAX_RUNTIME", value) for value in ("0", "abc", "-5", "nan")),
         ("MULTITALK_ATTENTION", "fastest"),
@@ -36,6 +37,11 @@ def test_num_persistent_params() -> None:
     assert read_settings({}).num_persistent_params is None
     assert read_settings({"MULTITALK_PERSISTENT_PARAMS": "0"}).num_persistent_params == 0
     assert read_settings({"MULTITALK_PERSISTENT_PARAMS": "7e9"}).num_persistent_params == 7 * 10**9
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", 1), ("1", 1), ("8", 8), ("all", None)])
+def test_num_gpus(value: str, expected: int | None) -> None:
+    assert read_settings({"MULTITALK_GPUS": value}).num_gpus == expected
 
 
 def test_limits() -> None:

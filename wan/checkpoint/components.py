@@ -75,6 +75,15 @@ def load_models(config: ModelConfig, folder: Path, device: torch.device, precisi
     return models
 
 
+def load_transformer(
+    config: ModelConfig, folder: Path, device: torch.device, precision: Precision = "bf16"
+) -> MultiTalkTransformer:
+    """Load the transformer alone, as `load_models` does."""
+    layout = find_layout(config, folder, precision)
+    check_config(config.transformer, layout.config_json)
+    return load_component(transformer_component(config, layout, precision), device)
+
+
 def load_text_encoder(
     config: ModelConfig, layout: CheckpointLayout, device: torch.device, precision: Precision = "bf16"
 ) -> TextEncoder:

@@ -19,6 +19,20 @@ def choose_device(config: ModelConfig, device_id: int) -> torch.device:
     return torch.device("cpu")
 
 
+def choose_devices(config: ModelConfig, device_id: int, num_gpus: int | None) -> list[torch.device]:
+    """The devices of all ranks: `num_gpus` GPUs from `device_id` on, None for all of them.
+
+    Without a GPU, so many processes on the CPU. Raises RuntimeError for more GPUs than there are.
+    """
+    first = choose_device(config, device_id)
+    if first.type != "cuda":
+        return [first] * (num_gpus or 1)
+    available = torch.cuda.device_count() - device_id
+    if num_gpus is not None and num_gpus > available:
+        raise RuntimeError(f"{num_gpus} GPUs are asked for, and this machine has {available}")
+    return [torch.device(f"cuda:{device_id + index}") for index in range(num_gpus or available)]
+
+
 def check_supported(config: ModelConfig, num_persons: int, video: bool) -> None:
     """Raise ValueError, which lists the models that can, if the model does not support the request."""
     if video and config.mode != "infinitetalk":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wan.modules.attention import attention
 from wan.modules.kernels.dispatch import use_triton
+from wan.modules.sequence_parallel import SINGLE_DEVICE, SequenceParallel
 
 PERSON_RANGES = ((0.0, 4.0), (20.0, 24.0))
 """Lowest and highest label of each person's tokens."""
@@ -33,13 +34,17 @@ def token_masks(masks_B3HW: Tensor, rows: int, columns: int) -> SpeakerMasks:
     return SpeakerMasks(tokens_BS3, tokens_BS3.sum(1))
 
 
-def speaker_labels(q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks) -> Tensor:
+def speaker_labels(
+    q_BLAE: Tensor, k_BLAE: Tensor, masks: SpeakerMasks, parallel: SequenceParallel = SINGLE_DEVICE
+) -> Tensor:
     """Label of each token, float32 B x L, from a block's self-attention queries and keys after norm and RoPE.
+
+    Queries and keys are of all tokens and of this rank's heads; the labels are the same on every rank.
 
     A token gets the class whose first-frame tokens it attends to most. Its position in that person's range is its
     attention to the class, min-max normalized over all tokens. A class without tokens is never chosen.
     """
-    map_BL3 = attention_to_classes(q_BLAE, k_BLAE, masks)
+    map_BL3 = parallel.mean(attention_to_classes(q_BLAE, k_BLAE, masks))
     low, high = map_BL3.aminmax(dim=1, keepdim=True)
     relative_BL3 = (map_BL3 - low) / (high - low + 1e-8)
     candidates = [first + relative_BL3[..., i] * (last - first) for i, (first, last) in enumerate(PERSON_RANGES)]

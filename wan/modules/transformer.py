@@ -23,6 +23,7 @@ from wan.modules.audio import AudioCrossAttention, AudioProjection
 from wan.modules.gelu import TanhGELU
 from wan.modules.norms import LayerNorm, RMSNorm, eager_modulated_norm, gated_residual
 from wan.modules.rope import RotaryEmbedding
+from wan.modules.sequence_parallel import SINGLE_DEVICE, SequenceParallel
 from wan.modules.speaker_labels import SpeakerMasks, speaker_labels
 from wan.types import PATCH
 
@@ -74,9 +75,9 @@ class SelfAttention(nn.Module):
         k = self.norm_k(self.k(x_BLD), self.num_heads, rotary_emb)
         return q, k, split_heads(self.v(x_BLD), self.num_heads)
 
-    def forward(self, q_BLAE: Tensor, k_BLAE: Tensor, v_BLAE: Tensor) -> Tensor:
-        """The projections of `project` to B x L x D."""
-        return self.o(attention(q_BLAE, k_BLAE, v_BLAE).flatten(2))
+    def forward(self, q_BLAE: Tensor, k_BLAE: Tensor, v_BLAE: Tensor, parallel: SequenceParallel) -> Tensor:
+        """The projections of `project`, after `parallel.to_heads`, to B x L x D."""
+        return self.o(parallel.to_tokens(attention(q_BLAE, k_BLAE, v_BLAE)).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -136,13 +137,18 @@ class Block(nn.Module):
         )
 
     def self_attend(
-        self, x_BLD: Tensor, timestep_proj_B6D: Tensor, rotary_emb: RotaryEmbedding, masks: SpeakerMasks | None
+        self,
+        x_BLD: Tensor,
+        timestep_proj_B6D: Tensor,
+        rotary_emb: RotaryEmbedding,
+        masks: SpeakerMasks | None,
+        parallel: SequenceParallel = SINGLE_DEVICE,
     ) -> SelfAttended:
         """Self-attention, which is independent of text, image and speech; labels only if `masks` is given."""
         shift, scale, gate = (self.modulation + timestep_proj_B6D)[:, :3].unbind(1)
-        q, k, v = self.self_attn.project(self.norm1(x_BLD, (shift, scale)), rotary_emb)
-        labels = None if masks is None else speaker_labels(q, k, masks)
-        return SelfAttended(*self.norm3.add_norm(x_BLD, self.self_attn(q, k, v), gate), labels)
+        q, k, v = parallel.to_heads(*self.self_attn.project(self.norm1(x_BLD, (shift, scale)), rotary_emb))
+        labels = None if masks is None else parallel.shard(speaker_labels(q, k, masks, parallel))
+        return SelfAttended(*self.norm3.add_norm(x_BLD, self.self_attn(q, k, v, parallel), gate), labels)
 
     def cross_attend(
         self,
@@ -276,23 +282,30 @@ class MultiTalkTransformer(nn.Module):
         return self.forward_passes(x_BLD, time, rotary_emb, (context,))[0]
 
     def forward_passes(
-        self, x_BLD: Tensor, time: TimeEmbedding, rotary_emb: RotaryEmbedding, contexts: Sequence[Context]
+        self,
+        x_BLD: Tensor,
+        time: TimeEmbedding,
+        rotary_emb: RotaryEmbedding,
+        contexts: Sequence[Context],
+        parallel: SequenceParallel = SINGLE_DEVICE,
     ) -> list[Tensor]:
         """All blocks on the same tokens for several guidance passes; one result per context.
 
-        Each block runs all passes before the next one, so a streamed block is copied to the device once per step. The
-        self-attention of the first block has the same input in every pass and is computed once.
+        `x_BLD` and `rotary_emb` are this rank's shard of the grid. Each block runs all passes before the next one, so a
+        streamed block is copied to the device once per step. The self-attention of the first block has the same input
+        in every pass and is computed once.
         """
         caches = [tuple(zip(context.text, context.image, context.speech, strict=True)) for context in contexts]
         masks = next((context.masks for context in contexts if context.masks is not None), None)
         results: list[Tensor] = []
         for index, block in enumerate(self._blocks):
-            shared = block.self_attend(x_BLD, time.timestep_proj, rotary_emb, masks) if index == 0 else None
+            shared = block.self_attend(x_BLD, time.timestep_proj, rotary_emb, masks, parallel) if index == 0 else None
             for context, cache in zip(contexts, caches, strict=True):
                 # No reference to the popped tokens is kept here, so the block can free them early.
                 results.append(
                     block.cross_attend(
-                        shared or block.self_attend(results.pop(0), time.timestep_proj, rotary_emb, context.masks),
+                        shared
+                        or block.self_attend(results.pop(0), time.timestep_proj, rotary_emb, context.masks, parallel),
                         time.timestep_proj,
                         cache[index],
                         context.masks,
@@ -300,11 +313,17 @@ class MultiTalkTransformer(nn.Module):
                 )
         return results
 
-    def unpatchify(self, x_BLD: Tensor, time: TimeEmbedding, grid: tuple[int, int, int]) -> Tensor:
-        """Tokens of a T x rows x columns grid to the velocity, float32 B x 16 x T x H x W."""
+    def unpatchify(
+        self,
+        x_BLD: Tensor,
+        time: TimeEmbedding,
+        grid: tuple[int, int, int],
+        parallel: SequenceParallel = SINGLE_DEVICE,
+    ) -> Tensor:
+        """This rank's tokens of a T x rows x columns grid to the whole velocity, float32 B x 16 x T x H x W."""
         t, rows, columns = grid
         return rearrange(
-            self.head(x_BLD, time.temb),
+            parallel.gather(self.head(x_BLD, time.temb)),
             "b (t r c) (p q ch) -> b ch t (r p) (c q)",
             t=t,
             r=rows,

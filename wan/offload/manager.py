@@ -1,8 +1,9 @@
 """Moves the networks to the devices that an offload plan assigns them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from typing import TypeVar
 
@@ -62,6 +63,7 @@ class OffloadManager:
             peak=0,
         )
         self._applied = transformer.device == device
+        self.place_transformer: Callable[[int], None] = partial(place_transformer, transformer, device=device)
 
     @property
     def offload_device(self) -> torch.device:
@@ -94,17 +96,7 @@ class OffloadManager:
             return
         for network in (self.models.text_encoder, self.models.image_encoder, self.models.vae):
             move(network.model, self.device if plan.keep_encoders else HOST)
-        transformer = self.models.transformer
-        for name, child in transformer.named_children():
-            if name != "blocks":
-                move(child, self.device)
-        current = transformer.blocks
-        blocks = current.unwrap() if isinstance(current, StreamedBlocks) else current
-        if plan.num_resident_blocks < len(blocks):
-            transformer.blocks = StreamedBlocks(blocks, plan.num_resident_blocks, self.device)
-        else:
-            transformer.blocks = blocks
-            move(blocks, self.device)
+        self.place_transformer(plan.num_resident_blocks)
         self._applied = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -120,6 +112,20 @@ class OffloadManager:
             yield network
         finally:
             move(network.model, HOST)
+
+
+def place_transformer(transformer: MultiTalkTransformer, num_resident_blocks: int, device: torch.device) -> None:
+    """Move all but the blocks after the first `num_resident_blocks` to a device; those are streamed to it."""
+    for name, child in transformer.named_children():
+        if name != "blocks":
+            move(child, device)
+    current = transformer.blocks
+    blocks = current.unwrap() if isinstance(current, StreamedBlocks) else current
+    if num_resident_blocks < len(blocks):
+        transformer.blocks = StreamedBlocks(blocks, num_resident_blocks, device)
+    else:
+        transformer.blocks = blocks
+        move(blocks, device)
 
 
 def move(module: nn.Module, device: torch.device) -> None:

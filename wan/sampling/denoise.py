@@ -13,6 +13,7 @@ from torch import Tensor
 from wan.modules.rope import RotaryEmbedding
 from wan.modules.transformer import Context, MultiTalkTransformer, TimeEmbedding
 from wan.sampling.guidance import Guider
+from wan.sampling.mesh import SINGLE_RANK, Mesh
 from wan.sampling.plan import Step, keeps_residual
 from wan.sampling.schedule import NUM_TRAIN_TIMESTEPS, euler_step
 
@@ -77,34 +78,42 @@ class Denoiser:
         rotary_emb: RotaryEmbedding,
         grid: tuple[int, int, int],
         plan: Sequence[Step],
+        mesh: Mesh = SINGLE_RANK,
     ) -> None:
         self.model = model
         self.condition = condition_CTHW[None]
         self.contexts = contexts
         self.time_embeddings = time_embeddings
-        self.rotary_emb = rotary_emb
         self.grid = grid
         self.plan = plan
+        self.mesh = mesh
+        self.parallel = mesh.sequence(grid)
+        self.rotary_emb = RotaryEmbedding(*map(self.parallel.shard, rotary_emb))
         self.residuals: dict[str, Tensor] = {}
 
     def __call__(self, x_CTHW: Tensor, step: int) -> dict[str, Tensor]:
-        x_BLD = self.model.patchify(x_CTHW[None], self.condition)
         passes, time = self.plan[step].passes, self.time_embeddings[step]
-        if self.plan[step].computed:
-            return self._compute(x_BLD, step, passes, time)
-        return {name: self._velocity(x_BLD + self.residuals[name], time) for name in passes}
+        own = self.mesh.own(passes)
+        x_BLD = self.parallel.shard(self.model.patchify(x_CTHW[None], self.condition))
+        if self.plan[step].computed and own:
+            velocities = self._compute(x_BLD, step, own, time)
+        else:
+            velocities = {name: self._velocity(x_BLD + self.residuals[name], time) for name in own}
+        return self.mesh.gather(velocities, passes, like=x_CTHW)
 
     def _compute(self, x_BLD: Tensor, step: int, passes: Sequence[str], time: TimeEmbedding) -> dict[str, Tensor]:
         self.residuals.clear()  # frees their memory for the blocks
         contexts = [self.contexts[name] for name in passes]
-        hidden = dict(zip(passes, self.model.forward_passes(x_BLD, time, self.rotary_emb, contexts), strict=True))
+        results = self.model.forward_passes(x_BLD, time, self.rotary_emb, contexts, self.parallel)
+        hidden = dict(zip(passes, results, strict=True))
+        del results
         velocities = {name: self._velocity(x, time) for name, x in hidden.items()}
         if keeps_residual(self.plan, step):
             self.residuals = {name: hidden.pop(name) - x_BLD for name in passes}
         return velocities
 
     def _velocity(self, x_BLD: Tensor, time: TimeEmbedding) -> Tensor:
-        return self.model.unpatchify(x_BLD, time, self.grid)[0]
+        return self.model.unpatchify(x_BLD, time, self.grid, self.parallel)[0]
 
 
 def denoise(

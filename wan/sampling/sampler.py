@@ -17,6 +17,7 @@ from wan.modules.speaker_labels import SpeakerMasks, token_masks
 from wan.modules.transformer import Context, KVCache, MultiTalkTransformer, TimeEmbedding
 from wan.sampling.denoise import Denoiser, MotionLatents, denoise, draw_noise
 from wan.sampling.guidance import PASSES
+from wan.sampling.mesh import SINGLE_RANK, Mesh
 from wan.sampling.options import SamplingOptions
 from wan.sampling.plan import Step, plan_chunk
 from wan.sampling.schedule import timesteps
@@ -76,10 +77,18 @@ class ClipState:
 class ChunkSampler:
     """Runs the transformer of one model on one device."""
 
-    def __init__(self, config: ModelConfig, transformer: MultiTalkTransformer, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        transformer: MultiTalkTransformer,
+        device: torch.device,
+        make_mesh: Callable[[int], Mesh] = lambda num_passes: SINGLE_RANK,
+    ) -> None:
+        """`make_mesh`: the mesh of a chunk of so many guidance passes, the same on every rank."""
         self.config = config
         self.transformer = transformer
         self.device = device
+        self.make_mesh = make_mesh
 
     @torch.inference_mode()
     def prepare(self, clip: ClipCondition) -> ClipState:
@@ -115,6 +124,7 @@ class ChunkSampler:
     def sample(self, clip: ClipState, chunk: ChunkCondition, generator: torch.Generator, on_step: OnStep) -> Tensor:
         """The latent of a chunk, float32 16 x T x H/8 x W/8. `generator` draws the initial and the motion noise."""
         contexts = self._contexts(clip, chunk)
+        guider = clip.options.guider()
         noise = draw_noise((self.config.transformer.out_dim, *clip.size.latent), generator)
         denoiser = Denoiser(
             self.transformer,
@@ -124,12 +134,13 @@ class ChunkSampler:
             clip.rotary_emb,
             clip.size.grid,
             clip.steps,
+            self.make_mesh(len(guider.passes)),
         )
         return denoise(
             noise,
             clip.timesteps,
             denoiser,
-            clip.options.guider(),
+            guider,
             chunk.motion(generator),
             on_step=lambda step: on_step(clip.steps, step),
         )
