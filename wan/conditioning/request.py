@@ -1,6 +1,8 @@
 """The pipeline's request, and its parser for the `input_data` dictionaries of earlier packages."""
 
+import io
 import itertools
+import logging
 import operator
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,6 +21,8 @@ from wan.conditioning.layout import ImageLayout
 from wan.conditioning.protocols import SpeechEmbeddings, VideoSource
 from wan.conditioning.speakers import PersonMasks, box_mask
 
+logger = logging.getLogger(__name__)
+
 EmbedSpeech = Callable[[Sequence[Path], str], Sequence[SpeechEmbeddings]]
 """(audio files, "add" or "para") to the embeddings of each person: one after the other, or both at once."""
 
@@ -26,6 +30,8 @@ _CLASSIC_KEYS = {"prompt", "cond_image", "cond_video", "cond_audio", "audio_type
 _PLAIN_KEYS = {"prompt", "image", "audio_embeddings", "num_frames", "motion_frame", "bbox"}
 _EMBEDDING_SUFFIXES = (".pt", ".pth", ".npy", ".safetensors")
 _PERSONS = ("person1", "person2")
+MAX_SRGB_DIFFERENCE = 2
+"""Of 255; a profile that changes no pixel by more counts as sRGB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,14 +157,32 @@ def _check_keys(input_data: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _read_image(value: Any, key: str) -> Image.Image:
-    """8-bit RGB, upright. ValueError for more bits a channel, whose range only the caller knows."""
+    """8-bit RGB in sRGB, upright. ValueError for more bits a channel, whose range only the caller knows."""
     try:
         image = value if isinstance(value, Image.Image) else Image.open(value)
     except (OSError, AttributeError, TypeError) as error:
         raise ValueError(f"{key} is {value!r}; an image or a path to one is needed ({error})") from error
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{key} has mode {image.mode!r}; 8 bits a channel are needed")
-    return ImageOps.exif_transpose(image).convert("RGB")
+    return _to_srgb(ImageOps.exif_transpose(image), key)
+
+
+def _to_srgb(image: Image.Image, key: str) -> Image.Image:
+    """RGB, converted by an ICC profile unless that changes nothing but the rounding. Warns about a damaged profile."""
+    rgb = image.convert("RGB")
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return rgb
+    source = image if image.mode in ("CMYK", "L") else rgb
+    try:
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(source, embedded, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        logger.warning("%s: its color profile is damaged, or made for other images, and is ignored (%s)", key, error)
+        return rgb
+    assert converted is not None
+    _, differences = zip(*ImageChops.difference(rgb, converted).getextrema(), strict=True)
+    return converted if max(differences) > MAX_SRGB_DIFFERENCE else rgb
 
 
 def _by_person(value: Any, key: str) -> list[Any]:

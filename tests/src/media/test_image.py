@@ -19,6 +19,7 @@ from src.media.images.decode import decode
 from src.serving.request_warnings import collect_warnings
 from tests.src.media.audio.recordings import silent_video
 
+DATA = Path(__file__).parents[2] / "data"
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -63,6 +64,33 @@ def difference(image: Image.Image, expected: Image.Image) -> int:
 def test_formats_are_recognized_by_content(tmp_path: Path, form: str) -> None:
     path = saved(tmp_path / "upload", patches(), form)
     assert difference(read_image(probe(path, name="portrait")), patches()) <= 8
+
+
+def test_big_tiff(tmp_path: Path) -> None:
+    path = saved(tmp_path / "upload", patches(), "TIFF", big_tiff=True, compression="tiff_deflate")
+    assert difference(read(path), patches()) == 0
+
+
+def test_tiled_tiff(tmp_path: Path) -> None:
+    height, width, side = 64, 96, 32
+    pixels_HW = (np.arange(height * width).reshape(height, width) % 251).astype(np.uint8)
+    tiles = [pixels_HW[y : y + side, x : x + side] for y in range(0, height, side) for x in range(0, width, side)]
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 277: 1, 322: side, 323: side}
+    table = b"".join(struct.pack("<HHIH2x", tag, 3, 1, value) for tag, value in tags.items())
+    start = 8 + 2 + 12 * 10 + 4
+    table += struct.pack("<HHII", 324, 4, len(tiles), start) + struct.pack("<HHII", 325, 4, len(tiles), start + 24)
+    offsets = [start + 48 + side * side * number for number in range(len(tiles))]
+    numbers = struct.pack("<12I", *offsets, *[side * side] * len(tiles))
+    data = b"II*\0" + struct.pack("<IH", 8, 10) + table + bytes(4) + numbers + b"".join(t.tobytes() for t in tiles)
+    (tmp_path / "upload").write_bytes(data)
+    assert np.array_equal(np.asarray(read(tmp_path / "upload"))[..., 0], pixels_HW)
+
+
+def test_avif_grid() -> None:
+    """Two rows of three images of 64 x 64."""
+    image = read(DATA / "grid.avif")
+    assert image.size == (192, 128)
+    assert np.abs(np.asarray(image, int) - (200, 30, 40)).max() <= 8
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "PA", "LAB"])

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -122,3 +122,15 @@ def test_person_masks_are_bool_and_of_the_image_size() -> None:
             Request(image=IMAGE, speech=(EMBEDDINGS, EMBEDDINGS), prompt="hello", person_masks=(mask, wrong))
     with pytest.raises(ValueError, match="person_masks with speech of 1 person"):
         Request(image=IMAGE, speech=(EMBEDDINGS,), prompt="hello", person_masks=(mask, mask))
+
+
+def test_color_profile_of_an_image_is_applied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A profile whose first channel is green; sRGB and damaged profiles change no pixel."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    green_first = srgb.replace(b"rXYZ", b"?XYZ").replace(b"gXYZ", b"rXYZ").replace(b"?XYZ", b"gXYZ")
+    red, green = (255, 0, 0), (0, 255, 0)
+    for profile, expected in ((green_first, green), (srgb, red), (srgb[:200], red)):
+        Image.new("RGB", (64, 64), red).save(tmp_path / "image.png", icc_profile=profile)
+        request = parse_request({**CLASSIC, "cond_image": tmp_path / "image.png"})
+        assert request.image.getpixel((5, 5)) == expected
+    assert "profile is damaged" in caplog.text
