@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import math
 import os
@@ -192,6 +193,13 @@ def launch(module: str, parser: Callable[[], argparse.ArgumentParser] | None = N
         if parser is not None:
             parser().parse_args()
         sys.exit(importlib.import_module(module).main())
+
+
+def require_packages(*names: str) -> None:
+    """ModuleNotFoundError for the first of these packages that is not installed. None is imported."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 @contextmanager

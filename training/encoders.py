@@ -47,6 +47,8 @@ from training.voices import Voice, add_noise, sample_voice
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import build_text_encoder, clean_prompt
 
+logger = logging.getLogger(__name__)
+
 _NUM_VOICES = 400
 _GRID = 4
 """Grid size, along each side, of the cells whose mean color the image encoder predicts."""
@@ -155,6 +157,7 @@ def build(name: str, seed: int) -> tuple[EncoderWithHead, Loss]:
     if name == "speech":
         model = EncoderWithHead(Wav2Vec2Model(speech_config(CONFIG)), nn.Linear(CONFIG.transformer.audio_dim, 2))
         rng = np.random.default_rng(seed)
+        logger.info("synthesizing %d voices", _NUM_VOICES)
         return model, speech_loss(model, [sample_voice(rng, 8.0, "train") for _ in range(_NUM_VOICES)])
     if name == "text":
         model = EncoderWithHead(build_text_encoder(CONFIG.text_encoder), nn.Linear(CONFIG.text_encoder.dim, 3))

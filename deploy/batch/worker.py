@@ -1,6 +1,7 @@
 """Base class of the batch workers: generate one video after another and store each with its record."""
 
 import json
+import logging
 from typing import Any
 
 import ray
@@ -9,6 +10,8 @@ from deploy.batch.files import BatchTask, Record
 from deploy.errors import CLIENT_ERRORS
 from src.errors import InputError
 from src.storage.outputs import OutputStore
+
+logger = logging.getLogger(__name__)
 
 
 class BatchWorker:
@@ -34,6 +37,8 @@ class BatchWorker:
             record = read_stored_record(self.store, name)
             if record is not None and record["digest"] == task.digest:
                 return record
+            if self.store.has_file(video := f"{task.id}.mp4"):
+                logger.warning("%s is in --output without the record of a result; it is replaced", video)
             record = {"id": task.id, "digest": task.digest, "status": "succeeded", **self.generate(task)}
         except CLIENT_ERRORS as error:
             return {"id": task.id, "digest": task.digest, "status": "failed", "error": str(error)}

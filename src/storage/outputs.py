@@ -75,6 +75,10 @@ class OutputStore:
         copy_atomic(path, target)
         return str(target.absolute())
 
+    def has_file(self, name: str) -> bool:
+        """Whether a folder has such a file; a bucket is not asked."""
+        return self.bucket is None and (Path(self.root) / name).exists()
+
     def write_text(self, text: str, name: str) -> None:
         """Store a text as a UTF-8 file."""
         with owned_dir("text-") as folder:

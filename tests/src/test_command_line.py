@@ -12,6 +12,7 @@ from src.command_line import (
     existing_folder,
     number,
     one_line_errors,
+    require_packages,
     whole_number,
     write_atomically,
 )
@@ -119,6 +120,13 @@ def test_an_old_python_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         raise AssertionError("not reached")
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: Python 9.1 or later is needed; ")
+
+
+def test_packages_are_looked_for_without_an_import() -> None:
+    require_packages("torch", "cog")
+    with pytest.raises(ModuleNotFoundError) as missing:
+        require_packages("torch", "no_such_package")
+    assert missing.value.name == "no_such_package"
 
 
 def test_an_own_module_that_is_missing_is_a_defect() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from src.command_line import REPOSITORY, Parser, number, write_atomically
+from src.command_line import REPOSITORY, Parser, number, require_packages, write_atomically
 from src.errors import truncated_repr
 from src.serving.cog import schema
 from src.serving.cog.cli_inputs import describe_inputs, read_inputs
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None, *, folder: Path = REPOSITORY, predic
 def predict(options: argparse.Namespace, folder: Path, predictor: str) -> dict[str, Any]:
     """The answer of the server at `--url`, or of one that is started for this prediction. Inputs are checked before."""
     if options.url is None:
+        require_packages("cog", "torch", "uvicorn")  # of a virtual environment that is not active
         inputs = read_inputs(options.input, schema.write(folder, predictor))
         with Server(folder, predictor, setup_timeout=options.setup_timeout, on_log=log) as server:
             return server.predict(inputs)

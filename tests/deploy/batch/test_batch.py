@@ -151,6 +151,14 @@ def test_worker_that_cannot_restart_stops_the_batch_and_fails_no_request(tmp_pat
     assert result_lines(tmp_path) == []
 
 
+def test_a_video_without_a_record_is_replaced_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (task, other) = write_requests(tmp_path, a="", b="")
+    (tmp_path / "a.mp4").write_text("of someone else")
+    worker = FileWorker(str(tmp_path))
+    assert [worker.process(each)["status"] for each in (task, other)] == ["succeeded", "succeeded"]
+    assert caplog.messages == ["a.mp4 is in --output without the record of a result; it is replaced"]
+
+
 def test_changed_request_needs_a_new_id(tmp_path: Path) -> None:
     (task,) = write_requests(tmp_path, a="one")
     with open_journal(tmp_path / "results.jsonl") as results:
