@@ -25,6 +25,7 @@ def make_parser() -> Parser:
 if __name__ == "__main__":  # before the imports below, which take seconds
     launch("training.encoders", make_parser)
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
