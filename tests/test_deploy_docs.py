@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from benchmarks.speed.cold_start import KERNEL_CACHE_VARIABLES
 from deploy.modal_functions.settings import container_environment
 from deploy.runpod_worker.schemas import BASIC_FIELDS, DETAILED_FIELDS
 from src.serving.cog.server import MALLOC_ENV
@@ -29,6 +30,14 @@ def test_images_limit_malloc_to_one_arena() -> None:
     dockerfile = (ROOT / "deploy" / "runpod_worker" / "Dockerfile").read_text()
     assert all(f"{name}={value}" in dockerfile for name, value in MALLOC_ENV.items())
     assert container_environment().items() >= MALLOC_ENV.items()
+
+
+def test_kernel_caches_are_on_the_volume() -> None:
+    dockerfile = (ROOT / "deploy" / "runpod_worker" / "Dockerfile").read_text()
+    environment = container_environment()
+    for name in KERNEL_CACHE_VARIABLES:
+        assert f"{name}=/runpod-volume/.kernels/" in dockerfile
+        assert environment[name].startswith("/weights/.kernels/")
 
 
 def test_anchors_have_headings() -> None:

@@ -26,6 +26,7 @@ from deploy.modal_functions.settings import (
     WEIGHTS_DIR,
     WEIGHTS_VOLUME,
     make_image,
+    secrets,
 )
 from src.errors import InputError
 
@@ -48,7 +49,7 @@ app = modal.App(APP_NAME, image=make_image())
 gpu_options: dict[str, Any] = {
     "gpu": GPU,
     "volumes": {WEIGHTS_DIR: WEIGHTS_VOLUME},
-    "secrets": [AWS_SECRET, HUGGING_FACE_SECRET],
+    "secrets": secrets(AWS_SECRET, HUGGING_FACE_SECRET),
     "timeout": TIMEOUT_S,
     "scaledown_window": SCALEDOWN_S,
 }
@@ -123,7 +124,7 @@ def generate_video(files: Mapping[str, str], prompt: str | None = None) -> bytes
     return service().process(files, {"prompt": prompt}, context, lambda output: output.path.read_bytes())
 
 
-@app.function(volumes={WEIGHTS_DIR: WEIGHTS_VOLUME}, secrets=[HUGGING_FACE_SECRET], timeout=6 * TIMEOUT_S)
+@app.function(volumes={WEIGHTS_DIR: WEIGHTS_VOLUME}, secrets=secrets(HUGGING_FACE_SECRET), timeout=6 * TIMEOUT_S)
 def download(names: str = "") -> list[str]:
     """Download weights into the volume: bundles by name, separated by commas, by default those of the model."""
     import weights
@@ -138,7 +139,7 @@ def download(names: str = "") -> list[str]:
     return selected
 
 
-@app.function(secrets=[WEB_SECRET], timeout=10 * 60)
+@app.function(secrets=secrets(WEB_SECRET), timeout=10 * 60)
 @modal.asgi_app()
 def web() -> FastAPI:
     """The HTTP API in front of `generate_video`."""

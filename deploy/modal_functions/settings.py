@@ -19,10 +19,27 @@ PYTHON = "3.11"
 FORWARDED_PREFIXES = ("MULTITALK_", "MAX_SECONDS", "MAX_RUNTIME", "MAX_INPUT_MB", "MAX_LORA_MB", "MAX_DOWNLOAD_SECONDS")
 """Variables that begin with one of these are copied from the machine that deploys into the containers."""
 
+AWS_SECRET, HUGGING_FACE_SECRET, WEB_SECRET = "aws-secret", "huggingface-secret", "multitalk-web"
+SECRETS = f"{AWS_SECRET},{HUGGING_FACE_SECRET},{WEB_SECRET}"
+KERNELS_DIR = f"{WEIGHTS_DIR}/.kernels"
+KERNEL_CACHES = {
+    "TRITON_CACHE_DIR": f"{KERNELS_DIR}/triton",
+    "TORCHINDUCTOR_CACHE_DIR": f"{KERNELS_DIR}/inductor",
+    "CUDA_CACHE_PATH": f"{KERNELS_DIR}/cuda",
+    "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "1",
+    "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR": f"{KERNELS_DIR}/flash-attention",
+}
+"""Compiled kernels stay on the volume, so that a new container does not compile them again."""
+
 WEIGHTS_VOLUME = modal.Volume.from_name("multitalk-weights", create_if_missing=True)
-AWS_SECRET = modal.Secret.from_name("aws-secret")
-HUGGING_FACE_SECRET = modal.Secret.from_name("huggingface-secret")
-WEB_SECRET = modal.Secret.from_name("multitalk-web")
+
+
+def secrets(*names: str) -> list[modal.Secret]:
+    """Those of the named secrets that MODAL_SECRETS lists: Modal refuses to deploy with one that does not exist."""
+    chosen = {name.strip() for name in os.environ.get("MODAL_SECRETS", SECRETS).split(",")} - {""}
+    if unknown := chosen - set(SECRETS.split(",")):
+        raise ValueError(f"MODAL_SECRETS names {', '.join(sorted(unknown))}; allowed are {SECRETS}")
+    return [modal.Secret.from_name(name) for name in names if name in chosen]
 
 
 def make_image() -> modal.Image:
@@ -40,4 +57,4 @@ def make_image() -> modal.Image:
 def container_environment() -> dict[str, str]:
     """Environment variables of the containers."""
     forwarded = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED_PREFIXES)}
-    return {"MODEL_PATH": WEIGHTS_DIR, "MULTITALK_LOG": "json", **MALLOC_ENV, **forwarded}
+    return {"MODEL_PATH": WEIGHTS_DIR, "MULTITALK_LOG": "json", **MALLOC_ENV, **KERNEL_CACHES, **forwarded}

@@ -13,7 +13,7 @@ from modal import exception
 import weights
 from deploy.modal_functions import functions
 from deploy.modal_functions.backend import ModalBackend
-from deploy.modal_functions.settings import container_environment
+from deploy.modal_functions.settings import container_environment, secrets
 from deploy.service import Service
 from deploy.web.app import make_app
 from src.errors import InputError
@@ -124,6 +124,30 @@ def test_our_variables_are_forwarded_to_the_containers(monkeypatch: pytest.Monke
     assert not {"MAX_PATH", "AWS_SECRET_ACCESS_KEY"} & forwarded.keys()
 
 
+@pytest.mark.parametrize(
+    ("variable", "names"),
+    [
+        (None, ["aws-secret", "multitalk-web"]),
+        ("", []),
+        (" multitalk-web,", ["multitalk-web"]),
+        ("huggingface-secret", []),
+    ],
+)
+def test_only_the_listed_secrets_are_demanded(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, names: list[str]
+) -> None:
+    monkeypatch.delenv("MODAL_SECRETS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("MODAL_SECRETS", variable)
+    assert [secret.name for secret in secrets("aws-secret", "multitalk-web")] == names
+
+
+def test_an_unknown_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODAL_SECRETS", "aws-secrets")
+    with pytest.raises(ValueError, match="MODAL_SECRETS names aws-secrets; allowed are aws-secret,huggingface-secret"):
+        secrets("aws-secret")
+
+
 class FakeCall:
     """Stands for `modal.FunctionCall`; `outcome` is returned or raised."""
 
@@ -190,13 +214,13 @@ def test_app_as_the_modal_command_imports_it(run_python: Callable[[str], str], m
         "print(next(command.names[0] for command in commands if isinstance(command.runnable, LocalEntrypoint)))\n"
         "print(*sorted(command.names[0] for command in commands))\n"
         "from deploy.modal_functions import functions, settings as s\n"
-        "print(functions.gpu_options['gpu'], s.AWS_SECRET.name, s.HUGGING_FACE_SECRET.name, s.WEB_SECRET.name)\n"
+        "print(functions.gpu_options['gpu'], *(each.name for each in functions.gpu_options['secrets']))\n"
         "print(s.WEIGHTS_VOLUME.name, 'torch' in sys.modules)"
     )
     assert output.splitlines() == [
         "multitalk",
         "main",
         "download generate_multi_person_video generate_video generate_video_cuda main web",
-        "H100 aws-secret huggingface-secret multitalk-web",
+        "H100 aws-secret huggingface-secret",
         "multitalk-weights False",
     ]
