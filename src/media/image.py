@@ -41,7 +41,12 @@ def read_image(file: MediaFile, *, background_color: str = "white", kinds: str =
     Raises InputError for a file that is not an image, is damaged or exceeds a limit, with `kinds` as what is needed,
     and as `check_size` does, from the header, before any pixel is decoded; CancelledError within a second of a cancel.
     """
-    request = {"path": str(file.path), "name": file.name, "background_color": background_color, "kinds": kinds}
+    request = {
+        "path": str(file.path.absolute()),
+        "name": file.name,
+        "background_color": background_color,
+        "kinds": kinds,
+    }
     try:
         with Sandbox("src.media.images.worker", json.dumps(request)) as worker:
             header = json.loads(worker.read_line())

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 MAX_CPU_SECONDS = 60
 MAX_MEMORY = 600_000_000
 """Bytes of memory that the process may use."""
-POLL_S = 0.1
+POLL_MS = 100
 """Longest single wait, so that a cancelled request ends soon."""
 READ_BYTES = 1 << 20
 STATM = Path("/proc/self/statm")
@@ -91,8 +91,9 @@ class Sandbox:
 
     def _read_some(self, num_bytes: int) -> bytes:
         assert self._process.stdout is not None
-        pipe = self._process.stdout.fileno()
-        while not select.select([pipe], [], [], POLL_S)[0]:
+        pipe, poller = self._process.stdout.fileno(), select.poll()
+        poller.register(pipe, select.POLLIN)
+        while not poller.poll(POLL_MS):
             raise_if_cancelled()
         raise_if_cancelled()
         data = os.read(pipe, num_bytes)
@@ -120,16 +121,20 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def limit_cpu(seconds: int = MAX_CPU_SECONDS) -> None:
     """SIGXCPU ends this process after that many further seconds of processor time."""
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + seconds, hard_limit))
+    _set_limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds)
 
 
 def limit_process(*, cpu_seconds: int = MAX_CPU_SECONDS, memory: int = MAX_MEMORY) -> None:
     """Limit this process: `limit_cpu`, and allocations beyond `memory` bytes fail."""
     limit_cpu(cpu_seconds)
-    limit = memory + _unused_bytes()
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _set_limit(resource.RLIMIT_DATA, memory + _unused_bytes())
+    _set_limit(resource.RLIMIT_CORE, 0)
+
+
+def _set_limit(kind: int, limit: int) -> None:
+    """Set the soft limit, below the hard limit that this process has been started with."""
+    _, hard_limit = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit if hard_limit == resource.RLIM_INFINITY else min(limit, hard_limit), hard_limit))
 
 
 def _unused_bytes() -> int:

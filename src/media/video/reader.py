@@ -84,7 +84,7 @@ class VideoReader:
             raise
 
     def _start(self) -> Sandbox:
-        file = {"path": str(self._file.path), "name": self._file.name, "max_seconds": self._max_seconds}
+        file = {"path": str(self._file.path.absolute()), "name": self._file.name, "max_seconds": self._max_seconds}
         return Sandbox("src.media.video.worker", json.dumps(file)).__enter__()
 
     def _exchange(self, process: Sandbox, method: str, **arguments: Any) -> Reply:

@@ -50,6 +50,12 @@ def test_count_scans(data: bytes, expected: int) -> None:
     assert count_scans(data) == expected
 
 
+def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "upload").write_bytes(jpeg())
+    monkeypatch.chdir(tmp_path)
+    assert read_image(probe("upload", name="image")).size == (64, 64)
+
+
 def test_jpeg_of_many_scans_is_refused_as_image_and_as_mask(tmp_path: Path) -> None:
     (tmp_path / "upload").write_bytes(jpeg_of_many_scans(5000))
     file = probe(tmp_path / "upload", name="image")
