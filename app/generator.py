@@ -24,12 +24,11 @@ from app.progress import JobProgress
 from app.settings import Settings, read_settings
 from app.speakers import draw_preview, to_pixels
 from src.audio_analysis.long_audio import embed_speech
-from src.audio_analysis.timeline import mix
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.errors import InputError
-from src.media.audio.audio import Audio
 from src.media.photograph import is_photograph
 from src.media.provenance import provenance
+from src.media.rates import SPEECH_RATE
 from src.media.video.scene_cuts import detect_scene_cuts
 from src.media.video.threaded_writer import ThreadedWriter
 from src.media.video.writer import VideoWriter
@@ -108,13 +107,11 @@ class VideoGenerator:
     def warm_up(self) -> None:
         """Run one denoising step on a short clip, so that the first request does not pay for lazy initialization."""
         config = self.settings.config
-        sample_rate = 48_000
-        tone = Audio(samples_CN=np.sin(np.arange(sample_rate, dtype=np.float32))[None], sample_rate=sample_rate)
-        waveforms = mix((tone,) * config.max_persons, "para").waveforms
+        tone_N = np.sin(np.arange(SPEECH_RATE, dtype=np.float32))
         with torch.inference_mode():
             request = Request(
                 image=Image.new("RGB", (512, 256), "grey"),
-                speech=tuple(embed_speech(self.speech_encoder, waveform_N) for waveform_N in waveforms),
+                speech=(embed_speech(self.speech_encoder, tone_N),) * config.max_persons,
                 prompt="warm-up",
             )
             size_class = next(iter(config.buckets))

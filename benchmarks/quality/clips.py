@@ -110,7 +110,7 @@ def draw_clip(row: Row, seed: int, index: int) -> Clip:
         voices = [Voice(clean=np.zeros_like(voice.clean), noisy=np.zeros_like(voice.noisy)) for voice in voices]
     mixed = _mix_by_face([voice.noisy for voice in voices], row)
     clean = _mix_by_face([voice.clean for voice in voices], row)
-    active = _mix_by_face([np.ones_like(voice.clean) for voice in voices], row)
+    active = _mix_by_face([1 - 2 * (np.indices(voice.clean.shape)[0] % 2) for voice in voices], row)  # 1, -1, 1 ...
     return Clip(
         row=row,
         scene=scene,

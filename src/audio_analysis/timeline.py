@@ -14,14 +14,15 @@ from typing import Literal, get_args
 import numpy as np
 
 from src.audio_analysis.loudness import normalization_gain
+from src.audio_analysis.speech_waveform import SILENT_PEAK, speech_waveform
 from src.errors import InputError
 from src.media.audio.audio import MAX_VALUES, Audio
 from src.media.audio.convert import convert, converted_length, pad_or_trim
-from src.media.audio.spool import CHUNK_SAMPLES, iter_chunks, peak, release_pages, spool, zeros
+from src.media.audio.spool import CHUNK_SAMPLES, amplitude, iter_chunks, peak, release_pages, spool, zeros
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE, samples_at
 
-# -80 dBFS, three quantization steps of 16 bits: above the dither of a silent recording, below any voice.
-SILENT_PEAK = 1e-4
+NAMES = ("first_audio", "second_audio")
+"""The inputs of the voices."""
 
 Mode = Literal["add", "para"]
 """One voice after the other, or both from the start."""
@@ -59,8 +60,13 @@ def mix(
     """
     conditioning = conditioning or voices
     _check_mode(voices, mode)
-    _check_audible(conditioning, voices)
-    speech = [_to_speech(*pair) for pair in zip(conditioning, voices, strict=True)]
+    names = [
+        name if audio is voice else f"conditioning_audio (number {number})"
+        for number, (name, audio, voice) in enumerate(zip(NAMES, conditioning, voices, strict=False), 1)
+    ]
+    _check_mix(voices)
+    _check_audible(conditioning, names)
+    speech = [_to_speech(*each) for each in zip(conditioning, voices, names, strict=True)]
     offsets, length = _place([len(waveform_N) for waveform_N in speech], mode)
     length = max(length, (num_frames or 0) * SAMPLES_PER_FRAME)
     waveforms = tuple(
@@ -84,14 +90,12 @@ def _check_mode(voices: Sequence[Audio], mode: Mode) -> None:
         raise InputError(f"{len(voices)} voices are given; the model supports one or two")
 
 
-def _check_audible(conditioning: Sequence[Audio], voices: Sequence[Audio]) -> None:
-    loudest = max(peak(iter_chunks(audio.samples_CN)) for audio in conditioning)
+def _check_audible(conditioning: Sequence[Audio], names: Sequence[str]) -> None:
+    loudest = max(amplitude(iter_chunks(audio.samples_CN)) for audio in conditioning)
     if loudest < SILENT_PEAK:
-        labels = zip(("first_audio", "second_audio"), conditioning, voices, strict=False)
-        names = " and ".join(name if audio is voice else "conditioning_audio" for name, audio, voice in labels)
         raise InputError(
-            f"{names}: the audio is silent, its largest sample is {loudest:g}; at least {SILENT_PEAK:g} of full scale "
-            "is needed"
+            f"{' and '.join(names)}: the audio is silent, its amplitude is {loudest:g}; at least {SILENT_PEAK:g} of "
+            "full scale is needed"
         )
 
 
@@ -102,13 +106,12 @@ def _place(lengths: Sequence[int], mode: Mode) -> tuple[list[int], int]:
     return [0, lengths[0]], sum(lengths)
 
 
-def _to_speech(conditioning: Audio, voice: Audio) -> np.ndarray:
+def _to_speech(conditioning: Audio, voice: Audio, name: str) -> np.ndarray:
     """What the speech encoder receives for a voice, as long as the voice: (N,) float32 at 16 kHz."""
     num_samples = None
     if conditioning is not voice:
         num_samples = math.ceil(Fraction(voice.num_samples * SPEECH_RATE, voice.sample_rate))
-    speech = convert(conditioning, sample_rate=SPEECH_RATE, num_channels=1, num_samples=num_samples)
-    return speech.samples_CN[0]
+    return speech_waveform(conditioning, name=name, num_samples=num_samples)
 
 
 def _normalize_and_pad(waveform_N: np.ndarray, offset: int, length: int) -> np.ndarray:
@@ -125,7 +128,6 @@ def _soundtrack(voices: Sequence[Audio], mode: Mode, num_frames: int | None) -> 
     if len(voices) == 1:
         return voices[0] if num_samples is None else pad_or_trim(voices[0], num_samples)
     num_channels = max(voice.num_channels for voice in voices)
-    _check_mix(voices, sample_rate, num_channels)
     parts = [convert(voice, sample_rate=sample_rate, num_channels=num_channels).samples_CN for voice in voices]
     offsets, length = _place([part_CN.shape[1] for part_CN in parts], mode)
     scale = max(peak(_sum_chunks(parts, offsets, length)), 1)
@@ -133,10 +135,11 @@ def _soundtrack(voices: Sequence[Audio], mode: Mode, num_frames: int | None) -> 
     return Audio(samples_CN=spool(chunk_CN / scale for chunk_CN in mixed), sample_rate=sample_rate)
 
 
-def _check_mix(voices: Sequence[Audio], sample_rate: int, num_channels: int) -> None:
+def _check_mix(voices: Sequence[Audio]) -> None:
     """Raises InputError if a long voice of low quality beside a short one of high quality would exhaust the memory."""
+    sample_rate, num_channels = max(voice.sample_rate for voice in voices), max(voice.num_channels for voice in voices)
     num_values = round(sum(voice.seconds for voice in voices) * sample_rate) * num_channels
-    if num_values > MAX_VALUES:
+    if len(voices) > 1 and num_values > MAX_VALUES:
         raise InputError(
             f"first_audio and second_audio are mixed at {sample_rate:,} Hz in {num_channels} channels, which makes "
             f"{num_values:,} samples; at most {MAX_VALUES:,} are allowed, so convert both to a lower sample rate or to "

@@ -50,6 +50,15 @@ def peak(chunks: Iterable[np.ndarray]) -> float:
     return max(float(np.abs(chunk).max(initial=0.0)) for chunk in chunks)
 
 
+def amplitude(chunks: Iterable[np.ndarray]) -> float:
+    """Half the distance from the smallest to the largest sample of a channel, in chunks (C, n) of the loudest one."""
+    pairs = [(chunk.max(axis=-1), chunk.min(axis=-1)) for chunk in chunks if chunk.size]
+    if not pairs:
+        return 0.0
+    highest, lowest = zip(*pairs, strict=True)
+    return float((np.max(highest, axis=0) - np.min(lowest, axis=0)).max() / 2)
+
+
 def release_pages(samples: np.ndarray) -> None:
     """Free the memory of a mapped array's pages; they are read from the file again when needed."""
     while isinstance(samples.base, np.ndarray):

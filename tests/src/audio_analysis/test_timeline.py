@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from src.audio_analysis.loudness import normalize
-from src.audio_analysis.timeline import SILENT_PEAK, Mode, count_frames, mix
+from src.audio_analysis.speech_waveform import SILENT_PEAK
+from src.audio_analysis.timeline import Mode, count_frames, mix
 from src.errors import InputError
 from src.media.audio.audio import Audio
 from src.media.audio.convert import to_mono
@@ -105,6 +106,7 @@ def test_silent_voice_beside_an_audible_one(silence: Audio, first: bool) -> None
     [
         ([voice(1.0, level=0)], "first_audio: "),
         ([voice(0)], "first_audio: "),
+        ([Audio(samples_CN=np.full((1, 16000), 0.1, np.float32), sample_rate=16000)], "first_audio: "),
         ([voice(1.0, level=0), voice(2.0, level=0)], "first_audio and second_audio: "),
         ([voice(1.0, level=SILENT_PEAK / 10), voice(0)], "first_audio and second_audio: "),
     ],
@@ -153,7 +155,7 @@ def test_num_frames_cuts_or_pads(rate: int, frames: int) -> None:
 
 
 def test_too_large_mix_is_refused() -> None:
-    long = Audio(samples_CN=np.full((1, 8000 * 600), 0.1, np.float32), sample_rate=8000)
-    fine = Audio(samples_CN=np.full((8, 192_000), 0.1, np.float32), sample_rate=192_000)
+    long = Audio(samples_CN=np.tile(np.array([[0.1, -0.1]], np.float32), 4000 * 600), sample_rate=8000)
+    fine = Audio(samples_CN=np.tile(np.array([[0.1, -0.1]], np.float32), (8, 96_000)), sample_rate=192_000)
     with pytest.raises(InputError, match=r"192,000 Hz in 8 channels.*at most 268,435,456"):
         mix((long, fine), "add")
