@@ -15,8 +15,8 @@ from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
 SEGMENT_SAMPLES = 16 * SPEECH_RATE
 HOP = SAMPLES_PER_FRAME // 4
 SETTLING_SAMPLES = SPEECH_RATE
-# What is below the first frequency is no speech. Levels are measured above the second.
-SUBSONIC_HZ, LEVEL_HZ = 20, 100
+# Levels are measured above this frequency.
+LEVEL_HZ = 100
 # Frames this far below the loudest one are digital silence.
 MAX_RANGE_DB = 80.0
 # A voiced frame resembles itself after one period of a voice's pitch; noise does not.
@@ -56,16 +56,15 @@ def segments(waveform_N: np.ndarray) -> Iterator[np.ndarray]:
 
 def measure_levels(waveform_N: np.ndarray) -> SpeechLevels:
     """Levels of a waveform. Speech is its voiced frames, or, if it has hardly any, those above the quiet ones."""
-    filters = np.concatenate([high_pass(), signal.butter(2, LEVEL_HZ, "highpass", fs=SPEECH_RATE, output="sos")])
-    audible_state, level_state = filter_start(filters[:2], waveform_N), np.zeros((1, 2))
+    high_pass = signal.butter(2, LEVEL_HZ, "highpass", fs=SPEECH_RATE, output="sos")
+    state = filter_start(high_pass, waveform_N)
     levels, voiced, peaks = [], [], []
     for segment_N in segments(waveform_N):
-        audible_N, audible_state = signal.sosfilt(filters[:2], segment_N, zi=audible_state)
-        high_N, level_state = signal.sosfilt(filters[2:], audible_N, zi=level_state)
+        high_N, state = signal.sosfilt(high_pass, segment_N, zi=state)
         frames_FN = split(high_N, SAMPLES_PER_FRAME)
         levels.append(_decibels(np.square(frames_FN).mean(axis=1)))
         voiced.append(_periodicity(frames_FN) > MIN_PERIODICITY)
-        peaks.append(20 * np.log10(np.maximum(np.abs(split(audible_N, HOP)).max(axis=1), SILENT_POWER)))
+        peaks.append(20 * np.log10(np.maximum(np.abs(split(high_N, HOP)).max(axis=1), SILENT_POWER)))
     level_F, is_voiced_F, peak_H = (np.concatenate(parts) for parts in (levels, voiced, peaks))
     is_sound_F = level_F > max(level_F.max(initial=-np.inf) - MAX_RANGE_DB, _decibels(np.array(SILENT_POWER)))
     if not is_sound_F.any():
@@ -82,11 +81,6 @@ def measure_levels(waveform_N: np.ndarray) -> SpeechLevels:
         range=float(loud - quiet),
         peak_H=peak_H,
     )
-
-
-def high_pass() -> np.ndarray:
-    """A filter that removes what is below SUBSONIC_HZ, as second-order sections."""
-    return np.asarray(signal.butter(4, SUBSONIC_HZ, "highpass", fs=SPEECH_RATE, output="sos"))
 
 
 def filter_start(sections: np.ndarray, waveform_N: np.ndarray) -> np.ndarray:

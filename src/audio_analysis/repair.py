@@ -5,7 +5,7 @@ a voice is for it. They are removed where they are strong enough to matter. An o
 N samples at 16 kHz, F frames of 40 ms, H hops of 10 ms.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,8 @@ from scipy import ndimage, signal
 
 from src.audio_analysis.levels import (
     HOP,
-    SUBSONIC_HZ,
     SpeechLevels,
     filter_start,
-    high_pass,
     measure_levels,
     segments,
     split,
@@ -24,8 +22,11 @@ from src.audio_analysis.levels import (
 from src.media.audio.spool import spool
 from src.media.rates import SAMPLES_PER_FRAME, SPEECH_RATE
 
-# Power below SUBSONIC_HZ, relative to the whole, from which on it is removed: in quiet frames, where speech has none.
+SUBSONIC_HZ = 20
+# Power below it, relative to the whole, from which on it is removed: in quiet frames, where speech has none.
 SUBSONIC_DB, QUIET_PERCENTILE = -24.0, 5
+# The power of the whole is that of its loud frames, without accidents.
+LOUD_PERCENTILE = 75
 SILENT_POWER = 1e-9
 # Harmonics of the mains: the highest, and their power relative to the whole from which on they are removed.
 MAINS_HZ, MAX_HUM_HZ, HUM_DB = (50, 60), 500, -20.0
@@ -51,16 +52,15 @@ class Repaired(NamedTuple):
 
 def repair(waveform_N: np.ndarray) -> Repaired:
     """The waveform without what would disturb the speech encoder."""
-    levels, changes = measure_levels(waveform_N), []
+    filters, changes = _find_disturbances(waveform_N)
+    if filters:
+        waveform_N = spool(chunk_N[None] for chunk_N in _filter(waveform_N, np.concatenate(filters)))[0]
+    levels = measure_levels(waveform_N)
     gain_H, seconds = _accident_gain(levels)
     if seconds:
         changes.append(f"{seconds:.2f} s that are more than {ACCIDENT_DB:.0f} dB louder than the speech are lowered")
-        waveform_N = spool(_amplify(_filter(waveform_N, high_pass()), gain_H))[0]
-    filters, names = _find_disturbances(waveform_N)
-    if filters:
-        waveform_N = spool(chunk_N[None] for chunk_N in _filter(waveform_N, np.concatenate(filters)))[0]
-    changes += names
-    levels = measure_levels(waveform_N) if changes else levels
+        waveform_N = spool(_amplify(waveform_N, gain_H))[0]
+        levels = measure_levels(waveform_N)
     if levels.speech is not None and levels.speech < QUIET_DB and levels.is_speech:
         changes.append(f"a level of {levels.speech:.0f} dB is raised")
         gain = 10 ** ((AMPLIFIED_DB - levels.speech) / 20)
@@ -81,24 +81,27 @@ def _find_disturbances(waveform_N: np.ndarray) -> tuple[list[np.ndarray], list[s
         seconds_SN = segment_N[: len(segment_N) // SPEECH_RATE * SPEECH_RATE].reshape(-1, SPEECH_RATE)
         spectra.append(np.abs(np.fft.rfft(window_N * seconds_SN)[:, : MAX_HUM_HZ + 21]) ** 2)
     power_F, subsonic_F = np.concatenate(powers), np.concatenate(subsonic_powers)
+    is_sound_F = power_F > SILENT_POWER
+    if not is_sound_F.any():
+        return [], []
+    loud, steady = np.percentile(power_F, LOUD_PERCENTILE), np.percentile(subsonic_F[is_sound_F], QUIET_PERCENTILE)
     filters, changes = [], []
-    steady_F = subsonic_F[power_F > SILENT_POWER]
-    if len(steady_F) and np.percentile(steady_F, QUIET_PERCENTILE) > power_F.mean() * 10 ** (SUBSONIC_DB / 10):
-        filters.append(high_pass())
+    if steady > loud * 10 ** (SUBSONIC_DB / 10):
+        filters.append(signal.butter(4, SUBSONIC_HZ, "highpass", fs=SPEECH_RATE, output="sos"))
         changes.append(f"an offset or rumble below {SUBSONIC_HZ} Hz is removed")
-    lines = _find_hum(np.concatenate(spectra), float(power_F.mean()) if len(power_F) else 0.0)
+    lines = _find_hum(np.concatenate(spectra), float(loud))
     if lines:
         filters += [signal.tf2sos(*signal.iirnotch(line, NOTCH_Q, fs=SPEECH_RATE)) for line in lines]
         changes.append(f"hum of {lines[0]} Hz is removed")
     return filters, changes
 
 
-def _find_hum(power_SK: np.ndarray, mean_power: float) -> list[int]:
+def _find_hum(power_SK: np.ndarray, loud: float) -> list[int]:
     """Frequencies of the harmonics of 50 or 60 Hz that stand out in all seconds; none if they are weak.
 
-    `power_SK` are Hann-windowed power spectra of seconds, in steps of 1 Hz.
+    `power_SK` are Hann-windowed power spectra of seconds, in steps of 1 Hz; `loud` is the power of the whole.
     """
-    if not len(power_SK) or not mean_power:
+    if not len(power_SK):
         return []
     quiet_K, loud_K = np.percentile(power_SK, (10, 90), axis=0)
     best: list[int] = []
@@ -108,7 +111,7 @@ def _find_hum(power_SK: np.ndarray, mean_power: float) -> list[int]:
         # A sine of power p has, in the three bins of its line, 3/8 p N^2 / 2 in a one-sided spectrum.
         power = sum(quiet_K[line - 1 : line + 2].sum() for line in lines) / (0.1875 * SPEECH_RATE**2)
         is_hum = is_steady and lines[0] <= 2 * mains
-        if is_hum and power > mean_power * 10 ** (HUM_DB / 10) and len(lines) > len(best):
+        if is_hum and power > loud * 10 ** (HUM_DB / 10) and len(lines) > len(best):
             best = lines
     return best
 
@@ -141,10 +144,10 @@ def _accident_gain(levels: SpeechLevels) -> tuple[np.ndarray, float]:
     return ndimage.minimum_filter1d(gain_H, 3), seconds
 
 
-def _amplify(chunks: Iterable[np.ndarray], gain_H: np.ndarray) -> Iterator[np.ndarray]:
+def _amplify(waveform_N: np.ndarray, gain_H: np.ndarray) -> Iterator[np.ndarray]:
     """Chunks (1, n) with a gain that changes linearly between the middles of hops."""
     middle_H, first = (np.arange(len(gain_H)) + 0.5) * HOP, 0
-    for chunk_N in chunks:
+    for chunk_N in segments(waveform_N):
         gain_N = np.interp(np.arange(first, first + len(chunk_N)), middle_H, gain_H)
         yield (chunk_N * gain_N)[None]
         first += len(chunk_N)

@@ -130,7 +130,7 @@ def test_bad_recording_moves_the_lips_like_a_good_one(voice_N: np.ndarray, kind:
     waveform_N, warnings = derive(distort(voice_N))
     expected_N, _ = derive(voice_N)
     assert [words in warning for warning in warnings] == [True]
-    assert abs(float(waveform_N.mean())) < 1e-3
+    assert abs(float(waveform_N.mean())) < 2e-3
     assert np.corrcoef(opening_curve(waveform_N), opening_curve(expected_N))[0, 1] > correlation
     assert opening_curve(waveform_N).mean() == pytest.approx(opening_curve(expected_N).mean(), abs=0.12)
     assert measure(waveform_N, RATE) == pytest.approx(-23, abs=0.1)
