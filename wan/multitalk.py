@@ -34,6 +34,7 @@ from wan.sampling.guidance import PASSES
 from wan.sampling.options import Cache, SamplingOptions, resolve_options
 from wan.sampling.sampler import ChunkCondition, ChunkSampler, ClipCondition, ClipState
 from wan.types import Aspect, VideoSize
+from wan.video_buffer import allocate_video
 
 logger = logging.getLogger(__name__)
 
@@ -160,15 +161,16 @@ class MultiTalkPipeline:
     ) -> Tensor:
         """The whole video, float32 3 x F x H x W in [-1, 1] on the CPU; F = min(longest speech, max_frames_num).
 
+        A video above 1 GiB lies in an unnamed temporary file, deleted with the tensor; `stream` keeps no video.
         The argument names, `size_buckget` included, are those of the reference implementation. `input_data`: see
         `parse_request`; audio files in it need `embed_speech`. `size_buckget`: "multitalk-480" or "multitalk-720";
         InfiniteTalk's weights also take "infinitetalk-480" and "infinitetalk-720", which are the same sizes. None is
         replaced by the value of the preset that `turbo` and the size select. InfiniteTalk was trained with a
         `motion_frame` of 9. `n_prompt`: the negative prompt; the model's own if empty. `seed` below 0 draws one and
         logs it. All others, with their ranges: see `SamplingOptions`.
-        Raises ValueError for an invalid argument before any network runs.
+        Raises ValueError for an invalid argument before any network runs, RuntimeError for NaN or Inf in the video.
         """
-        family, _, size_class = size_buckget.partition("-")
+        family, _, size_class = str(size_buckget).partition("-")
         families = ["multitalk"] if self.config.mode == "multitalk" else ["multitalk", "infinitetalk"]
         if family not in families:
             allowed = [f"'{name}-{size}'" for name in families for size in self.config.buckets]
@@ -204,11 +206,14 @@ class MultiTalkPipeline:
             self.use_loras(loras)
         request = replace(request, layout=layout)
         size = chunk_size(layout, options)
-        video = torch.empty(3, _num_frames(request, options), size.height, size.width)
+        video, release = allocate_video(_num_frames(request, options), size.height, size.width)
         start = 0
         for frames in self.stream(request, options, progress):
+            if not frames.isfinite().all():
+                raise RuntimeError(f"the model produced NaN or Inf from frame {start} on; the video is discarded")
             video[:, start : start + frames.shape[1]] = frames
             start += frames.shape[1]
+            release()
         return video
 
     def use_loras(self, loras: Sequence[Lora]) -> None:
@@ -216,6 +221,8 @@ class MultiTalkPipeline:
 
         Raises `LoraError` (a ValueError) for a file that does not fit the transformer.
         """
+        if wrong := [lora for lora in loras if not isinstance(lora, Lora)]:
+            raise ValueError(f"loras holds {wrong[0]!r:.100}; objects Lora(weights=..., strength=...) are needed")
         transformer = self.models.transformer
         if self.pool is None:
             self.loras.set_active(transformer, loras)

@@ -7,6 +7,7 @@ import operator
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise ValueError(f"prompt is {self.prompt!r}; it needs at least one visible character")
+        if not isinstance(self.image, Image.Image) or self.image.mode != "RGB":
+            raise ValueError(f"image is {_brief(self.image)}; a PIL image of mode 'RGB' is needed")
         if len(self.speech) not in (1, 2):
             raise ValueError(f"speech of {len(self.speech)} persons; the published weights tell 1 or 2 persons apart")
         for person, embeddings in zip(_PERSONS, self.speech, strict=False):
@@ -62,6 +65,8 @@ class Request:
                     f"speech of {person} has shape {tuple(embeddings.shape)}; frames x layers x width is expected, "
                     "with at least 1 frame"
                 )
+            if isinstance(embeddings, Tensor):
+                _check_values(embeddings, f"speech of {person}")
         self._check_masks()
         if any(cut <= previous for previous, cut in itertools.pairwise((0, *self.cuts))):
             raise ValueError(f"cuts are {self.cuts}; they must ascend, and be above 0")
@@ -72,6 +77,8 @@ class Request:
         if self.num_persons != 2:
             raise ValueError(f"person_masks with speech of {self.num_persons} person; they are for 2 persons")
         for person, mask_HW in zip(_PERSONS, self.person_masks, strict=True):
+            if not isinstance(mask_HW, Tensor):
+                raise ValueError(f"the mask of {person} is {_brief(mask_HW)}; a bool tensor is needed")
             if mask_HW.dtype != torch.bool or mask_HW.shape != (self.image.height, self.image.width):
                 raise ValueError(
                     f"the mask of {person} is {mask_HW.dtype} of shape {tuple(mask_HW.shape)}; "
@@ -116,6 +123,8 @@ def parse_request(input_data: Mapping[str, Any], embed_speech: EmbedSpeech | Non
 
     Raises ValueError that names the key, its value, and what is allowed.
     """
+    if not isinstance(input_data, Mapping):
+        raise ValueError(f"input_data is {_brief(input_data)}; a mapping is needed")
     image_key, speech_key = _check_keys(input_data)
     value = input_data[image_key]
     video = value if isinstance(value, VideoSource) else None
@@ -132,11 +141,19 @@ def parse_lengths(input_data: Mapping[str, Any], max_frames: int) -> tuple[int |
     Raises ValueError for a `num_frames` outside 1 to `max_frames`, the frames of the longest speech.
     """
     num_frames, motion_frame = (input_data.get(key) for key in ("num_frames", "motion_frame"))
+    for name, value in (("num_frames", num_frames), ("motion_frame", motion_frame)):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {_brief(value)}; a whole number is needed")
     if num_frames is not None and not 1 <= num_frames <= max_frames:
         raise ValueError(
             f"num_frames is {num_frames}; 1 to {max_frames}, the frames of the longest speech, are allowed"
         )
     return num_frames, motion_frame
+
+
+def _brief(value: object) -> str:
+    """The beginning of a value's repr on one line."""
+    return " ".join(repr(value).split())[:100]
 
 
 def _check_keys(input_data: Mapping[str, Any]) -> tuple[str, str]:
@@ -160,8 +177,9 @@ def _read_image(value: Any, key: str) -> Image.Image:
     """8-bit RGB in sRGB, upright. ValueError for more bits a channel, whose range only the caller knows."""
     try:
         image = value if isinstance(value, Image.Image) else Image.open(value)
-    except (OSError, AttributeError, TypeError) as error:
-        raise ValueError(f"{key} is {value!r}; an image or a path to one is needed ({error})") from error
+        image.load()
+    except (OSError, AttributeError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{key} is {_brief(value)}; an image or a path to one is needed ({error})") from error
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{key} has mode {image.mode!r}; 8 bits a channel are needed")
     return _to_srgb(ImageOps.exif_transpose(image), key)
@@ -200,9 +218,12 @@ def _read_speech(
 ) -> tuple[SpeechEmbeddings, ...]:
     if audio_type not in ("add", "para"):
         raise ValueError(f"audio_type is {audio_type!r}; allowed are 'add' and 'para'")
+    for value in values:
+        if not isinstance(value, (Tensor, np.ndarray, str, Path)):
+            raise ValueError(f"{key} holds {_brief(value)}; tensors or paths to files are needed")
     audio_files = [value for value in values if not _is_embeddings(value)]
     if not audio_files:
-        return tuple(_read_embeddings(value, key) for value in values)
+        return tuple(_read_embeddings(value, f"{key} of person{n}") for n, value in enumerate(values, 1))
     if embed_speech is None or len(audio_files) != len(values):
         raise ValueError(
             f"{key} holds {[str(each) for each in audio_files]}; allowed are tensors, saved embeddings "
@@ -217,14 +238,29 @@ def _is_embeddings(value: Any) -> bool:
 
 def _read_embeddings(value: Any, key: str) -> Tensor:
     """Float32 embeddings from a tensor, an array, or a file that holds exactly one."""
-    if isinstance(value, Tensor):
-        return value.float()
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value).float()
+        if not np.issubdtype(value.dtype, np.floating):
+            raise ValueError(f"{key} holds an array of {value.dtype}; floating point is needed")
+        return torch.from_numpy(value.astype(np.float32))
+    if isinstance(value, Tensor):
+        _check_values(value, key)
+        return value.detach().float()
     try:
-        return _load_embeddings(Path(value)).float()
-    except (OSError, ValueError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
+        embeddings = _load_embeddings(Path(value))
+        _check_values(embeddings, key)
+        return embeddings.float()
+    except (OSError, ValueError, TypeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
         raise ValueError(f"{key} holds {str(value)!r}, which cannot be read as one saved tensor: {error}") from error
+
+
+def _check_values(embeddings: Tensor, what: str) -> None:
+    """Raise ValueError unless the embeddings are a dense tensor of finite floating-point numbers."""
+    if not embeddings.is_floating_point() or embeddings.layout != torch.strided:
+        raise ValueError(
+            f"{what} is {embeddings.dtype} with layout {embeddings.layout}; a dense tensor in floating point is needed"
+        )
+    if not embeddings.isfinite().all():
+        raise ValueError(f"{what} has NaN or Inf; finite numbers are needed")
 
 
 def _load_embeddings(path: Path) -> Tensor:

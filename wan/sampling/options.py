@@ -1,7 +1,10 @@
 """Sampling options of one generation: the values of a preset, replaced by explicit arguments."""
 
+import math
 import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from wan.configs.schema import ModelConfig, Preset
@@ -50,7 +53,8 @@ class SamplingOptions:
     guidance_reuse: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for the first value out of range."""
+        """Raise ValueError for the first value of another type or out of range."""
+        check_types({field.name: getattr(self, field.name) for field in fields(self)})
         for name in ("frame_num", "motion_frame"):
             if getattr(self, name) < 1 or getattr(self, name) % TEMPORAL_STRIDE != 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 4n + 1 and at least 1")
@@ -76,8 +80,9 @@ class SamplingOptions:
             raise ValueError(f"cache is {self.cache!r}; allowed are {', '.join(get_args(Cache))}")
         if self.cache != "teacache" and self.teacache_thresh > 0:
             raise ValueError(f"teacache_thresh is {self.teacache_thresh}; with cache {self.cache!r} it must be 0")
-        if not self.magcache_thresh >= 0:
-            raise ValueError(f"magcache_thresh is {self.magcache_thresh}; it must be at least 0")
+        for name in ("teacache_thresh", "magcache_thresh", "apg_norm_threshold"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.cache == "magcache" and self.sampling_steps < MAGCACHE_MIN_STEPS:
             raise ValueError(
                 f"cache is 'magcache' and sampling_steps is {self.sampling_steps}; too few to skip any, "
@@ -101,6 +106,21 @@ class SamplingOptions:
         return CachedGuidance(guider) if self.guidance_reuse else guider
 
 
+def check_types(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first value by name that has not the type of its field, or is NaN or Inf."""
+    for name, value in values.items():
+        kind = SamplingOptions.__annotations__[name]
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if kind is int and not (is_number and isinstance(value, Integral)):
+            raise ValueError(f"{name} is {value!r:.100}; a whole number is needed")
+        if kind is float and not (is_number and math.isfinite(value)):
+            raise ValueError(f"{name} is {value!r:.100}; a finite number is needed")
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r:.100}; True or False is needed")
+        if kind is str and not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r:.100}; text is needed")
+
+
 def choose_preset(config: ModelConfig, turbo: bool, name: str | None = None) -> Preset:
     """The named preset; without a name the turbo or quality preset. Raises ValueError for an unknown name."""
     if name is None:
@@ -122,6 +142,9 @@ def resolve_options(
     if size_class not in config.buckets:
         raise ValueError(f"size class is {size_class!r}; {config.name} has {' and '.join(config.buckets)}")
     values = {name: value for name, value in explicit.items() if value is not None}
+    check_types(values)
+    if not isinstance(turbo, bool):
+        raise ValueError(f"turbo is {turbo!r:.100}; True or False is needed")
     cache = values.get("cache", "teacache")
     if cache == "magcache" and size_class not in config.magcache_ratios:
         raise ValueError(
