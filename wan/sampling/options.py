@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from wan.configs.schema import ModelConfig, Preset
 from wan.sampling.guidance import AdaptiveProjectedGuidance, CachedGuidance, ClassifierFreeGuidance, Guider
 from wan.sampling.magcache import MAGCACHE_MIN_STEPS
@@ -109,7 +111,7 @@ class SamplingOptions:
 def check_types(values: Mapping[str, Any]) -> None:
     """Raise ValueError for the first value by name that has not the type of its field, or is NaN or Inf."""
     for name, value in values.items():
-        kind = SamplingOptions.__annotations__[name]
+        kind = SamplingOptions.__annotations__.get(name)  # None: the constructor refuses it
         is_number = isinstance(value, Real) and not isinstance(value, bool)
         if kind is int and not (is_number and isinstance(value, Integral)):
             raise ValueError(f"{name} is {value!r:.100}; a whole number is needed")
@@ -143,6 +145,7 @@ def resolve_options(
         raise ValueError(f"size class is {size_class!r}; {config.name} has {' and '.join(config.buckets)}")
     values = {name: value for name, value in explicit.items() if value is not None}
     check_types(values)
+    values |= {name: value.item() for name, value in values.items() if isinstance(value, np.generic)}
     if not isinstance(turbo, bool):
         raise ValueError(f"turbo is {turbo!r:.100}; True or False is needed")
     cache = values.get("cache", "teacache")

@@ -99,7 +99,7 @@ def test_audio_files_are_passed_to_embed_speech() -> None:
         ({"seed": 3}, "seed"),
         ({"prompt": 5}, "prompt is 5"),
         ({"cond_image": "absent.png"}, "cond_image is 'absent.png'"),
-        ({"cond_audio": {"person1": "absent.pt"}}, "cond_audio holds 'absent.pt'"),
+        ({"cond_audio": {"person1": "absent.pt"}}, "cond_audio of person1 holds 'absent.pt'"),
         ({**TWO, "bbox": {"person1": [0, 0, 1, 1]}}, "bbox"),
         (
             {**TWO, "bbox": {"person1": [0, 0, 50, 50], "person2": [50, 0, 10, 50]}},
