@@ -1,8 +1,10 @@
 """Distillation: initial student, training, and the LoRA merged by the loading code."""
 
-import numpy as np
+from functools import partial
+
 import torch
 
+from tests.training.overfit import overfit
 from tests.training.test_networks import random_batch
 from training.distil import Distillation, lora_state_dict, make_student
 from training.examples import make_context, prepare
@@ -26,15 +28,7 @@ def test_student_starts_as_the_teacher_and_exports_as_lora(puppet: ModelConfig) 
 
     torch.testing.assert_close(predict(student), predict(teacher))
     optimizer = Muon(student, use_adam=lambda _: True, adam_lr=5e-3)
-    loss_of, losses = Distillation(teacher, student, torch.zeros(1, 128, 64)), []
-    for _ in range(8):
-        loss, _ = loss_of(batch, np.random.default_rng(1), step_generator(0, 1))
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"]
-        optimizer.step()
+    losses, _ = overfit(optimizer, partial(Distillation(teacher, student, torch.zeros(1, 128, 64)), batch))
     assert losses[-1] < 0.9 * losses[0]
 
     before, distilled = predict(teacher), predict(student)

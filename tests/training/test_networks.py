@@ -1,5 +1,6 @@
 """Training code: optimizer, resumable runs, VAE shortcuts, losses, shards and export."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.training.overfit import overfit
 from training import finetune_decoder
 from training.clips import MOTION_FRAMES, ConditionKind, sample_clip
 from training.examples import sample_corruption, to_windows
@@ -117,15 +119,7 @@ def test_training_overfits_one_batch(puppet: ModelConfig) -> None:
     model = random_networks(puppet, seed=0).transformer
     training_loss, batch = TrainingLoss(model, torch.zeros(1, 128, 64)), truncate_frames(random_batch(2), 9)
     optimizer = Muon(model, lambda name: not name.startswith("blocks."))
-    losses = []
-    for _ in range(8):
-        loss, metrics = training_loss(batch, np.random.default_rng(1), step_generator(0, 1))
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"]
-        optimizer.step()
+    losses, metrics = overfit(optimizer, partial(training_loss, batch))
     assert losses[-1] < 0.8 * losses[0]
     assert 0 <= metrics["bound"] <= 1
 
