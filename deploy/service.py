@@ -24,6 +24,7 @@ from src.serving.cancellation import (
     report_progress,
     request_context,
 )
+from src.serving.request_warnings import collect_warnings
 from src.serving.temp_dirs import DiskError, disk_errors, owned_dir
 from src.storage.errors import StorageError
 from src.storage.fetcher import InputFetcher
@@ -59,7 +60,7 @@ class Service:
         `size` (width, height) is that of the file; None keeps the model's. The file exists until `deliver` returns.
         Raises CLIENT_ERRORS, StorageError, DiskError, CancelledError.
         """
-        with job_dir(context) as work_dir:
+        with job_dir(context) as work_dir, collect_warnings() as messages:
             validate_inputs({**values, **files})
             check_files(files, self.fetcher.limits)
             paths = self.fetch(files, work_dir)
@@ -68,6 +69,9 @@ class Service:
             output = self.runner.run({**values, **paths}, work_dir, context)
             if size is not None:
                 output = resize_output(output, size, work_dir)
+            if messages:
+                warnings = "; ".join(filter(None, (*messages, output.metrics.get("warnings"))))
+                output = replace(output, metrics=output.metrics | {"warnings": warnings})
             log_metrics(output)
             return deliver(output)
 

@@ -78,7 +78,8 @@ class MediaFile:
         for offset, magic, container in CONTAINERS:
             if self.head[offset:].startswith(magic):
                 return container
-        if any(set(self.head[offset::size]) == {TS_SYNC} for size, offset in TS_PACKETS if self.size >= size):
+        is_ts = (set(self.head[offset::size]) == {TS_SYNC} for size, offset in TS_PACKETS if self.size >= 3 * size)
+        if any(is_ts) and not self.head.startswith(b"GIF8"):
             return "mpegts"
         return "mov" if self.head[4:8] in MOV_BOXES and self.head[8:12] not in OTHER_BRANDS else None
 

@@ -1,9 +1,11 @@
 """A request on any platform: limits, cancellation, error messages."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from app.generator import Output
 from deploy.runner import Runner
@@ -16,6 +18,7 @@ from src.storage.errors import StorageError
 from src.storage.fetcher import make_fetcher
 from src.storage.settings import read_settings
 from tests.predict.media_files import plain, uri, voice
+from tests.src.media.video.video_files import write_video
 
 
 @pytest.fixture
@@ -54,6 +57,22 @@ def test_cancelled_request_fetches_no_further_file(unloaded: Service, monkeypatc
     monkeypatch.setattr(type(unloaded.fetcher), "fetch", None)
     with pytest.raises(CancelledError):
         process(unloaded, {"image": uri(plain()), "first_audio": uri(voice())}, context)
+
+
+def test_warnings_about_the_cropped_image_are_metrics(
+    unloaded: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(*_: Any) -> Output:
+        return Output(path=video, metrics={"width": 128, "height": 64, "warnings": "another"})
+
+    video = write_video(tmp_path / "made.mp4")
+    monkeypatch.setattr(Runner, "run", run)
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png", icc_profile=b"no profile" * 20)
+    files = {"image": uri((tmp_path / "image.png").read_bytes()), "first_audio": uri(voice())}
+    context = RequestContext(request_id="r")
+    metrics = unloaded.process(files, {}, context, lambda output: output.metrics, size=(64, 64))
+    assert metrics["warnings"].startswith("image: its color profile is damaged")
+    assert metrics["warnings"].endswith("; another")
 
 
 @pytest.mark.parametrize("kind", [InputError, ValidationError, StorageError, TimeLimitError])

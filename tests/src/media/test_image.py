@@ -292,6 +292,12 @@ def test_video_is_not_an_image(tmp_path: Path) -> None:
     assert "looks like an MP4 video) is not an image" in refusal(silent_video(tmp_path / "upload"))
 
 
+def test_small_gif_is_not_a_transport_stream(tmp_path: Path) -> None:
+    """Their packets begin with a G, and have 188 bytes."""
+    path = saved(tmp_path / "upload", Image.new("P", (64, 64)), "GIF", comment=b"G" * 600)
+    assert probe(path, name="portrait").video_container is None
+
+
 def test_folder_and_missing_file(tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path)
     assert "does not exist" in refusal(tmp_path / "nowhere")
