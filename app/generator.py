@@ -272,9 +272,15 @@ def load_pipeline(settings: Settings) -> MultiTalkPipeline:
 
 
 def load_speech_encoder(settings: Settings, device: torch.device) -> Wav2Vec2Model:
-    """wav2vec2 on the device."""
+    """wav2vec2 on the device; RuntimeError, which names MODEL_PATH and the folder, if it cannot be read."""
     folder = find_speech_encoder(settings.config, settings.model_path)
-    encoder = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
+    try:
+        encoder = Wav2Vec2Model.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # what transformers raises for a damaged file depends on the file
+        reason = str(error).partition("\n")[0]
+        raise RuntimeError(
+            f"MODEL_PATH is {str(settings.model_path)!r}: the speech encoder in {folder} cannot be read: {reason}"
+        ) from error
     encoder.to(device)  # type: ignore[arg-type]
     return encoder
 

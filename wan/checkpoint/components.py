@@ -93,7 +93,11 @@ def load_text_encoder(
     if not layout.tokenizer.is_dir():
         raise CheckpointError(f"no tokenizer folder {layout.tokenizer}")
     module = load_component(text_encoder_component(config, layout.text_encoder, precision), device)
-    tokenizer = AutoTokenizer.from_pretrained(layout.tokenizer, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(layout.tokenizer, local_files_only=True)
+    except Exception as error:  # what transformers raises for a damaged file depends on the file
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"the tokenizer in {layout.tokenizer} cannot be read: {reason}") from error
     return TextEncoder(module, tokenizer, config.transformer.text_len)
 
 
