@@ -13,6 +13,14 @@ from app.settings import Settings, read_settings
 from tests.conftest import ROOT
 
 MODEL = "multitalk-puppet"
+
+
+def replace(path: Path) -> Path:
+    """The path, without the file."""
+    path.unlink()
+    return path
+
+
 BASE = "Wan2.1-I2V-puppet"
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
@@ -20,9 +28,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "page of a server": lambda path: path.write_bytes(b"<html>not found</html>"),
     "pointer of Git LFS": lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 12\n"),
-    "folder": lambda path: (path.unlink(), path.mkdir()),
-    "dangling link": lambda path: (path.unlink(), path.symlink_to("/none/x")),
-    "link to itself": lambda path: (path.unlink(), path.symlink_to(path)),
+    "folder": lambda path: replace(path).mkdir(),
+    "dangling link": lambda path: replace(path).symlink_to("/none/x"),
+    "link to itself": lambda path: replace(path).symlink_to(path),
 }
 NETWORKS = [
     f"{BASE}/diffusion_pytorch_model-00001-of-00002.safetensors",
