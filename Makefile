@@ -11,10 +11,11 @@ TORCH_PIN := $(shell sed -n '/^torch==/p' requirements.txt)
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 DEMO := outputs/demo.mp4
 
-ifeq ($(TORCH),cpu)
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-else ifneq ($(TORCH),)
+ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is '$(TORCH)'; cpu is allowed, or leave it out)
+endif
+ifeq ($(TORCH)$(TORCH_INDEX),cpu)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
 endif
 
 .PHONY: install demo test check bench bench-gpu bench-lips serve soak clean

@@ -1,7 +1,9 @@
 """pyproject.toml, requirements.txt, CI and the commands of earlier versions."""
 
 import importlib
+import os
 import runpy
+import subprocess
 import sys
 import tomllib
 
@@ -33,6 +35,34 @@ def test_versions_agree() -> None:
     version = PROJECT["version"]
     assert f"## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def make_install(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `make install` would run in a clone without .venv and without a GPU."""
+    command = ["make", "--dry-run", "--always-make", "install", "GPU=", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["TORCH=cpu"], ["TORCH=cpu", "TORCH_INDEX=https://example.org/whl"]])
+def test_make_says_what_it_downloads_before_it_does(arguments: list[str]) -> None:
+    said, _, installed = make_install(*arguments).stdout.partition("pip install")
+    assert "420 MB" in said
+    assert "-r requirements.txt" in installed
+    assert "--quiet" not in installed
+    if not arguments:
+        assert "make demo TORCH=cpu" in said
+        assert "3.0 GB" in said
+        assert "--index-url" not in installed
+    index = "https://example.org/whl" if len(arguments) == 2 else "https://download.pytorch.org/whl/cpu"
+    assert (f'--index-url {index} "torch==' in installed) == bool(arguments)
+
+
+def test_make_refuses_other_builds_of_torch() -> None:
+    done = make_install("TORCH=gpu")
+    assert done.returncode == 2
+    assert "TORCH is 'gpu'; cpu is allowed" in done.stderr
 
 
 @pytest.mark.parametrize(
