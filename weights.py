@@ -43,6 +43,8 @@ __all__ = [
 DEFAULT_NAMES = tuple(name for name, bundle in BUNDLES.items() if bundle.default)
 DTYPES = ("bf16", "fp8")
 DEFAULT_MODEL = "multitalk-14B"
+WEIGHT_SUFFIXES = {".safetensors", ".gguf", ".pth"}
+MAX_FILES_SHOWN = 10
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +131,28 @@ def list_bundles(_: argparse.Namespace) -> int:
     return 0
 
 
+def other_weight_files(folder: Path) -> list[str]:
+    """Weight files in `folder` and its subfolders that belong to no bundle and are no LoRAs, relative to it."""
+    if (folder / CONVERTED).is_file():
+        return []
+    bundles = {Path(bundle.folder).parts[0] for bundle in BUNDLES.values()} | {"loras"}
+    paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in WEIGHT_SUFFIXES]
+    relative = [path.relative_to(folder) for path in sorted(paths)]
+    legacy = {file.path for bundle in BUNDLES.values() for file in bundle.files}
+    return [str(path) for path in relative if path.parts[0] not in bundles and str(path) not in legacy]
+
+
 def download(options: argparse.Namespace) -> int:
     """Make bundles complete in a folder."""
     sources = read_sources(os.environ)
     if options.source:
         sources = Sources(names=parse_names(options.source), base_url=sources.base_url, revisions=sources.revisions)
     names = options.names or DEFAULT_NAMES
+    if others := other_weight_files(options.dest):
+        echo(
+            f"{options.dest} also has {', '.join(others[:MAX_FILES_SHOWN])}: this command knows the bundles' own files "
+            "only and downloads them; the server, which reads contents, uses other files in their place"
+        )
     with ExitStack() as stack:
         bars = ProgressBars(stack)
         model, dtype = os.environ.get("MULTITALK_MODEL", DEFAULT_MODEL), os.environ.get("MULTITALK_DTYPE")

@@ -144,7 +144,7 @@ class VideoGenerator:
                         if values["detect_cuts"]:
                             find_scene_cuts(job, progress)
                         speech_shape = self.write_video(job, path, progress)
-                        metrics = pipeline_metrics(self.pipeline) | job_metrics(job, progress)
+                        metrics = pipeline_metrics(self.pipeline, self.settings.precision) | job_metrics(job, progress)
             except (InputError, TimeLimitError):
                 raise
             except torch.OutOfMemoryError as error:

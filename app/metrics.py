@@ -6,7 +6,11 @@ from app.job import Job
 from app.progress import JobProgress
 from src.media.rates import FPS, frames_at
 from wan import MultiTalkPipeline
+from wan.checkpoint import Precision
+from wan.checkpoint.component import dtype_name
+from wan.checkpoint.components import QUANTIZED_DTYPES
 from wan.modules.attention import chosen_backends
+from wan.modules.block_formats import stored_forms
 from wan.modules.kernels import dispatch
 
 
@@ -38,11 +42,22 @@ def time_metrics(progress: JobProgress) -> dict[str, float]:
     return {"seconds.total": progress.seconds, **stages}
 
 
-def pipeline_metrics(pipeline: MultiTalkPipeline) -> dict[str, Any]:
-    """What computed the video: model, offload plan, kernel backend, and the attention backend of each kind of shape."""
+def stored_weights(pipeline: MultiTalkPipeline, precision: Precision | None) -> str:
+    """The form of the video transformer's weights, and MULTITALK_DTYPE (`precision`) where the files have another."""
+    transformer = pipeline.models.transformer
+    forms = stored_forms(transformer)
+    text = ", ".join(f"{form} in {count} layers" for form, count in sorted(forms.items()))
+    wanted = dtype_name(QUANTIZED_DTYPES[precision]) if precision in QUANTIZED_DTYPES else None
+    others = f" (the form of the files; MULTITALK_DTYPE is {precision})" if wanted and forms.keys() - {wanted} else ""
+    return (text or dtype_name(transformer.dtype)) + others
+
+
+def pipeline_metrics(pipeline: MultiTalkPipeline, precision: Precision | None) -> dict[str, Any]:
+    """What computed the video: model, weights, offload plan, kernel backend, attention backend by kind of shape."""
     transformer = pipeline.models.transformer
     return {
         "model": pipeline.config.name,
+        "weights": stored_weights(pipeline, precision),
         "memory_plan": str(pipeline.offload.plan),
         **({} if pipeline.pool is None else {"gpus": pipeline.pool.group.num_ranks}),
         "kernels": "triton" if dispatch.is_enabled(transformer.device, transformer.dtype) else "plain",

@@ -249,6 +249,19 @@ def test_damaged_converted_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["pack", str(tmp_path), str(tmp_path / "x")]) == 1
 
 
+def test_download_says_which_files_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in DEFAULT_NAMES:
+        fill(tmp_path, name)
+    write(tmp_path / "loras" / "style.safetensors", b"x")
+    assert main(["download", "--dest", str(tmp_path)]) == 0
+    assert "also has" not in capsys.readouterr().out
+    for name in ("vae/wan_2.1_vae.safetensors", "wan2.1-i2v-14b-480p-Q4_K_M.gguf"):
+        write(tmp_path / name, b"x")
+    assert main(["download", "--dest", str(tmp_path)]) == 0
+    said = f"{tmp_path} also has vae/wan_2.1_vae.safetensors, wan2.1-i2v-14b-480p-Q4_K_M.gguf: this command knows"
+    assert said in capsys.readouterr().out
+
+
 def test_unknown_names_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown weights: Wan3; allowed are Wan2\.1"):
         ensure(tmp_path, ["Wan3"])

@@ -3,6 +3,7 @@
 Layouts: ggml-org/ggml, `ggml-common.h`. Shapes: O outputs, I inputs, B blocks, P packed bytes of a row.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -98,6 +99,26 @@ def _affine(blocks: Tensor, quants_B8N: Tensor) -> Tensor:
     return (scale[..., None] * quants_B8N.float() - minimum[..., None]).flatten(1)
 
 
+def _low_bits(packed: Tensor) -> Tensor:
+    """B x 64 to B x 16 x 16: the two low bits of 32 bytes are two sub-blocks, the next two bits the next ones."""
+    return torch.stack([(packed.view(-1, 2, 32) >> shift) & 3 for shift in (0, 2, 4, 6)], dim=2).view(-1, 16, 16)
+
+
+def _expand_q2_k(blocks: Tensor) -> Tensor:
+    scales, quants = blocks[:, :16], _low_bits(blocks[:, 16:80].contiguous()).float()
+    scale, minimum = _half(blocks[:, 80:82]) * (scales & 0x0F).float(), _half(blocks[:, 82:84]) * (scales >> 4).float()
+    return (scale[..., None] * quants - minimum[..., None]).flatten(1)
+
+
+def _expand_q3_k(blocks: Tensor) -> Tensor:
+    high = _bit_groups(blocks[:, :32], 1).view(-1, 16, 16)
+    quants = (_low_bits(blocks[:, 32:96].contiguous()) | (high << 2)).to(torch.int8) - 4
+    low_scales = _halves(blocks[:, 96:104])
+    scales = (low_scales | (_bit_groups(blocks[:, 104:108], 2).flatten(1) << 4)).to(torch.int8) - 32
+    scale = _half(blocks[:, 108:]) * scales.float()
+    return (scale[..., None] * quants.float()).flatten(1)
+
+
 def _expand_q4_k(blocks: Tensor) -> Tensor:
     return _affine(blocks, _nibbles(blocks[:, 16:].contiguous()))
 
@@ -123,11 +144,20 @@ BLOCK_FORMATS = {
     "Q5_0": BlockFormat(32, 22, _expand_q5_0),
     "Q5_1": BlockFormat(32, 24, _expand_q5_1),
     "Q8_0": BlockFormat(32, 34, _expand_q8_0),
+    "Q2_K": BlockFormat(SUPER_BLOCK, 84, _expand_q2_k),
+    "Q3_K": BlockFormat(SUPER_BLOCK, 110, _expand_q3_k),
     "Q4_K": BlockFormat(SUPER_BLOCK, 144, _expand_q4_k),
     "Q5_K": BlockFormat(SUPER_BLOCK, 176, _expand_q5_k),
     "Q6_K": BlockFormat(SUPER_BLOCK, 210, _expand_q6_k),
 }
 """By the names of GGUF's tensor types."""
+
+
+def stored_forms(module: nn.Module) -> dict[str, int]:
+    """How many layers of a module are quantized, by the form of their weights: a dtype, or a block format of GGUF."""
+    layers = [layer for layer in module.modules() if isinstance(layer, QuantizedLinear)]
+    forms = (getattr(layer, "block_format", str(layer.data.dtype).removeprefix("torch.")) for layer in layers)
+    return dict(Counter(forms))
 
 
 class BlockQuantizedLinear(QuantizedLinear):

@@ -207,8 +207,9 @@ def random_blocks(block_format: str, count: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (count, layout.bytes), dtype=np.uint8)
     halves = rng.normal(0, 0.01, (count, 2)).astype(np.float16).view(np.uint8)
-    if block_format == "Q6_K":
-        blocks[:, 208:] = halves[:, :2]
+    if block_format in ("Q2_K", "Q3_K", "Q6_K"):
+        size = 4 if block_format == "Q2_K" else 2
+        blocks[:, -size:] = halves[:, :size]
     else:
         size = 2 if block_format.endswith("_0") else 4
         blocks[:, :size] = halves[:, :size]
@@ -290,11 +291,11 @@ def test_gguf_of_plain_formats(tmp_path: Path) -> None:
 
 def test_unsupported_gguf_format_is_named(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "wan")
-    writer.add_tensor("a.weight", np.zeros((2, 110), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q3_K)
+    writer.add_tensor("a.weight", np.zeros((2, 136), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ4_XS)
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()
-    with pytest.raises(CheckpointError, match=r"a\.weight is stored as Q3_K; supported are .*Q6_K"):
+    with pytest.raises(CheckpointError, match=r"a\.weight is stored as IQ4_XS; supported are .*Q2_K, .*Q6_K"):
         open_gguf(tmp_path / "x.gguf")
 
 
