@@ -6,6 +6,7 @@ What predict.py, the RunPod worker, Modal, the HTTP API, the batch and Python ca
 import logging
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ import torch
 from PIL import Image
 
 import weights
+from app.frame_download import Pixels, download
 from app.inputs import validate_inputs
 from app.job import Job, fit_options, prepare_job
 from app.metrics import job_metrics, pipeline_metrics, preview_metrics
 from app.progress import JobProgress
 from app.settings import Settings, read_settings
-from app.speakers import draw_preview, to_pixels
+from app.speakers import draw_preview
 from src.audio_analysis.long_audio import embed_speech
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.errors import InputError
@@ -118,8 +120,7 @@ class VideoGenerator:
             options = resolve_options(config, size_class=size_class, turbo=True, sampling_steps=1, seed=0)
             if self.pipeline.device.type == "cpu":  # nothing is compiled or tuned for the size of a chunk
                 options = fit_options(self.settings, options, num_frames=5)
-            for _ in self.pipeline.stream(request, options):
-                pass
+            deque(self.pipeline.stream(request, options), maxlen=0)
 
     def generate(self, inputs: Mapping[str, Any], output_dir: Path) -> Output:
         """Make one video from the inputs of `predict()`, by name; absent ones have the schema's defaults.
@@ -150,7 +151,7 @@ class VideoGenerator:
             except torch.OutOfMemoryError as error:
                 logger.exception("the request ran out of GPU memory")
                 raise RuntimeError(
-                    f"the GPU's memory is not enough for this request ({error}); resolution 480p needs less"
+                    f"the GPU's memory is not enough for this request ({error}); {memory_advice(self.settings, values)}"
                 ) from error
             except Exception:
                 logger.exception("the request failed")
@@ -173,9 +174,10 @@ class VideoGenerator:
             raise InputError(f"a LoRA of lora, loras, lora_files or preset does not fit this model: {error}") from error
         for warning in self.pipeline.loras.warnings:
             warn_caller(warning)
+        num_persons, (height, width) = len(media.timeline.waveforms), job.size
+        self.pipeline.reserve_memory(job.options, num_persons, height=height, width=width)
         request = self.make_request(job)
         progress.finish("speech")
-        height, width = job.size
         writer = VideoWriter(
             path,
             width=width,
@@ -187,9 +189,9 @@ class VideoGenerator:
         )
         slices = self.pipeline.stream(request, job.options, progress.on_pipeline_progress)
         with writer as video, ThreadedWriter(video.write) as encoder, closing(slices):
-            for frames_CFHW in slices:
+            for pixels in download(slices):
                 progress.timer.add("decode")
-                encoder.write(self.to_finite_pixels(frames_CFHW))
+                encoder.write(self.check_finite(pixels))
                 progress.timer.add("encode")
         progress.finish("finish")
         return tuple(request.speech[-1].shape)
@@ -205,12 +207,12 @@ class VideoGenerator:
             layout=job.layout,
         )
 
-    def to_finite_pixels(self, frames_CFHW: torch.Tensor) -> np.ndarray:
-        """uint8 F x H x W x 3 of frames in [-1, 1]. RuntimeError for NaN or Inf, which also marks the model unhealthy:
-        it would encode as black, and the next request's frames may be NaN too. InputError where LoRAs are merged."""
-        if torch.isfinite(frames_CFHW).all():
+    def check_finite(self, pixels: Pixels) -> np.ndarray:
+        """The frames. RuntimeError if they had NaN or Inf, which also marks the model unhealthy: they would encode as
+        black, and the next request's frames may be NaN too. InputError where LoRAs are merged."""
+        if pixels.is_finite:
             self.health.set_fault("result", None)
-            return to_pixels(frames_CFHW)
+            return pixels.frames_FHWC
         if self.pipeline.loras.active:
             raise InputError(
                 "the video has NaN or Inf with these LoRAs; lora_strength, or those in loras, must be lower"
@@ -283,6 +285,16 @@ def load_speech_encoder(settings: Settings, device: torch.device) -> Wav2Vec2Mod
         ) from error
     encoder.to(device)  # type: ignore[arg-type]
     return encoder
+
+
+def memory_advice(settings: Settings, inputs: Mapping[str, Any]) -> str:
+    """What needs less of the GPU's memory than a request that ran out of it under the smallest offload plan."""
+    smallest = next(iter(settings.config.buckets))
+    if inputs["resolution"] != f"{smallest}p":
+        return f"resolution {smallest}p needs less"
+    if settings.precision != "fp8":
+        return "weights in fp8 need less (MULTITALK_DTYPE, which the operator sets)"
+    return "other programs on that GPU leave too little"
 
 
 def write_preview(job: Job, path: Path, progress: JobProgress) -> dict[str, Any]:

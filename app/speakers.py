@@ -65,6 +65,11 @@ def draw_preview(media: MediaInputs, layout: ImageLayout, *, second_speaks: bool
 
 
 def to_pixels(video_CFHW: torch.Tensor) -> np.ndarray:
-    """Convert [-1, 1] to uint8 F x H x W x C; rounded on the device."""
+    """Convert [-1, 1] to uint8 F x H x W x C on the host."""
+    return quantize_pixels(video_CFHW).cpu().numpy()
+
+
+def quantize_pixels(video_CFHW: torch.Tensor) -> torch.Tensor:
+    """Convert [-1, 1] to contiguous uint8 F x H x W x C, rounded on the device."""
     pixels = ((video_CFHW + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    return pixels.permute(1, 2, 3, 0).contiguous()

@@ -3,6 +3,7 @@
 Shapes: C = 3 channels, F frames, H x W.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ def match_color(video_CFHW: Tensor, target: LabStats, strength: float) -> Tensor
 def rgb_to_lab(rgb_CFHW: Tensor) -> Tensor:
     """sRGB in [0, 1] to CIE Lab (L 0..100)."""
     linear = torch.where(rgb_CFHW > 0.04045, ((rgb_CFHW + 0.055) / 1.055).clamp(min=0) ** 2.4, rgb_CFHW / 12.92)
-    xyz = _mix(linear.new_tensor(_RGB_TO_XYZ), linear) / _white(linear)
+    constants = _constants(linear.device, linear.dtype)
+    xyz = _mix(constants.rgb_to_xyz, linear) / constants.white
     f = torch.where(xyz > _LAB_EPSILON, xyz.clamp(min=0) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)))
@@ -56,8 +58,9 @@ def lab_to_rgb(lab_CFHW: Tensor) -> Tensor:
     lightness, a, b = lab_CFHW
     y = (lightness + 16) / 116
     f = torch.stack((y + a / 500, y, (y - b / 200).clamp(min=0)))
-    xyz = torch.where(f > _LAB_EPSILON ** (1 / 3), f**3, (f - 16 / 116) / 7.787) * _white(f)
-    linear = _mix(f.new_tensor(_XYZ_TO_RGB), xyz)
+    constants = _constants(f.device, f.dtype)
+    xyz = torch.where(f > _LAB_EPSILON ** (1 / 3), f**3, (f - 16 / 116) / 7.787) * constants.white
+    linear = _mix(constants.xyz_to_rgb, xyz)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0) ** (1 / 2.4) - 0.055, linear * 12.92)
 
 
@@ -70,5 +73,20 @@ def _mix(matrix: Tensor, image_CFHW: Tensor) -> Tensor:
     return torch.einsum("ij,jfhw->ifhw", matrix, image_CFHW)
 
 
-def _white(like: Tensor) -> Tensor:
-    return like.new_tensor(_WHITE)[:, None, None, None]
+class _Constants(NamedTuple):
+    """On one device; `white` is broadcastable to C x F x H x W."""
+
+    rgb_to_xyz: Tensor
+    xyz_to_rgb: Tensor
+    white: Tensor
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _constants(device: torch.device, dtype: torch.dtype) -> _Constants:
+    """Copied once per device: a copy from pageable memory waits for all kernels before it."""
+    return _Constants(
+        rgb_to_xyz=torch.tensor(_RGB_TO_XYZ, device=device, dtype=dtype),
+        xyz_to_rgb=torch.tensor(_XYZ_TO_RGB, device=device, dtype=dtype),
+        white=torch.tensor(_WHITE, device=device, dtype=dtype)[:, None, None, None],
+    )

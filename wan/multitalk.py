@@ -25,8 +25,7 @@ from wan.configs.schema import ModelConfig
 from wan.decode import DecodedChunk, decode_video
 from wan.modules.verify_kernels import verify
 from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
-from wan.offload.estimate import HOST
-from wan.offload.manager import OffloadManager, initial_device
+from wan.offload.manager import OffloadManager, initial_plan
 from wan.offload.plan import OffloadPlan
 from wan.parallel import ParallelSampler, RankPool, start_ranks
 from wan.progress import Progress, Reporter, make_reporter
@@ -81,11 +80,12 @@ class MultiTalkPipeline:
         self.config = config
         devices = choose_devices(config, device_id, num_gpus)
         self.device = devices[0]
-        streams_blocks = num_persistent_param_in_dit is not None
-        initial = HOST if streams_blocks else initial_device(config, precision, self.device, memory_limit)
-        pool = start_ranks(config, Path(checkpoint_dir), precision, devices, initial) if len(devices) > 1 else None
+        plan = initial_plan(config, precision, self.device, memory_limit, num_persistent_param_in_dit)
+        resident, keep_encoders = (plan.num_resident_blocks, plan.keep_encoders) if plan is not None else (None, True)
+        folder = Path(checkpoint_dir)
+        pool = start_ranks(config, folder, precision, devices, resident) if len(devices) > 1 else None
         try:
-            self.models = load_models(config, Path(checkpoint_dir), initial, precision)
+            self.models = load_models(config, folder, self.device, precision, resident, keep_encoders)
             self._assemble(memory_limit, num_persistent_param_in_dit, pool)
         except BaseException:
             if pool is not None:
@@ -214,6 +214,7 @@ class MultiTalkPipeline:
             video[:, start : start + frames.shape[1]] = frames
             start += frames.shape[1]
             release()
+            del frames  # else it stays on the device while the next chunk is denoised
         return video
 
     def use_loras(self, loras: Sequence[Lora]) -> None:
@@ -245,7 +246,7 @@ class MultiTalkPipeline:
         layout = self.resolve_layout(request, options)
         request = replace(request, layout=layout)
         size, num_persons = chunk_size(layout, options), request.num_persons
-        self.offload.plan_for(size, num_persons)
+        self.reserve_memory(options, num_persons, height=size.height, width=size.width)
         clip = self._retry_on_oom(size, num_persons, generator, self.prepare, request, options)
         cache = LastValueCache()
         clip_frame = reference_frame = motion_frames = None
@@ -266,6 +267,14 @@ class MultiTalkPipeline:
             decoded = DecodedChunk(chunk, num_motion=next_chunk.overlap if next_chunk is not None else 0)
             yield from self._decode_chunk(clip, decoded, latent, reference_frame, report)
             motion_frames = decoded.motion_frames(self.offload.offload_device)
+
+    def reserve_memory(self, options: SamplingOptions, num_persons: int, *, height: int, width: int) -> None:
+        """Move the networks to where a request of this size needs them, which leaves room for its own tensors.
+
+        `stream` does so; call it before other work for the request on the device, such as speech embeddings. Raises
+        `OutOfMemoryPlanError` (a ValueError) if the device's free memory is not enough.
+        """
+        self.offload.plan_for(VideoSize(frames=options.frame_num, height=height, width=width), num_persons)
 
     def resolve_layout(self, request: Request, options: SamplingOptions) -> ImageLayout:
         """The image's crop and the persons' masks on the latent grid: the request's, or computed here.

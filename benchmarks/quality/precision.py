@@ -44,7 +44,7 @@ from wan.checkpoint.components import QUANTIZED_DTYPES, is_fp32_param
 from wan.configs import WAN_CONFIGS
 from wan.configs.schema import TransformerConfig
 from wan.modules import quantized
-from wan.modules.quantized import dequantize, quantize_rows
+from wan.modules.quantized import QuantizedRows, dequantize, quantize_rows
 from wan.modules.rope import video_rope
 from wan.modules.transformer import MultiTalkTransformer
 from wan.types import VideoSize
@@ -59,7 +59,9 @@ MAX_ERROR = {"bf16": 0.02, "fp8": 0.06, FP8_MATMUL: 0.08, "int8": 0.03}
 TIMESTEP = 500.0
 
 
-def emulated_fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
+def emulated_fp8_linear(
+    x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None, rows: QuantizedRows | None = None
+) -> Tensor:
     """Emulate `fp8_linear` on a CPU."""
     data_RI, scale_R1 = quantize_rows(x, data_OI.dtype)
     y = F.linear(data_RI.float() * scale_R1, dequantize(data_OI, scale_O1, torch.float32)).to(x.dtype)

@@ -6,6 +6,7 @@ not silent. So a pause is not amplified, and a state does not depend on audio af
 F frames, N samples at 16 kHz, Y layers, D width.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,11 +17,14 @@ from torch import Tensor
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.audio.spool import release_pages
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
+from src.serving.request_warnings import warn_caller
+
+logger = logging.getLogger(__name__)
 
 MAX_WHOLE_SECONDS = 600
 """Audio up to this length is encoded at once, as the reference does. With the published encoder its 15,000 frames of
-12 x 768 states take 553 MB, and the output of the first convolution 3.9 GB, plus as much for each temporary copy. It is
-also the default of MAX_SECONDS."""
+12 x 768 states take 553 MB, and the output of the first convolution 3.9 GB, plus as much for each temporary copy; a GPU
+that has less free encodes segments. It is also the default of MAX_SECONDS."""
 CACHED_SEGMENTS = 2
 """A chunk is shorter than a segment, and the next chunk starts less than a segment before its end."""
 SILENCE_PEAK = 1e-4
@@ -39,10 +43,17 @@ class SegmentSize:
 
 
 def embed_speech(model: Wav2Vec2Model, waveform_N: np.ndarray) -> "Tensor | LazySpeechEmbeddings":
-    """Speech embeddings of a 16 kHz waveform, F x Y x D on the CPU; computed lazily for long audio."""
-    if len(waveform_N) > MAX_WHOLE_SECONDS * SPEECH_RATE:
-        return LazySpeechEmbeddings(model, waveform_N)
-    return model.get_embeddings(model.extract_features(waveform_N, SPEECH_RATE)).cpu()
+    """Speech embeddings of a 16 kHz waveform, F x Y x D on the CPU; computed lazily for long audio.
+
+    Also lazily, with a warning, where the GPU's memory is not enough for the whole waveform.
+    """
+    if len(waveform_N) <= MAX_WHOLE_SECONDS * SPEECH_RATE:
+        try:
+            return model.get_embeddings(model.extract_features(waveform_N, SPEECH_RATE)).cpu()
+        except torch.OutOfMemoryError as error:
+            logger.info("speech encoder: %s", error)
+            warn_caller("the GPU's memory is short: speech is encoded in segments, slightly different from the whole")
+    return LazySpeechEmbeddings(model, waveform_N)
 
 
 class LazySpeechEmbeddings:

@@ -1,11 +1,30 @@
 """Color correction in CIE Lab."""
 
+from typing import Any
+
+import pytest
 import torch
 
+from wan import color
 from wan.color import lab_stats, lab_to_rgb, match_color, rgb_to_lab
 
 REFERENCE = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
 TARGET = lab_stats(REFERENCE[:, None])
+
+
+def test_constants_are_copied_to_a_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[object] = []
+    tensor = torch.tensor
+
+    def counted(values: object, **options: Any) -> torch.Tensor:
+        copies.append(values)
+        return tensor(values, **options)
+
+    color._constants.cache_clear()
+    monkeypatch.setattr(torch, "tensor", counted)
+    for _ in range(3):
+        match_color(REFERENCE[:, None], TARGET, 0.5)
+    assert len(copies) == 3
 
 
 def test_lab_round_trip() -> None:

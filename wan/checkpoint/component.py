@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from wan.checkpoint.keys import KeyMap
-from wan.checkpoint.loading import DATA_SUFFIX, SCALE_SUFFIX, Cast, Packed, Quantize, TensorReader, load_tensors
+from wan.checkpoint.loading import (
+    DATA_SUFFIX,
+    ONE_REGION,
+    SCALE_SUFFIX,
+    Cast,
+    Packed,
+    Quantize,
+    Regions,
+    TensorReader,
+    load_tensors,
+)
 from wan.checkpoint.quanto import QuantizationMap, activation_scales, check_layers
 from wan.checkpoint.tensor_files import CheckpointError, EncodedTensor, TensorSource, truncate_names
 from wan.modules.block_formats import BlockQuantizedLinear
@@ -38,7 +48,8 @@ class Component:
     `ignored_prefixes` are not read. `dtype`: of the loaded tensors; float32 where `keep_in_fp32` is true of the file
     key. `quantization_map`: layers that are stored quantized. `quantize_to`: 8-bit dtype of the linear layers of the
     blocks if the files are not quantized. `fp8_matmul`: whether quantized layers may multiply in fp8. `keep_packed`:
-    whether linear layers of the blocks that are stored in fp8 or in a block format keep that form.
+    whether linear layers of the blocks that are stored in fp8 or in a block format keep that form. `regions`: which
+    tensors share host memory.
     """
 
     build: Callable[[], nn.Module]
@@ -51,6 +62,7 @@ class Component:
     quantize_to: torch.dtype | None = None
     fp8_matmul: bool = False
     keep_packed: bool = True
+    regions: Regions = ONE_REGION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +79,7 @@ class LoadPlan:
 def load_component(component: Component, device: torch.device) -> Any:
     """Build a network and load its weights onto `device`, in evaluation mode and without gradients."""
     plan = plan_loading(component)
-    tensors = load_tensors(plan.readers, device)
+    tensors = load_tensors(plan.readers, device, component.regions)
     return assign_weights(plan.module, {name: tensors[output] for name, output in plan.outputs.items()})
 
 

@@ -22,6 +22,7 @@ from wan.checkpoint.keys import (
     vae_key,
 )
 from wan.checkpoint.layout import CheckpointLayout, ComponentFiles, Precision, find_layout
+from wan.checkpoint.loading import Regions
 from wan.checkpoint.repackaged import OtherFiles, open_repackaged
 from wan.checkpoint.tensor_files import CheckpointError, TensorSource
 from wan.configs.schema import ModelConfig, TransformerConfig
@@ -48,11 +49,19 @@ class Models:
     image_encoder: ImageEncoder
 
 
-def load_models(config: ModelConfig, folder: Path, device: torch.device, precision: Precision = "bf16") -> Models:
+def load_models(
+    config: ModelConfig,
+    folder: Path,
+    device: torch.device,
+    precision: Precision = "bf16",
+    num_resident_blocks: int | None = None,
+    keep_encoders: bool = True,
+) -> Models:
     """Load every network of `config` from a folder in any layout that `find_layout` knows.
 
     `precision`: bf16 means the dtypes of the configuration; fp8 and int8 quantize the linear layers of the
     transformer's and the text encoder's blocks, from a quantized file if the folder has one, else on loading.
+    Transformer blocks from `num_resident_blocks` on are loaded to the host, and without `keep_encoders` the others too.
     Raises `CheckpointError` for absent files, missing or unknown keys, and mismatched shapes.
     """
     start = time.perf_counter()
@@ -61,27 +70,32 @@ def load_models(config: ModelConfig, folder: Path, device: torch.device, precisi
     logger.info("weights: %s", ", ".join(str(path) for files in components for path in files.files))
     try:
         check_config(config.transformer, layout.config_json)
-        image_encoder = load_component(image_encoder_component(config, layout.image_encoder), device)
+        others = device if keep_encoders else torch.device("cpu")
+        image_encoder = load_component(image_encoder_component(config, layout.image_encoder), others)
         models = Models(
-            transformer=load_component(transformer_component(config, layout, precision), device),
-            vae=VideoVAE(load_component(vae_component(config, layout.vae), device)),
-            text_encoder=load_text_encoder(config, layout, device, precision),
+            transformer=load_component(transformer_component(config, layout, precision, num_resident_blocks), device),
+            vae=VideoVAE(load_component(vae_component(config, layout.vae), others)),
+            text_encoder=load_text_encoder(config, layout, others, precision),
             image_encoder=ImageEncoder(restore_position_ids(image_encoder)),
         )
     except CheckpointError as error:
-        others = "" if layout.converted else OtherFiles(config, folder).description
-        raise CheckpointError(f"{error}{others}") from error
+        description = "" if layout.converted else OtherFiles(config, folder).description
+        raise CheckpointError(f"{error}{description}") from error
     logger.info("%s (%s) on %s after %.1f s", config.name, precision, device, time.perf_counter() - start)
     return models
 
 
 def load_transformer(
-    config: ModelConfig, folder: Path, device: torch.device, precision: Precision = "bf16"
+    config: ModelConfig,
+    folder: Path,
+    device: torch.device,
+    precision: Precision = "bf16",
+    num_resident_blocks: int | None = None,
 ) -> MultiTalkTransformer:
     """Load the transformer alone, as `load_models` does."""
     layout = find_layout(config, folder, precision)
     check_config(config.transformer, layout.config_json)
-    return load_component(transformer_component(config, layout, precision), device)
+    return load_component(transformer_component(config, layout, precision, num_resident_blocks), device)
 
 
 def load_text_encoder(
@@ -101,9 +115,18 @@ def load_text_encoder(
     return TextEncoder(module, tokenizer, config.transformer.text_len)
 
 
-def transformer_component(config: ModelConfig, layout: CheckpointLayout, precision: Precision = "bf16") -> Component:
-    """The video transformer. Layers quantized by this package, on loading or in `convert`, may multiply in fp8."""
-    files = layout.transformer
+def transformer_component(
+    config: ModelConfig,
+    layout: CheckpointLayout,
+    precision: Precision = "bf16",
+    num_resident_blocks: int | None = None,
+) -> Component:
+    """The video transformer. Layers quantized by this package, on loading or in `convert`, may multiply in fp8.
+
+    Blocks from `num_resident_blocks` on are loaded to the host.
+    """
+    files, num_blocks = layout.transformer, config.transformer.num_layers
+    on_host = range(num_blocks if num_resident_blocks is None else num_resident_blocks, num_blocks)
     return Component(
         build=lambda: MultiTalkTransformer(config.transformer),
         to_file_key=str,
@@ -113,6 +136,7 @@ def transformer_component(config: ModelConfig, layout: CheckpointLayout, precisi
         quantization_map=files.quantization_map,
         quantize_to=QUANTIZED_DTYPES.get(precision),
         fp8_matmul=files.quantization_map is None or layout.converted is not None,
+        regions=Regions(region_of=block_of, on_host=frozenset(f"blocks.{index}" for index in on_host)),
     )
 
 
@@ -158,6 +182,11 @@ def open_files(files: Iterable[Path]) -> dict[str, TensorSource]:
 def is_fp32_param(name: str) -> bool:
     """Whether a transformer parameter stays in float32."""
     return name.startswith(FLOAT32_NAMES) or name.endswith(FLOAT32_NAMES)
+
+
+def block_of(name: str) -> str:
+    """The block of a transformer's parameter, empty for one outside the blocks: blocks are streamed one by one."""
+    return ".".join(name.split(".")[:2]) if name.startswith("blocks.") else ""
 
 
 def check_config(config: TransformerConfig, path: Path | None) -> None:

@@ -4,9 +4,8 @@
 """
 
 import math
-import mmap
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor
 
 from wan.checkpoint.tensor_files import EncodedTensor, TensorSlice, TensorSource, read_into, read_rows, row_chunks
+from wan.host_memory import align, allocate_region
 from wan.modules.quantized import quantize_rows
 
 NUM_THREADS = 4
-ALIGNMENT = 64
 DATA_SUFFIX, SCALE_SUFFIX = "._data", "._scale"
 """Suffixes of the two tensors of a quantized weight in optimum-quanto's files, and in converted ones."""
 
@@ -28,6 +27,11 @@ class TensorSpec(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorReader(Protocol):
@@ -97,34 +101,48 @@ class Packed:
         return chunks
 
 
-def allocate(readers: Mapping[str, TensorReader], device: torch.device) -> dict[str, dict[str, Tensor]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regions:
+    """How tensors share host memory: by the region of their file key. Those of `on_host` are not put on a GPU."""
+
+    region_of: Callable[[str], str]
+    on_host: frozenset[str] = frozenset()
+
+    def device_of(self, region: str, device: torch.device) -> torch.device:
+        """Where a region is loaded to."""
+        return torch.device("cpu") if region in self.on_host else device
+
+
+ONE_REGION = Regions(region_of=lambda _: "")
+
+
+def allocate(
+    readers: Mapping[str, TensorReader], device: torch.device, regions: Regions
+) -> dict[str, dict[str, Tensor]]:
     """Uninitialized output tensors of all readers, by name and suffix.
 
-    On the CPU they are views of one anonymous mapping with huge pages: faulting in fresh memory in pages of 4 KB takes
-    longer than reading the file (benchmarks/results/load.json). The last tensor to be freed frees the mapping.
+    On the host those of one region are views of one mapping, which leaves memory with the last of them.
     """
-    if device.type != "cpu":
-        return {
-            name: {
-                suffix: torch.empty(spec.shape, dtype=spec.dtype, device=device)
-                for suffix, spec in reader.outputs.items()
-            }
-            for name, reader in readers.items()
-        }
-    offsets: dict[tuple[str, str], tuple[TensorSpec, int]] = {}
-    size = 0
+    sizes: Counter[str] = Counter()
+    offsets: dict[tuple[str, str], int] = {}
     for name, reader in readers.items():
-        for suffix, spec in reader.outputs.items():
-            offsets[name, suffix] = spec, size
-            size += -(-math.prod(spec.shape) * spec.dtype.itemsize // ALIGNMENT) * ALIGNMENT
-    region = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        region.madvise(mmap.MADV_HUGEPAGE)
-    outputs: dict[str, dict[str, Tensor]] = {name: {} for name in readers}
-    for (name, suffix), (spec, offset) in offsets.items():
-        flat = torch.frombuffer(region, dtype=spec.dtype, count=math.prod(spec.shape), offset=offset)
-        outputs[name][suffix] = flat.view(spec.shape)
-    return outputs
+        region = regions.region_of(name)
+        for suffix, spec in reader.outputs.items() if regions.device_of(region, device).type == "cpu" else ():
+            offsets[name, suffix] = sizes[region]
+            sizes[region] += align(spec.nbytes)
+    mappings = {region: allocate_region(size) for region, size in sizes.items()}
+
+    def make(name: str, suffix: str, spec: TensorSpec) -> Tensor:
+        if (name, suffix) not in offsets:
+            return torch.empty(spec.shape, dtype=spec.dtype, device=device)
+        start = offsets[name, suffix]
+        mapping = mappings[regions.region_of(name)]
+        return mapping[start : start + spec.nbytes].view(spec.dtype).view(spec.shape)
+
+    return {
+        name: {suffix: make(name, suffix, spec) for suffix, spec in reader.outputs.items()}
+        for name, reader in readers.items()
+    }
 
 
 def fill(outputs: Mapping[str, Tensor], reader: TensorReader) -> None:
@@ -141,7 +159,9 @@ def fill(outputs: Mapping[str, Tensor], reader: TensorReader) -> None:
 
 
 @torch.inference_mode(False)
-def load_tensors(readers: Mapping[str, TensorReader], device: torch.device) -> dict[str, Tensor]:
+def load_tensors(
+    readers: Mapping[str, TensorReader], device: torch.device, regions: Regions = ONE_REGION
+) -> dict[str, Tensor]:
     """The outputs of all readers by name plus suffix, read by several threads in the order of the files.
 
     Destination tensors are allocated before temporaries; interleaving them fragmented the heap by about half of their
@@ -154,7 +174,7 @@ def load_tensors(readers: Mapping[str, TensorReader], device: torch.device) -> d
         return (str(source.path), source.offset) if isinstance(source, TensorSlice) else ("", 0)
 
     names = sorted(readers, key=file_position)
-    outputs = allocate({name: readers[name] for name in names}, device)
+    outputs = allocate({name: readers[name] for name in names}, device, regions)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         deque(pool.map(lambda name: fill(outputs[name], readers[name]), names), maxlen=0)
     return {name + suffix: tensor for name in names for suffix, tensor in outputs[name].items()}

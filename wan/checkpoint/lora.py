@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wan.checkpoint.lora_deltas import WeightDelta, read_deltas
 from wan.checkpoint.lora_file import Lora, LoraError, digest, identity
+from wan.host_memory import HostTensor
 from wan.modules.quantized import QuantizedLinear
 
 __all__ = ["Lora", "LoraError", "LoraManager"]
@@ -34,7 +35,7 @@ class LoraManager:
     """The active LoRAs of a transformer, the original weights, and the quantized layers that compute a LoRA."""
 
     active: tuple[Lora, ...] = ()
-    originals: dict[str, Tensor] = field(default_factory=dict)
+    originals: dict[str, HostTensor] = field(default_factory=dict)
     unmerged_layers: list[QuantizedLinear] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
     """What the files of the active LoRAs hold that is ignored."""
@@ -79,7 +80,7 @@ class LoraManager:
                 ", ".join(f"{lora} at {lora.strength:g}" for lora in loras),
                 len(deltas),
                 len(self.unmerged_layers),
-                sum(original.nbytes for original in self.originals.values()),
+                sum(original.tensor.nbytes for original in self.originals.values()),
             )
 
     @torch.no_grad()
@@ -90,7 +91,7 @@ class LoraManager:
         """
         self.active, self.active_keys, self.warnings = (), None, ()
         for name in list(self.originals):
-            model.get_parameter(name).copy_(self.originals[name])
+            self._restore(model.get_parameter(name), self.originals[name])
             del self.originals[name]
         while self.unmerged_layers:
             self.unmerged_layers[-1].set_lora(None, None)
@@ -127,8 +128,15 @@ class LoraManager:
         self.unmerged_layers.append(layer)
         layer.set_lora(down, up)
 
+    def _restore(self, parameter: Tensor, original: HostTensor) -> None:
+        parameter.copy_(original.tensor, non_blocking=True)
+        if parameter.is_cuda:
+            torch.cuda.current_stream(parameter.device).synchronize()  # then the original may be freed
+
     def _merge(self, name: str, parameter: Tensor, deltas: Iterable[WeightDelta]) -> None:
-        self.originals[name] = parameter.to("cpu", copy=True)
+        original = HostTensor(parameter, page_lock=parameter.is_cuda)
+        original.tensor.copy_(parameter, non_blocking=True)  # before the kernels that change the parameter
+        self.originals[name] = original
         weight = parameter.to(torch.float32, copy=True)
         for delta in deltas:
             delta.add_to(weight)

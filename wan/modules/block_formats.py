@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wan.modules.quantized import QuantizedLinear
+from wan.modules.quantized import QuantizedLinear, QuantizedRows
 
 SUPER_BLOCK = 256
 """Values in a block of the K formats."""
@@ -177,7 +177,7 @@ class BlockQuantizedLinear(QuantizedLinear):
     def shape(self) -> torch.Size:
         return torch.Size((self.data.shape[0], self.in_features))
 
-    def product(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, rows: QuantizedRows | None = None) -> Tensor:
         return F.linear(x, expand(self.data, self.block_format).to(x.dtype), self.bias)
 
     def like(self, linear: nn.Linear) -> QuantizedLinear:

@@ -5,6 +5,8 @@ Shapes: O outputs, I inputs, R rows of activations, K rank of a LoRA.
 
 import functools
 import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,13 @@ MAX_VALUE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 _FP8_CAPABILITY = (8, 9)
 _TOLERANCE = 6e-2
 """Largest relative error of an fp8 product against the product of dequantized weights."""
+
+
+class QuantizedRows(NamedTuple):
+    """Activations in eight bits and their float32 scales."""
+
+    data_RI: Tensor
+    scale_R1: Tensor
 
 
 class QuantizedLinear(nn.Module):
@@ -50,19 +59,23 @@ class QuantizedLinear(nn.Module):
         """O x I of the weight."""
         return self.data.shape
 
-    def product(self, x: Tensor) -> Tensor:
-        """x W^T + bias."""
-        if self.fp8_matmul and x.dtype == torch.bfloat16 and supports_fp8_matmul(x.device):
-            return fp8_linear(x, self.data, self.scale, self.bias)
+    def product(self, x: Tensor, rows: QuantizedRows | None = None) -> Tensor:
+        """x W^T + bias; `rows` are those of x if they have been quantized already."""
+        if self.multiplies_fp8(x):
+            return fp8_linear(x, self.data, self.scale, self.bias, rows)
         return F.linear(x, dequantize(self.data, self.scale, x.dtype), self.bias)
+
+    def multiplies_fp8(self, x: Tensor) -> bool:
+        """Whether the product with x is computed in fp8."""
+        return self.fp8_matmul and x.dtype == torch.bfloat16 and supports_fp8_matmul(x.device)
 
     def like(self, linear: nn.Linear) -> "QuantizedLinear":
         """An uninitialized layer of this format in place of another one."""
         bias = linear.bias is not None
         return QuantizedLinear(linear.in_features, linear.out_features, bias, self.data.dtype, self.fp8_matmul)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.product(x)
+    def forward(self, x: Tensor, rows: QuantizedRows | None = None) -> Tensor:
+        y = self.product(x, rows)
         return y if self.down is None or self.up is None else y + F.linear(F.linear(x, self.down), self.up)
 
     def set_lora(self, down_KI: Tensor | None, up_OK: Tensor | None) -> None:
@@ -82,13 +95,21 @@ def quantize_rows(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
-def quantize_activations(x_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def quantize_activations(x_RI: Tensor, dtype: torch.dtype) -> QuantizedRows:
     """`quantize_rows` to a floating-point format: one Triton kernel in place of seven PyTorch operations."""
     if use_triton(x_RI):
         from wan.modules.kernels import quantize as kernels
 
-        return kernels.quantize(x_RI, dtype, MAX_VALUE[dtype])
-    return quantize_rows(x_RI, dtype)
+        return QuantizedRows(*kernels.quantize(x_RI, dtype, MAX_VALUE[dtype]))
+    return QuantizedRows(*quantize_rows(x_RI, dtype))
+
+
+def apply_linears(x: Tensor, layers: Sequence[nn.Module]) -> Iterator[Tensor]:
+    """The outputs of several linear layers of one input, which is quantized once if they multiply in fp8."""
+    fp8 = [layer for layer in layers if isinstance(layer, QuantizedLinear) and layer.multiplies_fp8(x)]
+    rows = quantize_activations(x.flatten(0, -2), fp8[0].data.dtype) if fp8 else None
+    for layer in layers:
+        yield layer(x, rows) if layer in fp8 else layer(x)
 
 
 def dequantize(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
@@ -96,14 +117,22 @@ def dequantize(data_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype) -> Tensor:
     return (data_OI.float() * scale_O1.float()).to(dtype)
 
 
-def fp8_linear(x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None) -> Tensor:
+def fp8_linear(
+    x: Tensor, data_OI: Tensor, scale_O1: Tensor, bias: Tensor | None, rows: QuantizedRows | None = None
+) -> Tensor:
     """x (data * scale)^T + bias as a product of e4m3 matrices, with activations quantized per row.
 
-    Scales and bias are applied to the float32 sums, which are then rounded to the dtype of x.
+    Scales and bias are applied to the float32 sums, which are then rounded to the dtype of x. `rows`: x, quantized.
     """
-    data_RI, scale_R1 = quantize_activations(x.flatten(0, -2), data_OI.dtype)
+    rows = rows or quantize_activations(x.flatten(0, -2), data_OI.dtype)
     y = torch._scaled_mm(
-        data_RI, data_OI.t(), scale_a=scale_R1, scale_b=scale_O1.t(), bias=bias, out_dtype=x.dtype, use_fast_accum=True
+        rows.data_RI,
+        data_OI.t(),
+        scale_a=rows.scale_R1,
+        scale_b=scale_O1.t(),
+        bias=bias,
+        out_dtype=x.dtype,
+        use_fast_accum=True,
     )
     return y.unflatten(0, x.shape[:-1])
 

@@ -22,6 +22,7 @@ from wan.modules.attention import KeyValue, attention, split_heads
 from wan.modules.audio import AudioCrossAttention, AudioProjection
 from wan.modules.gelu import TanhGELU
 from wan.modules.norms import LayerNorm, RMSNorm, eager_modulated_norm, gated_residual
+from wan.modules.quantized import apply_linears
 from wan.modules.rope import RotaryEmbedding
 from wan.modules.sequence_parallel import SINGLE_DEVICE, SequenceParallel
 from wan.modules.speaker_labels import SpeakerMasks, speaker_labels
@@ -71,9 +72,10 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BLD: Tensor, rotary_emb: RotaryEmbedding) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys after norm and RoPE, and values, each B x L x A x E."""
-        q = self.norm_q(self.q(x_BLD), self.num_heads, rotary_emb)
-        k = self.norm_k(self.k(x_BLD), self.num_heads, rotary_emb)
-        return q, k, split_heads(self.v(x_BLD), self.num_heads)
+        outputs = apply_linears(x_BLD, (self.q, self.k, self.v))  # each is computed when it is needed
+        q = self.norm_q(next(outputs), self.num_heads, rotary_emb)
+        k = self.norm_k(next(outputs), self.num_heads, rotary_emb)
+        return q, k, split_heads(next(outputs), self.num_heads)
 
     def forward(self, q_BLAE: Tensor, k_BLAE: Tensor, v_BLAE: Tensor, parallel: SequenceParallel) -> Tensor:
         """The projections of `project`, after `parallel.to_heads`, to B x L x D."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from wan.configs.schema import VideoVAEConfig
+from wan.modules.feature_cache import FeatureCache
 from wan.modules.vae_layers import (
-    FeatureCache,
     channels_last,
     decoder_layers,
     encoder_stages,
@@ -99,11 +99,14 @@ class VideoVAE:
         """
         encoder = self.model.encoder
         device = self.model.device
-        features, static = FeatureCache(device, offload_device or device), StaticInputCache()
+        static = StaticInputCache()
         stages = encoder_stages(encoder)
         zeros = channels_last(torch.zeros(1, 3, TEMPORAL_STRIDE, *video_CFHW.shape[2:], device=device))
         num_known, latents = latent_frames(video_CFHW.shape[1]), []
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=TF32):
+        with (
+            FeatureCache(device, offload_device or device) as features,
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=TF32),
+        ):
             for index in range(latent_frames(num_frames or video_CFHW.shape[1])):
                 if index < num_known:
                     start = max(0, TEMPORAL_STRIDE * (index - 1) + 1)
@@ -123,12 +126,12 @@ class VideoVAE:
         decoder = self.model.decoder
         device, dtype = self.model.device, decoder.conv_in.weight.dtype
         mean, std = self._statistics(device)
-        features = FeatureCache(device, offload_device or device)
         layers = decoder_layers(decoder)
         z = self.model.post_quant_conv((latent_CTHW * std + mean)[None]).to(dtype)
-        for index in range(latent_CTHW.shape[1]):
-            x = run_layers(layers, channels_last(z[:, :, index : index + 1]), features, index == 0)
-            yield head(decoder, x, features)[0].clamp_(-1, 1).float()
+        with FeatureCache(device, offload_device or device) as features:
+            for index in range(latent_CTHW.shape[1]):
+                x = run_layers(layers, channels_last(z[:, :, index : index + 1]), features, index == 0)
+                yield head(decoder, x, features)[0].clamp_(-1, 1).float()
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent channels, broadcastable to C x T x H x W."""

@@ -10,7 +10,7 @@ Shapes: B = 1 batch, C channels, F frames, H x W.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wan.modules.conv3d import convolve
+from wan.modules.feature_cache import FeatureCache
+from wan.modules.kernels.dispatch import use_triton
 
 if TYPE_CHECKING:  # diffusers is imported on first use: it takes as long as torch
     from diffusers.models.autoencoders.autoencoder_kl_wan import (
@@ -35,25 +37,6 @@ CACHE_T = 2
 """Cached frames of a causal convolution (kernel size 3 in time)."""
 _EPS = 1e-24
 """Avoids division by zero in the RMS norm; too small to change other results."""
-
-
-class FeatureCache:
-    """Frames of earlier slices, by layer; None for a layer that has stored none.
-
-    Tensors are kept on `offload_device` and returned on `device`.
-    """
-
-    def __init__(self, device: torch.device, offload_device: torch.device) -> None:
-        self.device = device
-        self.offload_device = offload_device
-        self.tensors: dict[Any, Any] = {}
-
-    def __getitem__(self, layer: Any) -> Tensor | None:
-        frames = self.tensors.get(layer)
-        return None if frames is None else frames.to(self.device)
-
-    def __setitem__(self, layer: Any, frames: Tensor) -> None:
-        self.tensors[layer] = frames.to(self.offload_device)
 
 
 def channels_last(x_BCFHW: Tensor) -> Tensor:
@@ -94,12 +77,14 @@ def run_layer(layer: nn.Module, x_BCFHW: Tensor, features: FeatureCache, first: 
     raise AssertionError(type(layer))
 
 
-def causal_conv(convolution: WanCausalConv3d, x_BCFHW: Tensor, features: FeatureCache) -> Tensor:
-    """Convolution of the cached frames (zeros for the first slice) and these."""
+def causal_conv(
+    convolution: WanCausalConv3d, x_BCFHW: Tensor, features: FeatureCache, norm: WanRMS_norm | None = None
+) -> Tensor:
+    """Convolution of the cached frames (zeros for the first slice) and these, after SiLU of `norm` if it is given."""
     past = features[convolution]
     if past is None:
         past = x_BCFHW.new_zeros(1).expand(*x_BCFHW.shape[:2], CACHE_T, *x_BCFHW.shape[3:])
-    frames = concat_frames(past, x_BCFHW)
+    frames = concat_frames(past, x_BCFHW) if norm is None else concat_norm_silu(past, x_BCFHW, norm.gamma.flatten())
     del x_BCFHW, past  # frees the largest tensors before the convolution allocates
     features[convolution] = frames[:, :, -CACHE_T:].clone()
     rows, columns = (size // 2 for size in convolution.kernel_size[1:])
@@ -107,35 +92,46 @@ def causal_conv(convolution: WanCausalConv3d, x_BCFHW: Tensor, features: Feature
 
 
 def concat_frames(past_BCFHW: Tensor, x_BCFHW: Tensor) -> Tensor:
-    """Concatenate in time. The memory format is explicit, since that of a single frame is ambiguous."""
+    """Concatenate in time."""
+    return torch.cat((past_BCFHW, x_BCFHW), dim=2, out=empty_frames(past_BCFHW, x_BCFHW))
+
+
+def concat_norm_silu(past_BCFHW: Tensor, x_BCFHW: Tensor, weight_C: Tensor) -> Tensor:
+    """Concatenate the past frames and SiLU of the RMS norm of x in time."""
+    if not use_triton(x_BCFHW):
+        return concat_frames(past_BCFHW, F.silu(rms_norm(x_BCFHW, weight_C), inplace=True))
+    from wan.modules.kernels import vae_norm as kernels
+
+    frames, num_past = empty_frames(past_BCFHW, x_BCFHW), past_BCFHW.shape[2]
+    frames[:, :, :num_past].copy_(past_BCFHW)
+    kernels.rms_norm_silu(x_BCFHW, weight_C, _EPS, frames[:, :, num_past:])
+    return frames
+
+
+def empty_frames(past_BCFHW: Tensor, x_BCFHW: Tensor) -> Tensor:
+    """Room for both. The memory format is explicit, since that of a single frame is ambiguous."""
     sizes = [*x_BCFHW.shape]
     sizes[2] += past_BCFHW.shape[2]
-    frames = torch.empty(sizes, dtype=x_BCFHW.dtype, device=x_BCFHW.device, memory_format=torch.channels_last_3d)
-    return torch.cat((past_BCFHW, x_BCFHW), dim=2, out=frames)
+    return torch.empty(sizes, dtype=x_BCFHW.dtype, device=x_BCFHW.device, memory_format=torch.channels_last_3d)
 
 
 def residual_block(block: WanResidualBlock, x_BCFHW: Tensor, features: FeatureCache) -> Tensor:
     """Two causal convolutions and a shortcut."""
-    y = causal_conv(block.conv1, norm_silu(block.norm1, x_BCFHW), features)
-    y = causal_conv(block.conv2, norm_silu(block.norm2, y), features)
+    y = causal_conv(block.conv1, x_BCFHW, features, block.norm1)
+    y = causal_conv(block.conv2, y, features, block.norm2)
     shortcut = block.conv_shortcut
     return y.add_(x_BCFHW if isinstance(shortcut, nn.Identity) else convolve(shortcut, x_BCFHW))
 
 
-def norm_silu(norm: WanRMS_norm, x_BCFHW: Tensor) -> Tensor:
-    """SiLU of `rms_norm`."""
-    return F.silu(rms_norm(norm, x_BCFHW), inplace=True)
-
-
-def rms_norm(norm: WanRMS_norm, x_BCFHW: Tensor) -> Tensor:
+def rms_norm(x_BCFHW: Tensor, weight_C: Tensor) -> Tensor:
     """RMS norm over channels with a weight per channel."""
-    return F.rms_norm(x_BCFHW.movedim(1, -1), norm.gamma.shape[:1], norm.gamma.flatten(), _EPS).movedim(-1, 1)
+    return F.rms_norm(x_BCFHW.movedim(1, -1), weight_C.shape, weight_C, _EPS).movedim(-1, 1)
 
 
 def spatial_attention(block: WanAttentionBlock, x_BCFHW: Tensor) -> Tensor:
     """Single-head attention among the pixels of each frame; 1 x 1 convolutions computed as matrix products."""
     height, width = x_BCFHW.shape[-2:]
-    pixels_FNC = rearrange(rms_norm(block.norm, x_BCFHW), "b c f h w -> (b f) (h w) c")
+    pixels_FNC = rearrange(rms_norm(x_BCFHW, block.norm.gamma.flatten()), "b c f h w -> (b f) (h w) c")
     qkv = F.linear(pixels_FNC, block.to_qkv.weight.flatten(1), block.to_qkv.bias)
     q, k, v = (each[:, None] for each in qkv.chunk(3, dim=-1))
     y = F.scaled_dot_product_attention(q, k, v)[:, 0]
@@ -172,7 +168,7 @@ def unfold_frames(x_BCFHW: Tensor) -> Tensor:
 
 def head(network: WanEncoder3d | WanDecoder3d, x_BCFHW: Tensor, features: FeatureCache) -> Tensor:
     """Final norm, SiLU and convolution of the encoder or decoder."""
-    return causal_conv(network.conv_out, norm_silu(network.norm_out, x_BCFHW), features)
+    return causal_conv(network.conv_out, x_BCFHW, features, network.norm_out)
 
 
 def mid_layers(block: WanMidBlock) -> Iterator[nn.Module]:

@@ -18,6 +18,7 @@ from wan.modules.norms import LayerNorm, RMSNorm, gated_residual
 from wan.modules.quantized import has_fp8, quantize_activations
 from wan.modules.rope import RotaryEmbedding, apply_label_rope
 from wan.modules.speaker_labels import SpeakerMasks, attention_to_classes
+from wan.modules.vae_layers import concat_norm_silu
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _EPS = 1e-6
 class Size:
     """Sizes of a token stream. The default has the published network's heads, so the kernels compiled here are reused.
 
-    `width` is that of a head, `hidden` that of a feed-forward layer.
+    `width` is that of a head, `hidden` that of a feed-forward layer, `channels` that of the VAE's activations.
     """
 
     batch: int = 1
@@ -40,6 +41,7 @@ class Size:
     width: int = 128
     hidden: int = 3000
     keys: int = 70
+    channels: int = 96
 
     @property
     def dim(self) -> int:
@@ -111,6 +113,11 @@ def operations(device: torch.device, dtype: torch.dtype, size: Size) -> Operatio
     labels_BL = 24 * torch.rand(size.batch, size.tokens, generator=generator, device=device)
     masks_BS3 = torch.rand(size.batch, size.keys, 3, generator=generator, device=device).round()
     masks = SpeakerMasks(masks_BS3, masks_BS3.sum(1))
+    past, pixels = (
+        draw(1, size.channels, 2, size.tokens, 3, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
+        for _ in range(2)
+    )
+    gamma = draw(size.channels, dtype=dtype)
     table: Operations = {
         "modulated norm": lambda: (modulated(x_BLD, (shift, scale)),),
         "affine norm": lambda: (affine(x_BLD),),
@@ -122,6 +129,7 @@ def operations(device: torch.device, dtype: torch.dtype, size: Size) -> Operatio
         "RMS norm, RoPE": lambda: (rms(x_BLD, size.heads, rotary_emb),),
         "label RoPE": lambda: (apply_label_rope(q_BLAE, labels_BL),),
         "GELU": lambda: (TanhGELU()(hidden.clone()),),
+        "VAE norm, SiLU": lambda: (concat_norm_silu(past, pixels, gamma),),
         "class attention": lambda: (attention_to_classes(q_BLAE, k_BLAE, masks),),
     }
     if has_fp8(device):

@@ -135,19 +135,23 @@ def measure_weights(models: Models) -> WeightBytes:
     )
 
 
-def estimate_weights(config: ModelConfig, precision: Precision) -> int:
-    """Bytes of all networks before they are loaded; the few layers that stay in higher precision are not considered."""
+def estimate_weights(config: ModelConfig, precision: Precision) -> WeightBytes:
+    """Bytes of the networks before they are loaded; the few layers that stay in higher precision are not considered."""
     large_itemsize = 1 if precision != "bf16" else getattr(torch, config.dtype).itemsize
     with META:
-        vae = build_vae(config.vae)
-        modules = (
-            (MultiTalkTransformer(config.transformer), large_itemsize),
-            (build_text_encoder(config.text_encoder), large_itemsize),
-            (build_image_encoder(config.image_encoder), getattr(torch, config.image_encoder_dtype).itemsize),
-            (vae.encoder, torch.float32.itemsize),
-            (vae.decoder, getattr(torch, config.vae_dtype).itemsize),
-        )
-    return sum(sum(p.numel() for p in module.parameters()) * itemsize for module, itemsize in modules)
+        transformer, vae = MultiTalkTransformer(config.transformer), build_vae(config.vae)
+        text_encoder, image_encoder = build_text_encoder(config.text_encoder), build_image_encoder(config.image_encoder)
+
+    def size(module: nn.Module, itemsize: int) -> int:
+        return sum(p.numel() for p in module.parameters()) * itemsize
+
+    return WeightBytes(
+        transformer=size(transformer, large_itemsize),
+        blocks=tuple(size(block, large_itemsize) for block in transformer.blocks.children()),
+        text_encoder=size(text_encoder, large_itemsize),
+        image_encoder=size(image_encoder, getattr(torch, config.image_encoder_dtype).itemsize),
+        vae=size(vae.encoder, torch.float32.itemsize) + size(vae.decoder, getattr(torch, config.vae_dtype).itemsize),
+    )
 
 
 def estimate_memory(

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from wan.checkpoint import Models
 from wan.configs.schema import ModelConfig
@@ -42,6 +43,11 @@ class OffloadPlan:
         """What distinguishes two plans, apart from name and peak."""
         return self.num_resident_blocks, self.keep_encoders, self.offload_vae_cache
 
+    @property
+    def kind(self) -> tuple[str, bool]:
+        """Plans of one kind differ in how many blocks are streamed."""
+        return self.name, self.offload_vae_cache
+
 
 class OutOfMemoryPlanError(ValueError):
     """No plan fits into the free memory."""
@@ -58,13 +64,20 @@ class OffloadPlanner:
             functools.partial(estimate_memory, config, transformer=models.transformer),
         )
 
-    def estimate_and_choose(self, size: VideoSize, num_persons: int, budget: int | None) -> OffloadPlan:
-        """The fastest plan for a request that fits into `budget` bytes of the device; None for no limit.
+    def estimate_and_choose(
+        self, size: VideoSize, num_persons: int, budget: int | None, current: OffloadPlan | None = None
+    ) -> OffloadPlan:
+        """The plan for a request that fits into `budget` bytes of the device; None for no limit.
 
+        The fastest, or the `current` one if that differs from it in the number of streamed blocks only and still fits.
         Raises `OutOfMemoryPlanError` if none fits.
         """
         plans = self.plans(size, num_persons)
-        return plans[0] if budget is None else choose_plan(plans, budget, MARGIN)
+        if budget is None:
+            return plans[0]
+        best = choose_plan(plans, budget, MARGIN)
+        kept = next((plan for plan in plans if current is not None and plan.key == current.key), best)
+        return kept if kept.kind == best.kind and fits(kept, budget, MARGIN) else best
 
     def plans(self, size: VideoSize, num_persons: int) -> list[OffloadPlan]:
         """Every plan for a request, from the fastest to the one that needs least memory."""
@@ -84,24 +97,33 @@ def enumerate_plans(
 ) -> list[OffloadPlan]:
     """Every plan with its peak, from the fastest to the one that needs least memory.
 
-    Offloading the VAE's cache copies a few GB for every latent frame of a chunk, a streamed block copies its own size
-    in every forward: the cache is offloaded first, and only where that lowers the peak.
+    A streamed block is copied while the block before it computes, which takes longer. The encoders are copied while
+    nothing computes, so blocks are streamed first. Offloading the VAE's cache copies several GB for every latent frame
+    of a chunk: it comes last, and only where that needs less than every other plan.
     """
     num_blocks = len(weights.blocks)
     max_resident = num_blocks if max_resident_blocks is None else min(max_resident_blocks, num_blocks)
-    candidates = [(max_resident, True, False)]
-    candidates += [(resident, False, offload) for resident in range(max_resident, -1, -1) for offload in (False, True)]
-    plans: list[OffloadPlan] = []
-    for resident, keep, offload in candidates:
-        name = "streamed" if resident < num_blocks else "resident" if keep else "encoders leave"
-        peak = peak_bytes(weights, estimate, resident, keep, offload)
-        if not offload or peak < plans[-1].peak:
-            plans.append(
-                OffloadPlan(
-                    name=name, num_resident_blocks=resident, keep_encoders=keep, offload_vae_cache=offload, peak=peak
-                )
-            )
-    return plans
+
+    def make(offload: bool, keep: bool, resident: int) -> OffloadPlan:
+        return OffloadPlan(
+            name=plan_name(resident < num_blocks, keep),
+            num_resident_blocks=resident,
+            keep_encoders=keep,
+            offload_vae_cache=offload,
+            peak=peak_bytes(weights, estimate, resident, keep, offload),
+        )
+
+    placements = [*product((True, False), range(max_resident, -1, -1))]
+    plans = [make(False, *placement) for placement in placements]
+    least = smallest(plans).peak
+    return plans + [plan for plan in (make(True, *placement) for placement in placements) if plan.peak < least]
+
+
+def plan_name(streamed: bool, keep_encoders: bool) -> str:
+    """What an operator reads."""
+    if streamed:
+        return "streamed, encoders stay" if keep_encoders else "streamed"
+    return "resident" if keep_encoders else "encoders leave"
 
 
 def peak_bytes(
@@ -128,19 +150,30 @@ def peak_bytes(
     return always + max(stages)
 
 
+def host_bytes(weights: WeightBytes, plan: OffloadPlan) -> int:
+    """Bytes of the weights that a plan keeps in host memory."""
+    encoders = 0 if plan.keep_encoders else weights.text_encoder + weights.image_encoder + weights.vae
+    return sum(weights.blocks[plan.num_resident_blocks :]) + encoders
+
+
 def choose_plan(plans: Sequence[OffloadPlan], free: int, margin: float) -> OffloadPlan:
     """The first plan whose peak plus the share `margin` fits into `free` bytes.
 
     Raises `OutOfMemoryPlanError` with both numbers if not even the smallest does.
     """
     for plan in plans:
-        if plan.peak * (1 + margin) <= free:
+        if fits(plan, free, margin):
             return plan
     plan = smallest(plans)
     raise OutOfMemoryPlanError(
         f"{free / GIGABYTE:.1f} GB of the device's memory are free; the smallest plan ({plan.name}) needs "
         f"{plan.peak * (1 + margin) / GIGABYTE:.1f} GB for this size and number of persons"
     )
+
+
+def fits(plan: OffloadPlan, free: int, margin: float) -> bool:
+    """Whether the plan's peak plus the share `margin` fits into `free` bytes."""
+    return plan.peak * (1 + margin) <= free
 
 
 def smallest(plans: Sequence[OffloadPlan]) -> OffloadPlan:

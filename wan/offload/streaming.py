@@ -1,48 +1,75 @@
-"""Transformer blocks kept in pinned host memory and prefetched to the GPU one ahead of the block being computed."""
+"""Modules kept in page-locked host memory; transformer blocks prefetched to the GPU one ahead of the one computed."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-_ALIGNMENT = 256
-"""Bytes; every tensor in a buffer starts at a multiple, which is valid for any dtype."""
+from wan.host_memory import CopyStream, PageLock, align, allocate_region, common_region
 
 
 @dataclass(frozen=True, slots=True)
 class TensorView:
-    """One parameter or buffer of a block, and its byte range in the block's flat buffer."""
+    """One parameter or buffer of a module, and its byte range in the module's flat buffer."""
 
     tensor: Tensor
     start: int
     stop: int
 
     def view(self, buffer: Tensor) -> Tensor:
-        """The byte range of a uint8 buffer with the tensor's dtype and shape."""
-        return buffer[self.start : self.stop].view(self.tensor.dtype).view(self.tensor.shape)
+        """The byte range of a uint8 buffer with the tensor's dtype, shape and strides."""
+        flat = buffer[self.start : self.stop].view(self.tensor.dtype)
+        return flat.as_strided(self.tensor.shape, self.tensor.stride())
 
 
-class PinnedBlock:
-    """A block whose tensors are views of one flat host buffer, so that a single copy transfers it."""
+class OffloadedModule:
+    """A module whose tensors are views of one flat host buffer, so that a single copy transfers it.
 
-    def __init__(self, block: nn.Module, pin: bool) -> None:
-        self.views: list[TensorView] = []
-        size = 0
-        for tensor in chain(block.parameters(), block.buffers()):
-            stop = size + tensor.numel() * tensor.element_size()
-            self.views.append(TensorView(tensor, size, stop))
-            size = -(-stop // _ALIGNMENT) * _ALIGNMENT
-        self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
-        for view in self.views:
-            view.view(self.buffer).copy_(view.tensor)
-        self.point_at(self.buffer)
+    The buffer is the region that the tensors were loaded into, or a copy of them. On a device the module is used in a
+    copy of the buffer, which is dropped afterwards: nothing is copied back.
+    """
+
+    def __init__(self, module: nn.Module, page_lock: bool) -> None:
+        """`page_lock`: for a GPU."""
+        tensors = [*chain(module.parameters(), module.buffers())]
+        region = common_region(tensors)
+        self.views = _packed_views(tensors) if region is None else [_view_in_region(tensor) for tensor in tensors]
+        self.buffer = allocate_region(max((view.stop for view in self.views), default=0)) if region is None else region
+        self._page_lock = PageLock(self.buffer) if page_lock else None
+        if region is None:
+            for view in self.views:
+                view.view(self.buffer).copy_(view.tensor)
+            self.point_at(self.buffer)
 
     def point_at(self, buffer: Tensor) -> None:
-        """Make the block's tensors views of a buffer, on the host or on the device."""
+        """Make the module's tensors views of a buffer, on the host or on the device."""
         for view in self.views:
             view.tensor.data = view.view(buffer)
+
+    @contextmanager
+    def on_device(self, device: torch.device) -> Iterator[None]:
+        """The module on a device."""
+        self.point_at(self.buffer.to(device, non_blocking=True))
+        try:
+            yield
+        finally:
+            self.point_at(self.buffer)
+
+
+def _packed_views(tensors: list[Tensor]) -> list[TensorView]:
+    views, start = [], 0
+    for tensor in tensors:
+        views.append(TensorView(tensor, start, start + tensor.nbytes))
+        start = align(start + tensor.nbytes)
+    return views
+
+
+def _view_in_region(tensor: Tensor) -> TensorView:
+    start = int(tensor.storage_offset()) * tensor.itemsize
+    return TensorView(tensor, start, start + tensor.nbytes)
 
 
 class StreamedBlocks(nn.ModuleList):
@@ -53,15 +80,27 @@ class StreamedBlocks(nn.ModuleList):
     """
 
     def __init__(self, blocks: nn.ModuleList, num_resident: int, device: torch.device) -> None:
-        """Move the first `num_resident` blocks to `device`, the others to pinned host memory."""
+        """Move the first `num_resident` blocks to `device`, the others to page-locked host memory."""
         super().__init__(blocks)
-        self.num_resident = num_resident
         self.device = device
-        cuda = device.type == "cuda"
-        self._offloaded = [PinnedBlock(block, pin=cuda) for block in list(blocks)[num_resident:]]
+        self.num_resident = len(blocks)
+        self._offloaded: list[OffloadedModule] = []
+        self._copies = CopyStream(device)
+        self.set_num_resident(num_resident)
         for block in list(blocks)[:num_resident]:
             block.to(device)
-        self._copy_stream = torch.cuda.Stream(device) if cuda else None
+
+    def set_num_resident(self, num_resident: int) -> None:
+        """Move blocks from the device or to it, one by one, until so many are resident; the others stay as they are."""
+        blocks = list(super().__iter__())
+        while self.num_resident > num_resident:
+            block = OffloadedModule(blocks[self.num_resident - 1], page_lock=self.device.type == "cuda")
+            self._offloaded.insert(0, block)
+            self.num_resident -= 1
+        while self.num_resident < num_resident:
+            blocks[self.num_resident].to(self.device)
+            del self._offloaded[0]
+            self.num_resident += 1
 
     def __iter__(self) -> Iterator[nn.Module]:
         blocks = list(super().__iter__())
@@ -79,7 +118,7 @@ class StreamedBlocks(nn.ModuleList):
                     self._offloaded[index].point_at(self._offloaded[index].buffer)
                 copied = next_copied
         finally:
-            self._wait_for_copies()
+            self._copies.wait_for_all()  # an abandoned iteration leaves one in flight, and its slot is reused
 
     def unwrap(self) -> nn.ModuleList:
         """The same blocks as a plain list, on their present devices."""
@@ -90,25 +129,9 @@ class StreamedBlocks(nn.ModuleList):
         if index >= len(self._offloaded):
             return None
         buffer = self._offloaded[index].buffer
-        slot = slots[index % 2][: len(buffer)]
-        if self._copy_stream is None:
-            slot.copy_(buffer)
-            return None
-        self._copy_stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._copy_stream):
-            slot.copy_(buffer, non_blocking=True)
-            return self._copy_stream.record_event()
+        return self._copies.copy(slots[index % 2][: len(buffer)], buffer)
 
     def _attach(self, index: int, slots: list[Tensor], copied: "torch.cuda.Event | None") -> None:
         """Point a block at its slot; kernels on the current stream wait for the copy."""
-        if copied is not None:
-            torch.cuda.current_stream(self.device).wait_event(copied)
+        self._copies.wait(copied)
         self._offloaded[index].point_at(slots[index % 2])
-
-    def _wait_for_copies(self) -> None:
-        """Order later kernels after a copy that an abandoned iteration left in flight, before its slot is reused.
-
-        `record_stream` would delay reuse of the two buffers and make the allocator create two more.
-        """
-        if self._copy_stream is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self._copy_stream)

@@ -26,7 +26,7 @@ class RankSetup:
     rank: int
     num_ranks: int
     device: torch.device
-    load_device: torch.device
+    num_resident_blocks: int | None
     port: int
 
 

@@ -205,9 +205,9 @@ def start_ranks(
     checkpoint_dir: Path,
     precision: Precision,
     devices: Sequence[torch.device],
-    load_device: torch.device,
+    num_resident_blocks: int | None,
 ) -> RankPool:
-    """A process for each device but the first. `load_device`: rank 0's, or the host where blocks are streamed."""
+    """A process for each device but the first. `num_resident_blocks`: those loaded to it, None for all."""
     store = open_store()
     setups = [
         RankSetup(
@@ -217,7 +217,7 @@ def start_ranks(
             rank=rank,
             num_ranks=len(devices),
             device=device,
-            load_device=device if load_device.type == device.type else load_device,
+            num_resident_blocks=num_resident_blocks,
             port=store.port,
         )
         for rank, device in enumerate(devices)

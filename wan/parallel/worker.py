@@ -33,7 +33,9 @@ class Worker:
         self.group = RankGroup(
             open_store(setup.port), setup.rank, setup.num_ranks, device, config.transformer.num_heads
         )
-        self.transformer = load_transformer(config, setup.checkpoint_dir, setup.load_device, setup.precision)
+        self.transformer = load_transformer(
+            config, setup.checkpoint_dir, device, setup.precision, setup.num_resident_blocks
+        )
         self.sampler = ChunkSampler(config, self.transformer, device, self.group.mesh)
         self.loras = LoraManager()
         self.clip: ClipState | None = None

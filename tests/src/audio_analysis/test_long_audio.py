@@ -10,6 +10,7 @@ from src.audio_analysis.long_audio import LazySpeechEmbeddings, SegmentSize, emb
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.audio.convert import to_mono
 from src.media.audio.read import read_audio
+from src.serving.request_warnings import collect_warnings
 from tests.conftest import ROOT
 from tests.golden.run import relative_error
 from wan.chunks import plan_chunks
@@ -86,3 +87,18 @@ def test_short_audio_is_encoded_at_once(
     assert torch.equal(embed_speech(model, voice), whole(model, voice))  # type: ignore[arg-type]
     monkeypatch.setattr(long_audio, "MAX_WHOLE_SECONDS", 15)
     assert isinstance(embed_speech(model, voice), LazySpeechEmbeddings)
+
+
+def test_audio_is_encoded_in_segments_where_memory_is_short(
+    model: Wav2Vec2Model, voice: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory (raised by the test)")
+
+    expected = whole(model, voice)
+    monkeypatch.setattr(model, "get_embeddings", run_out)
+    with collect_warnings() as warnings:
+        embeddings = embed_speech(model, voice)
+    assert isinstance(embeddings, LazySpeechEmbeddings)
+    assert relative_error(states(embeddings), expected) < 0.2
+    assert warnings == ["the GPU's memory is short: speech is encoded in segments, slightly different from the whole"]

@@ -10,6 +10,7 @@ from wan.modules import quantized
 from wan.modules.quantized import (
     MAX_VALUE,
     QuantizedLinear,
+    apply_linears,
     dequantize,
     fp8_linear,
     quantize_linears,
@@ -82,6 +83,35 @@ def test_the_bias_is_added_before_the_result_is_rounded() -> None:
     (data, scale), (rows, row_scale) = (quantize_rows(each, torch.float8_e4m3fn) for each in (weight, x))
     sums = dequantize(rows, row_scale, torch.float32) @ dequantize(data, scale, torch.float32).t()
     assert (fp8_linear(x, data, scale, bias) != (sums + bias.float()).bfloat16()).float().mean() < 0.02
+
+
+def test_queries_keys_and_values_share_one_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three roundings of the same tokens before; every bit of the result is the same."""
+    monkeypatch.setattr(quantized, "supports_fp8_matmul", lambda _: True)
+    layers = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3))).bfloat16()
+    quantize_linears(layers, dict.fromkeys("012", torch.float8_e4m3fn), fp8_matmul=True)
+    for number, layer in enumerate(layers):
+        layer.data, layer.scale = quantize_rows(draw(64, 64, seed=number), torch.float8_e4m3fn)
+        layer.bias.data = draw(64, seed=9).bfloat16()
+    x, rounded = draw(2, 16, 64).bfloat16(), []
+    separate = [layer(x) for layer in layers]
+    quantize = quantized.quantize_activations
+
+    def counted(x_RI: torch.Tensor, dtype: torch.dtype) -> quantized.QuantizedRows:
+        rounded.append(dtype)
+        return quantize(x_RI, dtype)
+
+    monkeypatch.setattr(quantized, "quantize_activations", counted)
+    together = list(apply_linears(x, list(layers)))
+    assert len(rounded) == 1
+    assert all(torch.equal(a, b) for a, b in zip(together, separate, strict=True))
+    plain = nn.Linear(64, 64).bfloat16()
+    mixed = list(apply_linears(x, [layers[0], plain, layers[2]]))
+    assert len(rounded) == 2
+    assert torch.equal(mixed[1], plain(x))
+    assert torch.equal(mixed[2], separate[2])
+    assert list(apply_linears(x, [plain])) != []
+    assert len(rounded) == 2
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, ValueError, NotImplementedError])

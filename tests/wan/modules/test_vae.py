@@ -19,8 +19,9 @@ from wan.checkpoint.layout import find_layout
 from wan.configs import ModelConfig
 from wan.modules import vae_layers
 from wan.modules.conv3d import convolve
+from wan.modules.feature_cache import FeatureCache
 from wan.modules.vae import VideoVAE, build_vae
-from wan.modules.vae_layers import FeatureCache, encoder_stages, receptive_field
+from wan.modules.vae_layers import encoder_stages, receptive_field
 
 CPU = torch.device("cpu")
 FRAMES = 13

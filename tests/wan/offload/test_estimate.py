@@ -14,10 +14,18 @@ from wan.checkpoint import Precision, load_models
 from wan.conditioning.latent import condition_latent
 from wan.configs import WAN_CONFIGS, ModelConfig
 from wan.decode import decode_video
+from wan.modules.feature_cache import FeatureCache, Transfer
 from wan.modules.vae import VideoVAE, build_vae
-from wan.modules.vae_layers import FeatureCache
 from wan.multitalk import chunk_size
-from wan.offload.estimate import META, estimate_memory, estimate_vae, estimate_weights, measure_peak, measure_weights
+from wan.offload.estimate import (
+    META,
+    WeightBytes,
+    estimate_memory,
+    estimate_vae,
+    estimate_weights,
+    measure_peak,
+    measure_weights,
+)
 from wan.types import VideoSize
 
 CPU = torch.device("cpu")
@@ -41,12 +49,13 @@ def test_vae_estimate_matches_measured_peak(
     class NumPyCache(FeatureCache):
         """Keeps features where `PeakCounter` does not count them."""
 
-        def __setitem__(self, layer: Any, kept: Any) -> None:
-            self.tensors[layer] = kept.movedim(1, -1).contiguous().numpy().copy()
+        def _store(self, layer: Any, frames: Any) -> Transfer:
+            self.tensors[layer] = frames.movedim(1, -1).contiguous().numpy().copy()
+            return Transfer(frames, None)
 
-        def __getitem__(self, layer: Any) -> Any:
-            kept = self.tensors.get(layer)
-            return None if kept is None else torch.from_numpy(kept).clone().movedim(-1, 1)
+        def _fetch(self, layer: Any) -> Transfer:
+            kept: Any = self.tensors.get(layer)
+            return Transfer(None if kept is None else torch.from_numpy(kept).clone().movedim(-1, 1), None)
 
     monkeypatch.setattr("wan.modules.vae.FeatureCache", NumPyCache)
     video = torch.zeros(3, size.frames, size.height, size.width)
@@ -54,7 +63,7 @@ def test_vae_estimate_matches_measured_peak(
         measure_peak(lambda: deque(decode_video(vae, latent, frame, 1.0, META), maxlen=0), CPU),
         measure_peak(lambda: vae.encode(video), CPU),
     )
-    assert offloaded < 0.7 * measured
+    assert offloaded < 0.75 * measured
     monkeypatch.undo()
     assert estimate_vae(meta_vae, size, CPU) == pytest.approx(offloaded, rel=0.15)
 
@@ -87,7 +96,7 @@ def test_tied_weights_are_counted_once(puppet: ModelConfig, puppet_folder: Path)
     """The text encoder's token embedding has two names; it must also stay tied when the module is moved."""
     models = load_models(puppet, puppet_folder, CPU)
     encoder = models.text_encoder.model
-    storages = {each.untyped_storage().data_ptr(): each.nbytes for each in encoder.state_dict().values()}
+    storages = {each.data_ptr(): each.nbytes for each in encoder.state_dict().values()}
     assert measure_weights(models).text_encoder == sum(storages.values())
     encoder.double()  # like a move, allocates new data for every parameter
     assert encoder.shared.weight is encoder.encoder.embed_tokens.weight
@@ -95,5 +104,15 @@ def test_tied_weights_are_counted_once(puppet: ModelConfig, puppet_folder: Path)
 
 def test_weight_bytes_are_estimated_before_loading() -> None:
     config = WAN_CONFIGS["multitalk-14B"]
-    assert estimate_weights(config, "bf16") == pytest.approx(51.5e9, rel=0.02)
-    assert estimate_weights(config, "fp8") == pytest.approx(27e9, rel=0.06)
+    for precision in ("bf16", "fp8"):
+        estimated, measured = (
+            estimate_weights(config, precision),
+            measure_weights(random_models(config, META, precision)),
+        )
+        assert total(estimated) == pytest.approx({"bf16": 51.5e9, "fp8": 27e9}[precision], rel=0.08)
+        assert total(estimated) == pytest.approx(total(measured), rel=0.08)
+        assert estimated.blocks == pytest.approx(measured.blocks, rel=0.01)
+
+
+def total(weights: WeightBytes) -> int:
+    return weights.transformer + weights.text_encoder + weights.image_encoder + weights.vae

@@ -15,7 +15,7 @@ from triton.runtime import driver
 
 from wan.configs import WAN_CONFIGS
 from wan.modules import verify_kernels
-from wan.modules.kernels import class_attention, gelu, layer_norm, quantize, rope
+from wan.modules.kernels import class_attention, gelu, layer_norm, quantize, rope, vae_norm
 from wan.modules.kernels.dispatch import force_backend
 from wan.modules.verify_kernels import Size, operations
 from wan.types import VideoSize
@@ -27,10 +27,11 @@ KERNELS = [
     gelu._gelu,
     quantize._quantize,
     class_attention._class_attention,
+    vae_norm._rms_norm_silu,
 ]
 PUBLISHED = Size(tokens=2, hidden=13824, keys=2)
 HOPPER = 90
-VARIANTS = 12
+VARIANTS = 13
 """Compiled variants of all kernels in one dtype: six of layer_norm, two of rms_norm_rope, one of each other kernel."""
 SHARED_MEMORY = 227 * 1024
 """Maximum bytes of a thread block on Hopper."""
@@ -57,7 +58,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     def compile_only(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
         binaries.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
 
-    for module in (layer_norm, rope, gelu, quantize, class_attention):
+    for module in (layer_norm, rope, gelu, quantize, class_attention, vae_norm):
         monkeypatch.setattr(module, "launch", compile_only)
     for kernel in KERNELS:
         kernel.device_caches.clear()
@@ -109,7 +110,7 @@ def test_all_video_sizes_share_the_compiled_kernels(compiled: list[Any]) -> None
     """Triton specializes integer arguments on 1 and on multiples of 16 unless told not to."""
     counts = token_counts()
     assert len(counts) == 19
-    narrow = replace(PUBLISHED, heads=1, width=32, hidden=16)
+    narrow = replace(PUBLISHED, heads=1, width=32, hidden=16, channels=16)
     compile_all(narrow, torch.bfloat16)
     first = variants()
     assert sum(first.values()) == VARIANTS

@@ -31,8 +31,8 @@ if INTERPRETED:
 
 # Widths that are not powers of two, partly filled blocks, and a batch with one modulation per item.
 SIZES = [
-    Size(batch=2, tokens=9, heads=5, width=24, hidden=100, keys=7),
-    Size(batch=1, tokens=130, heads=3, width=32, hidden=2100, keys=70),
+    Size(batch=2, tokens=9, heads=5, width=24, hidden=100, keys=7, channels=24),
+    Size(batch=1, tokens=130, heads=3, width=32, hidden=2100, keys=70, channels=384),
     Size(batch=1, tokens=3, heads=40, width=128, hidden=13824, keys=2),
 ]
 # float32: differences of summation order. 16 bits: values near the midpoint between two representable ones.
