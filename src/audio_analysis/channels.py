@@ -15,6 +15,7 @@ from src.media.audio.spool import iter_chunks
 # Channels are compared at about this rate, as differences of neighboring samples, which emphasizes speech over rumble.
 ANALYSIS_RATE = 8_000
 FRAME_SECONDS = 0.04
+REFERENCE_POWER = 0.5
 # Power of the sum relative to that of channels with nothing in common; below it they cancel.
 MIN_COHERENCE = 0.5
 # Decibels from quiet frames (10th percentile) to loud ones (95th): noise has at most the first, speech at least the
@@ -41,8 +42,7 @@ def channel_weights(audio: Audio) -> tuple[np.ndarray, str] | None:
         return None
     is_noise_C = _find_noise(powers_CF)
     used_C = ~is_noise_C
-    reference = int(np.argmax(np.where(used_C, covariance_CC.diagonal(), -1)))
-    is_late_C = used_C & _find_late_copies(audio, covariance_CC.diagonal(), used_C, reference)
+    is_late_C = used_C & _find_late_copies(audio, covariance_CC.diagonal(), used_C)
     used_C = used_C & ~is_late_C
     sign_C = _find_signs(covariance_CC, used_C)
     found = {"opposite phase": sign_C < 0, "a later copy": is_late_C, "only noise": is_noise_C}
@@ -74,11 +74,16 @@ def _find_noise(powers_CF: np.ndarray) -> np.ndarray:
     return (loud_C - quiet_C <= MAX_NOISE_RANGE) & is_loud_C
 
 
-def _find_late_copies(audio: Audio, power_C: np.ndarray, used_C: np.ndarray, reference: int) -> np.ndarray:
+def _reference(power_C: np.ndarray) -> int:
+    """The first channel about as loud as the loudest."""
+    return int(np.argmax(power_C >= REFERENCE_POWER * power_C.max()))
+
+
+def _find_late_copies(audio: Audio, power_C: np.ndarray, used_C: np.ndarray) -> np.ndarray:
     """Channels (C,) that repeat the reference, or that the reference repeats, later than the earliest of these."""
     if used_C.sum() < 2 or audio.num_channels > MAX_COMPARED_CHANNELS:
         return np.zeros(audio.num_channels, bool)
-    rate = _analysis_rate(audio)
+    rate, reference = _analysis_rate(audio), _reference(power_C * used_C)
     max_lag, min_lag = round(MAX_DELAY_SECONDS * rate), round(MIN_DELAY_SECONDS * rate)
     correlation_CL = np.abs(_correlate(audio, reference, max_lag))
     correlation_CL /= np.sqrt(np.maximum(power_C * power_C[reference], np.finfo(float).tiny))[:, None]
@@ -102,13 +107,13 @@ def _correlate(audio: Audio, reference: int, max_lag: int) -> np.ndarray:
 
 
 def _find_signs(covariance_CC: np.ndarray, used_C: np.ndarray) -> np.ndarray:
-    """-1 for channels (C,) of opposite phase to the loudest one, if the sum of the used ones nearly cancels."""
+    """-1 for channels (C,) of opposite phase to the reference, if the sum of the used ones nearly cancels."""
     used_CC = covariance_CC * used_C * used_C[:, None]
     power_C = used_CC.diagonal()
     ones_C = np.ones(len(power_C))
     if used_CC.sum() >= MIN_COHERENCE * power_C.sum():
         return ones_C
-    return np.where(used_CC[np.argmax(power_C)] < 0, -1.0, 1.0)
+    return np.where(used_CC[_reference(power_C)] < 0, -1.0, 1.0)
 
 
 def _emphasize(audio: Audio) -> Iterator[np.ndarray]:

@@ -266,3 +266,14 @@ def test_a_photograph_is_answered_with_a_warning_by_the_built_in_model(service: 
     assert answer["metrics"]["warnings"].startswith("image looks like a photograph, and multitalk-puppet knows drawn")
     assert answer["metrics"]["warnings"] in service.lines[begin:]
     assert "warnings" not in service.succeed(image=uri((ROOT / "examples" / "portrait.png").read_bytes()))["metrics"]
+
+
+def test_repair_of_a_recording_is_reported_in_metrics_and_log(service: Service) -> None:
+    """The channels cancel each other in their mean."""
+    voice_N1 = tones(0.5)
+    recording = uri(recorded(np.concatenate([voice_N1, -voice_N1], axis=1)))
+    begin = len(service.lines)
+    answer = service.succeed(first_audio=recording, num_frames=5)
+    warning = "first_audio was repaired for the lips, not for what is heard: opposite phase in channel 2"
+    assert warning in answer["metrics"]["warnings"]
+    assert warning in service.lines[begin:]
