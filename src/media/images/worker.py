@@ -25,11 +25,11 @@ def main() -> None:
     limit_process()
     logging.disable()  # the parent process logs what it reads
     request = json.loads(sys.argv[1])
-    file = probe(Path(request["path"]), name=request["name"])
     header: dict[str, Any] = {}
     parts: Iterator[Image.Image] = iter(())
     with collect_warnings() as header["warnings"]:
         try:
+            file = probe(Path(request["path"]), name=request["name"])  # gone after a cancel
             header["size"], parts = decode(file, background_color=request["background_color"], kinds=request["kinds"])
         except InputError as error:
             header["error"] = str(error)
