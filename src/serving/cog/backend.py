@@ -71,6 +71,10 @@ class Backend:
             return {"status": "STARTING"}
         return health
 
+    async def has_crashed(self) -> bool:
+        """Whether Cog's worker process has ended: Cog then answers 409 to every prediction, for ever."""
+        return "channel closed" in str((await self.health()).get("user_healthcheck_error"))
+
     async def stop(self) -> int:
         """End the process: asked first, forced after STOP_WAIT_S. Returns its exit status."""
         await self.client.aclose()

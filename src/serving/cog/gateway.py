@@ -196,6 +196,9 @@ class Gateway:
         answer = await self.unless_disconnected(request, self.send(method, path, content, headers))
         if answer is None:
             return Response(status_code=CLOSED_REQUEST)
+        if answer.status_code == 409 and await self.backend.has_crashed():
+            await answer.aclose()
+            raise RefusedError(503, "the worker has crashed; the server must be started again")
         length = int(answer.headers.get("content-length", MAX_REWRITTEN_BYTES))
         media_type = answer.headers.get("content-type")
         if length >= MAX_REWRITTEN_BYTES and answer.status_code != 422:  # which repeats the value that is refused
