@@ -142,4 +142,4 @@ def _unused_bytes() -> int:
     if not STATM.exists():
         return 0
     _, resident, _, _, _, data, _ = map(int, STATM.read_text().split())
-    return (data - resident) * resource.getpagesize()
+    return max(0, data - resident) * resource.getpagesize()
