@@ -12,7 +12,7 @@ logger = logging.getLogger("multitalk")
 
 
 class JobProgress:
-    """Times the stages of a request from now on.
+    """Times the stages of a request, of which the first, "inputs", has just ended.
 
     `started` is when the request began (`time.perf_counter()`); `max_runtime` counts from then, in seconds, None for
     no limit.
@@ -20,7 +20,8 @@ class JobProgress:
 
     def __init__(self, max_runtime: float | None, started: float) -> None:
         self.started = started
-        self.timer = StageTimer()
+        self.timer = StageTimer(started)
+        self.timer.mark("inputs")
         self.estimator = RuntimeEstimator(self.timer, max_runtime, started)
 
     def finish(self, stage: str, details: str = "") -> None:

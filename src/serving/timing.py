@@ -7,10 +7,11 @@ from collections import Counter
 class StageTimer:
     """Seconds and number of marks by stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, started: float | None = None) -> None:
+        """The first stage begins at `started` (`time.perf_counter()`), now if None."""
         self.seconds: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
-        self._last = time.perf_counter()
+        self._last = time.perf_counter() if started is None else started
 
     def add(self, stage: str) -> None:
         """Add the time since the previous call to `stage`, which goes on: it is not counted as done."""

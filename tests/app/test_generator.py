@@ -72,7 +72,7 @@ def test_output_and_metrics(generator: VideoGenerator, inputs: dict[str, Any], o
     assert list(output_dir.iterdir()) == [output.path]
     assert (output.metrics["model"], output.metrics["seed"], output.metrics["frames"]) == (MODEL, 1, 12)
     stages = {name.removeprefix("seconds.") for name in output.metrics if name.startswith("seconds.")}
-    assert stages == {"speech", "prepare", "condition", "denoise", "decode", "encode", "finish", "total"}
+    assert stages == {"inputs", "speech", "prepare", "condition", "denoise", "decode", "encode", "finish", "total"}
     assert output.speech_shape[0] == 12
 
 
