@@ -106,6 +106,7 @@ class RankPool:
         self.generation = 0
         self.fault: str | None = None
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="ranks")
+        self._sender.submit(int).result()  # starts the thread now: a cancellation could end it while it starts
         self.ranks = [RankProcess(setup, self.group.abort) for setup in setups[1:]]
 
     def wait_until_loaded(self) -> None:
