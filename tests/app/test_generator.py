@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.generator import VideoGenerator
+from app.generator import VideoGenerator, memory_advice
 from src.errors import InputError
 from src.serving.cancellation import CancelledError, RequestContext, request_context
 from src.serving.eta import TimeLimitError
@@ -170,3 +170,19 @@ def test_nan_frames_fail_and_mark_the_model_unhealthy(
     assert not generator.health.is_healthy
     generator.generate(inputs | {"num_frames": 1}, output_dir)
     assert generator.health.is_healthy
+
+
+@pytest.mark.parametrize(
+    ("resolution", "precision", "advice"),
+    [
+        ("720p", None, "resolution 480p needs less"),
+        ("720p", "fp8", "resolution 480p needs less"),
+        ("480p", None, "weights in fp8 need less (MULTITALK_DTYPE, which the operator sets)"),
+        ("480p", "fp8", "other programs on that GPU leave too little"),
+    ],
+)
+def test_advice_for_too_little_gpu_memory_is_possible_to_follow(
+    generator: VideoGenerator, resolution: str, precision: Any, advice: str
+) -> None:
+    settings = replace(generator.settings, precision=precision)
+    assert memory_advice(settings, {"resolution": resolution}) == advice

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
@@ -16,6 +16,7 @@ from wan.chunks import Chunk
 from wan.configs import ModelConfig
 from wan.decode import DecodedChunk
 from wan.offload.estimate import HOST
+from wan.offload.streaming import OffloadedModule
 
 
 @pytest.fixture
@@ -85,14 +86,19 @@ def test_decoding_resumes_after_out_of_memory(pipeline: MultiTalkPipeline, monke
 def test_closing_the_stream_offloads_the_vae(
     puppet: ModelConfig, pipeline: MultiTalkPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moves: list[tuple[nn.Module, torch.device]] = []
-    monkeypatch.setattr("wan.offload.manager.move", lambda module, device: moves.append((module, device)))
-    pipeline.offload.plan = replace(pipeline.offload.plan, keep_encoders=False)
+    plan, attached = pipeline.offload.plan, []
+    pipeline.offload.apply(replace(plan, keep_encoders=False))
+    offloaded = pipeline.offload._offloaded[pipeline.models.vae]
+    monkeypatch.setattr(OffloadedModule, "point_at", lambda module, buffer: attached.append((module, buffer)))
     slices = pipeline.stream(request_of(9), options_of(puppet))
     next(slices)
-    moves.clear()
+    attached.clear()
     slices.close()
-    assert moves == [(pipeline.models.vae.model, HOST)]
+    [(module, buffer)] = attached
+    assert module is offloaded
+    assert buffer is offloaded.buffer
+    pipeline.offload.apply(plan)
+    assert pipeline.offload._offloaded == {}
 
 
 def test_decoded_chunk_returns_new_frames_and_keeps_motion_frames() -> None:

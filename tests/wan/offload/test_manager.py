@@ -10,9 +10,10 @@ from torch import Tensor
 from tests.wan.test_multitalk import options_of, request_of
 from wan import MultiTalkPipeline
 from wan.checkpoint import load_models
-from wan.configs import ModelConfig
-from wan.offload.manager import OffloadManager, max_resident_blocks
-from wan.offload.plan import MARGIN, OutOfMemoryPlanError, smallest
+from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.offload.estimate import measure_weights
+from wan.offload.manager import OffloadManager, initial_plan, max_resident_blocks
+from wan.offload.plan import MARGIN, OffloadPlan, OutOfMemoryPlanError, host_bytes, smallest
 from wan.offload.streaming import StreamedBlocks
 from wan.types import VideoSize
 
@@ -83,6 +84,65 @@ def test_first_plan_moves_networks_from_the_host(
     moved.clear()
     manager.apply(manager.plan)
     assert moved == []
+
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize(("resident", "keep"), [(2, False), (0, False), (4, True), (None, True)])
+def test_weights_are_loaded_to_where_the_plan_keeps_them(
+    puppet: ModelConfig, puppet_folder: Path, resident: int | None, keep: bool
+) -> None:
+    """Before, all of them were loaded to the host first."""
+    models = load_models(puppet, puppet_folder, META, "bf16", resident, keep)
+    blocks = models.transformer.blocks
+    on_host = [not next(block.parameters()).is_meta for block in blocks]
+    assert on_host == [resident is not None and index >= resident for index in range(len(blocks))]
+    assert models.transformer.patch_embedding.weight.is_meta
+    for network in (models.text_encoder, models.image_encoder, models.vae):
+        assert {parameter.is_meta for parameter in network.model.parameters()} == {keep}
+    host = sum(tensor.nbytes for tensor in OffloadManager(puppet, models, META)._tensors() if not tensor.is_meta)
+    plan = OffloadPlan(
+        name="",
+        num_resident_blocks=6 if resident is None else resident,
+        keep_encoders=keep,
+        offload_vae_cache=False,
+        peak=0,
+    )
+    assert host == host_bytes(measure_weights(models), plan)
+
+
+def test_plan_before_loading_is_that_of_the_first_size_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, device = WAN_CONFIGS["multitalk-14B"], torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(23.5e9), int(24e9)))
+    plan = initial_plan(config, "fp8", device, None, None)
+    assert plan is not None
+    assert (plan.name, plan.offload_vae_cache) == ("streamed, encoders stay", False)
+    smaller = initial_plan(config, "bf16", device, int(13e9), None)
+    assert smaller is not None
+    assert smaller.num_resident_blocks == 0
+    streamed = initial_plan(config, "fp8", device, None, 0)
+    assert streamed is not None
+    assert streamed.num_resident_blocks == 0
+    assert initial_plan(config, "fp8", CPU, None, None) is None
+
+
+def test_other_tensors_of_the_process_are_not_available(
+    puppet: ModelConfig, puppet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example the speech encoder's; the networks' own are."""
+    manager = OffloadManager(puppet, load_models(puppet, puppet_folder, META), torch.device("cuda", 0))
+    manager.device = META
+    networks = manager._bytes_on_device()
+    assert networks > 0
+    monkeypatch.setattr(OffloadManager, "_bytes_on_device", lambda _: networks)
+    manager.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 * 10**9, 24 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: networks + 10**9)
+    assert manager.budget() == 22 * 10**9
+    manager.memory_limit = 10 * 10**9
+    assert manager.budget() == 9 * 10**9
 
 
 def test_nothing_runs_if_no_plan_fits(
