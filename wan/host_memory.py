@@ -58,7 +58,7 @@ class PageLock:
         address = region.data_ptr()
         status = int(cudart().cudaHostRegister(address, region.nbytes, 0))
         if status == 0:
-            weakref.finalize(self, unlock, address)
+            weakref.finalize(self, unlock, address).atexit = False  # a process that ends gives its memory back anyway
             return
         logger.warning("%d bytes of host memory cannot be page-locked (CUDA error %d)", region.nbytes, status)
         with suppress(RuntimeError):  # the next launch would report the error once more

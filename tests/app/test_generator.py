@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import app.generator
 from app.generator import VideoGenerator, memory_advice
 from src.errors import InputError
 from src.serving.cancellation import CancelledError, RequestContext, request_context
@@ -186,3 +187,24 @@ def test_advice_for_too_little_gpu_memory_is_possible_to_follow(
 ) -> None:
     settings = replace(generator.settings, precision=precision)
     assert memory_advice(settings, {"resolution": resolution}) == advice
+
+
+def test_speech_is_encoded_after_the_networks_have_moved(
+    generator: VideoGenerator, inputs: dict[str, Any], output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, the plan of the last request could leave no room for it."""
+    order: list[str] = []
+    plan_for, embed = generator.pipeline.offload.plan_for, app.generator.embed_speech
+
+    def record_plan(*args: Any) -> None:
+        order.append("plan")
+        plan_for(*args)
+
+    def record_speech(*args: Any) -> Any:
+        order.append("speech")
+        return embed(*args)
+
+    monkeypatch.setattr(generator.pipeline.offload, "plan_for", record_plan)
+    monkeypatch.setattr(app.generator, "embed_speech", record_speech)
+    generator.generate(inputs, output_dir)
+    assert order == ["plan", "speech", "plan"]
