@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-import app.generator
 from app.generator import VideoGenerator, memory_advice
+from src.audio_analysis.long_audio import embed_speech
 from src.errors import InputError
 from src.serving.cancellation import CancelledError, RequestContext, request_context
 from src.serving.eta import TimeLimitError
@@ -194,7 +194,7 @@ def test_speech_is_encoded_after_the_networks_have_moved(
 ) -> None:
     """Before, the plan of the last request could leave no room for it."""
     order: list[str] = []
-    plan_for, embed = generator.pipeline.offload.plan_for, app.generator.embed_speech
+    plan_for = generator.pipeline.offload.plan_for
 
     def record_plan(*args: Any) -> None:
         order.append("plan")
@@ -202,9 +202,9 @@ def test_speech_is_encoded_after_the_networks_have_moved(
 
     def record_speech(*args: Any) -> Any:
         order.append("speech")
-        return embed(*args)
+        return embed_speech(*args)
 
     monkeypatch.setattr(generator.pipeline.offload, "plan_for", record_plan)
-    monkeypatch.setattr(app.generator, "embed_speech", record_speech)
+    monkeypatch.setattr("app.generator.embed_speech", record_speech)
     generator.generate(inputs, output_dir)
     assert order == ["plan", "speech", "plan"]
