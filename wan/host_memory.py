@@ -55,6 +55,7 @@ class PageLock:
     """
 
     def __init__(self, region: Tensor) -> None:
+        self._region = region  # freed after the lock has ended
         address = region.data_ptr()
         status = int(cudart().cudaHostRegister(address, region.nbytes, 0))
         if status == 0:

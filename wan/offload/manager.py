@@ -116,9 +116,9 @@ class OffloadManager:
             self._offload_encoders()
         self.place_transformer(plan.num_resident_blocks)
         if plan.keep_encoders:
-            self._offloaded.clear()
             for network in self._encoders:
                 move(network.model, self.device)
+            self._offloaded.clear()
         self._applied = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,5 +1,6 @@
 """Streamed blocks: order of copies and kernels, with fake CUDA streams that log their operations; bytes on the host."""
 
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from wan import host_memory
-from wan.host_memory import allocate_region
+from wan.host_memory import HostTensor, allocate_region
 from wan.offload.estimate import PeakCounter
 from wan.offload.streaming import OffloadedModule, StreamedBlocks
 
@@ -169,6 +170,35 @@ def test_page_locked_memory_is_neither_rounded_up_nor_kept(monkeypatch: pytest.M
     assert len(runtime.locked) == COUNT - 1
     modules.clear()
     assert runtime.locked == {}
+
+
+def test_memory_is_unlocked_before_it_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Mapping(mmap.mmap):
+        def __del__(self) -> None:
+            log.append("freed")
+
+    class Runtime(FakeRuntime):
+        def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+            log.append("unlocked")
+            return super().cudaHostUnregister(address)
+
+    def allocate(size: int) -> torch.Tensor:
+        return torch.frombuffer(Mapping(-1, size), dtype=torch.uint8)
+
+    runtime = Runtime()
+    monkeypatch.setattr(host_memory, "cudart", lambda: runtime)
+    monkeypatch.setattr(host_memory, "allocate_region", allocate)
+    monkeypatch.setattr("wan.offload.streaming.allocate_region", allocate)
+    layer = nn.Linear(WIDTH, WIDTH)
+    offloaded = OffloadedModule(layer, page_lock=True)
+    offloaded.point_at(offloaded.buffer.clone())  # as on a device
+    del offloaded
+    assert log == ["unlocked", "freed"]
+    original = HostTensor(layer.weight, page_lock=True)
+    del original
+    assert log == 2 * ["unlocked", "freed"]
 
 
 def repeat_error(*_: int, device: str) -> None:
