@@ -73,7 +73,7 @@ bench-gpu: $(TOOLS)
 	    test $$status -le 1 && $(BIN)/python -m benchmarks.speed.compiled && $(BIN)/python -m benchmarks.report.performance && \
 	    exit $$status
 
-# Lip sync and the quality cost of every option: over an hour on two cores. Writes benchmarks/results/lipsync.json,
+# Lip sync, wear and the quality cost of every option: about two hours on two cores. Writes benchmarks/results/lipsync.json,
 # quality_cost.json and docs/quality-vs-speed.md.
 bench-lips: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality.lipsync --vae --jobs 2 --output benchmarks/results/lipsync.json

@@ -25,7 +25,8 @@ from PIL import Image, ImageDraw
 
 from src.media.video.writer import VideoWriter
 from training.characters import Character
-from training.scenes import Backdrop, Placement, Scene, face_boxes, render, render_still
+from training.scenes import Placement, Scene, face_boxes, render, render_still
+from training.svg_scene import Backdrop
 
 ANNA = Character(
     width=0.83,

@@ -58,10 +58,15 @@ class Character:
     mouth_width: float
     mouth_y: float
     ears: bool
+    collar: str = "round"
+    brow_height: float = 0.1
 
 
 class Pose(NamedTuple):
-    """A person in one frame: center of the face and unit in pixels, tilt in radians, shape in -1..1, others in 0..1."""
+    """A person in one frame: center of the face and unit in pixels, tilt in radians, others in 0..1.
+
+    Shape and gaze, from left to right, are in -1..1.
+    """
 
     x: float
     y: float
@@ -71,6 +76,8 @@ class Pose(NamedTuple):
     shape: float
     eyes: float
     brows: float
+    gaze: float = 0.0
+    smile: float = 0.0
 
 
 def sample_character(rng: np.random.Generator, split: str) -> Character:

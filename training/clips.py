@@ -4,7 +4,7 @@ Shapes: N persons, F frames, C channels, H x W pixels, h x w latent rows and col
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from src.media.persons.boxes import Box
 from src.media.rates import SAMPLES_PER_FRAME
+from training.editions import EDITION
 from training.mouths import MouthCurve, opening_curve, shape_curve
-from training.scenes import Scene, face_boxes, render, sample_scene
+from training.scenes import Scene, face_boxes, render, render_still, sample_scene
 from training.voices import Voice, Waveform, add_noise
 from wan.conditioning import speakers
 from wan.conditioning.image import Crop
@@ -53,10 +54,10 @@ def sample_clip(
     rng: np.random.Generator, voices: list[Voice], persons: int, size: tuple[int, int], frames: int, kind: ConditionKind
 ) -> Clip:
     """Sample a clip, its start within the waveforms, and who is silent."""
-    noisy, clean = _sample_waveforms(rng, voices, persons)
+    noisy, clean = _sample_waveforms(rng, voices, persons, int(rng.integers(50, 180)))
     length = len(noisy[0]) // SAMPLES_PER_FRAME
     start = int(rng.integers(0, max(1, length - frames + 4))) if rng.random() < 0.8 else 0
-    scene = sample_scene(rng, persons, size, frames + _MAX_ELAPSED, "train")
+    scene = sample_scene(rng, persons, size, frames + _MAX_ELAPSED, "train", EDITION.drawing)
     is_first = kind == "image" or (kind == "infinitetalk" and rng.random() < 0.3)
     elapsed = 0 if is_first else int(rng.integers(24, _MAX_ELAPSED))
     openings, shapes = (
@@ -83,11 +84,35 @@ def sample_clip(
     )
 
 
+def sample_long_clip(
+    rng: np.random.Generator, voices: list[Voice], persons: int, size: tuple[int, int], frames: int
+) -> Clip:
+    """A clip of several chunks, from its first frame on, whose persons keep their places.
+
+    The renderer's frames are then what a model should generate: nothing else in a scene is left to chance.
+    """
+    noisy, clean = _sample_waveforms(rng, voices, persons, frames)
+    scene = sample_scene(rng, persons, size, frames, "train", EDITION.drawing)
+    at_rest = tuple(replace(each, sway=(0, 0, 0), tilt=(0, 0, 0), blinks=()) for each in scene.placements)
+    scene = replace(scene, placements=at_rest)
+    video = render(scene, [opening_curve(each) for each in clean], [shape_curve(each) for each in clean])
+    image = render_still(scene)[None]
+    return Clip(
+        scene=scene,
+        num_clean=0,
+        video=np.concatenate((image, video[1:])),
+        condition=image,
+        waveforms=tuple(noisy),
+        start=0,
+        masks_3hw=_sample_masks(rng, scene)[0],
+        mouths_hw=_mouth_weights(scene),
+    )
+
+
 def _sample_waveforms(
-    rng: np.random.Generator, voices: list[Voice], persons: int
+    rng: np.random.Generator, voices: list[Voice], persons: int, frames: int
 ) -> tuple[list[Waveform], list[Waveform]]:
-    """Noisy and clean waveforms of equal length, one per person; one of two persons is often silent."""
-    frames = int(rng.integers(50, 180))
+    """Noisy and clean waveforms of `frames` frames, one per person; one of two persons is often silent."""
     mode = rng.choice(["together", "turns", "listening"]) if persons == 2 else "alone"
     spans = {
         "alone": [(0, frames)],

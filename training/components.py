@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, UMT5EncoderModel, Wav2Vec2Config
 
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+from training.editions import EDITION
 from training.training_loop import DEVICE, load_ema_weights
-from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.configs import ModelConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.vae import build_vae
 
-CONFIG = WAN_CONFIGS["multitalk-puppet"]
+CONFIG = EDITION.config
 
 M = TypeVar("M", bound=nn.Module)
 

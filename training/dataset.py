@@ -37,6 +37,9 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,22 +50,22 @@ from torch import Tensor
 
 from training.clips import MOTION_FRAMES, Clip, ConditionKind, sample_clip
 from training.components import CONFIG, Encoders, load_encoders
-from training.scenes import LARGE, SMALL
+from training.editions import EDITION
 from training.training_loop import DEVICE
 from training.vae import SingleFrames, decode
-from training.voices import Voice, sample_voice
+from training.voices import Voice, Waveform, sample_voice
 from wan.chunks import Chunk
 from wan.conditioning.speech import speech_windows
 
 logger = logging.getLogger(__name__)
 
 FRAMES = CONFIG.frame_num
-_ASPECT_SHARES = {"wide": 0.6, "square": 0.2, "upright": 0.2}
+ASPECT_SHARES = {"wide": 0.6, "square": 0.2, "upright": 0.2}
 _LARGE_SHARE = 0.12
-"""Share of shards with large frames, whose clips take more than twice the time."""
+"""Share of shards of the other size class; large frames take more than twice the time."""
 _CONDITION_SHARES: dict[ConditionKind, float] = {"image": 0.45, "motion": 0.35, "infinitetalk": 0.2}
-_TWO_PERSONS_SHARE = 0.7
-_VOICE_SECONDS = 8.0
+TWO_PERSONS_SHARE = 0.7
+VOICE_SECONDS = 8.0
 _ROUNDTRIP_SHARES = {0: 0.4, 1: 0.2, 2: 0.2, 4: 0.2}
 """Shares of the numbers of VAE round trips of the motion frames, which a long video repeats with every chunk."""
 
@@ -71,10 +74,10 @@ _ROUNDTRIP_SHARES = {0: 0.4, 1: 0.2, 2: 0.2, 4: 0.2}
 def make_shard(encoders: Encoders, seed: int, num_clips: int, num_voices: int = 24) -> dict[str, Tensor]:
     """Sample and encode `num_clips` clips, a multiple of `BATCH`, of one frame size and number of persons."""
     rng = np.random.default_rng(seed)
-    voices = [sample_voice(rng, _VOICE_SECONDS, "train") for _ in range(num_voices)]
-    persons = 2 if rng.random() < _TWO_PERSONS_SHARE else 1
-    sizes = LARGE if rng.random() < _LARGE_SHARE else SMALL
-    size = sizes[str(rng.choice(list(_ASPECT_SHARES), p=list(_ASPECT_SHARES.values())))]
+    voices = [sample_voice(rng, VOICE_SECONDS, "train") for _ in range(num_voices)]
+    persons = 2 if rng.random() < TWO_PERSONS_SHARE else 1
+    sizes = EDITION.large_sizes if rng.random() < _LARGE_SHARE else EDITION.sizes
+    size = sizes[str(rng.choice(list(ASPECT_SHARES), p=list(ASPECT_SHARES.values())))]
     batches = [_encode_batch(encoders, rng, voices, persons, size) for _ in range(num_clips // BATCH)]
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -88,17 +91,24 @@ def _encode_batch(
     ]
     clips = [sample_clip(rng, voices, persons, size, FRAMES, kind) for kind in kinds]
     num_roundtrips = rng.choice(list(_ROUNDTRIP_SHARES), size=BATCH, p=list(_ROUNDTRIP_SHARES.values()))
-    videos = torch.stack([_to_tensor(clip.video) for clip in clips])
+    motion = torch.stack([to_tensor(clip.video[:MOTION_FRAMES]) for clip in clips])
     with SingleFrames():
-        handed = _roundtrip(encoders.vae, videos[:, :, :MOTION_FRAMES], num_roundtrips)
-        condition_frames = [
-            handed[i] if kind == "motion" else _to_tensor(clip.condition)
-            for i, (kind, clip) in enumerate(zip(kinds, clips, strict=True))
-        ]
+        handed = _roundtrip(encoders.vae, motion, num_roundtrips)
+    return encode_clips(encoders, clips, handed)
+
+
+def encode_clips(encoders: Encoders, clips: list[Clip], handed_BCFHW: Tensor) -> dict[str, Tensor]:
+    """A shard of clips whose motion frames are `handed_BCFHW`, those of the previous chunk's end."""
+    videos = torch.stack([to_tensor(clip.video) for clip in clips])
+    condition_frames = [
+        handed if len(clip.condition) == MOTION_FRAMES else to_tensor(clip.condition)
+        for clip, handed in zip(clips, handed_BCFHW, strict=True)
+    ]
+    with SingleFrames():
         conditions = torch.stack([_pad_with_zeros(frames) for frames in condition_frames])
         latents = {
             name: encode_videos(encoders.vae, batch)
-            for name, batch in (("video", videos), ("condition", conditions), ("handed", handed))
+            for name, batch in (("video", videos), ("condition", conditions), ("handed", handed_BCFHW))
         }
     return {
         **{name: latent.half().cpu() for name, latent in latents.items()},
@@ -134,26 +144,42 @@ def embed_prompt(encoders: Encoders, prompt: str) -> Tensor:
     return functional.pad(states, (0, 0, 0, CONFIG.transformer.text_len - states.shape[1]))
 
 
+def embed_speech(encoders: Encoders, waveform_N: Waveform) -> Tensor:
+    """Speech embeddings of a waveform, F x Y x C, as in the pipeline."""
+    features = torch.from_numpy((waveform_N - waveform_N.mean()) / np.sqrt(waveform_N.var() + 1e-7))
+    return encoders.speech.layer_states(features[None].to(DEVICE))[0]
+
+
 def _speech(encoders: Encoders, clip: Clip) -> Tensor:
     """Speech embeddings of the chunk's frames and of two on either side, N x (F + 4) x Y x C, as in the pipeline."""
-    embeddings = []
-    for waveform in clip.waveforms:
-        features = torch.from_numpy((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7))
-        embeddings.append(encoders.speech.layer_states(features[None].to(DEVICE))[0])
+    embeddings = tuple(embed_speech(encoders, waveform) for waveform in clip.waveforms)
     half = CONFIG.transformer.audio_window // 2
     stop = clip.start + FRAMES
     chunk = Chunk(index=0, start=clip.start, stop=stop, overlap=0, num_new=FRAMES)
-    windows = speech_windows(tuple(embeddings), chunk, CONFIG.transformer.audio_window)
+    windows = speech_windows(embeddings, chunk, CONFIG.transformer.audio_window)
     return torch.cat((windows[:, 0, :half], windows[:, :, half], windows[:, -1, half + 1 :]), dim=1)
 
 
-def _to_tensor(frames_FHWC: np.ndarray) -> Tensor:
+def to_tensor(frames_FHWC: np.ndarray) -> Tensor:
     """3 x F x H x W in [-1, 1]."""
     return torch.from_numpy(frames_FHWC).to(DEVICE).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def _pad_with_zeros(frames_CFHW: Tensor) -> Tensor:
     return functional.pad(frames_CFHW, (0, 0, 0, 0, 0, FRAMES - frames_CFHW.shape[1]))
+
+
+def write_shard(folder: Path, seed: int, make: Callable[[], dict[str, Tensor]]) -> None:
+    """Write the shard of a seed, unless there is one."""
+    path = folder / f"{seed:05}.safetensors"
+    if path.exists():
+        logger.info("%s exists", path.name)
+        return
+    started = time.perf_counter()
+    shard = {name: tensor.contiguous() for name, tensor in make().items()}
+    save_file(shard, path.with_suffix(".partial"))
+    path.with_suffix(".partial").rename(path)
+    logger.info("%s %s %.1f s", path.name, tuple(shard["video"].shape), time.perf_counter() - started)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,12 +189,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     encoders = load_encoders(options.runs)
     for seed in range(options.first, options.first + options.shards):
-        path = options.folder / f"{seed:05}.safetensors"
-        if path.exists():
-            logger.info("%s exists", path.name)
-            continue
-        started = time.perf_counter()
-        shard = {name: tensor.contiguous() for name, tensor in make_shard(encoders, seed, options.clips).items()}
-        save_file(shard, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
-        logger.info("%s %s %.1f s", path.name, tuple(shard["video"].shape), time.perf_counter() - started)
+        write_shard(options.folder, seed, partial(make_shard, encoders, seed, options.clips))

@@ -15,7 +15,9 @@ def make_parser() -> Parser:
     """The command line."""
     parser = Parser("-m training.distil", __doc__)
     parser.add_argument("runs", type=existing_folder, metavar="RUNS", help="folder of the training runs")
-    parser.add_argument("data", type=existing_folder, metavar="DATA", help="folder of the shards")
+    parser.add_argument(
+        "data", type=existing_folder, nargs="+", metavar="DATA", help="folders of shards, which have equal shares"
+    )
     parser.add_output("file", metavar="FILE", help="LoRA to write")
     parser.add_argument("--steps", type=whole_number(), default=300, help="optimizer steps")
     parser.add_argument("--batch", type=whole_number(), default=5, help="chunks of the smallest frame size per batch")
@@ -89,11 +91,20 @@ def lora_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def student_state_dict(lora: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `lora_state_dict`, in float32."""
+    return {
+        name.removeprefix("diffusion_model.").replace("lora_", _PARAMETRIZATION).removesuffix(".weight"): value.float()
+        for name, value in lora.items()
+    }
+
+
 class Distillation:
     """The loss of a batch, and values to log.
 
     The student has the time steps of the preset `fast`; the teacher takes `steps_per_step` steps for each, with the
-    guidance scales of `quality`, or with `guidance` (text and speech).
+    guidance scales of `quality`, or with `guidance` (text and speech). The teacher sees the true motion frames, and the
+    student those that a chunk really starts from, so that it learns not to pass their errors on.
     """
 
     def __init__(
@@ -119,7 +130,7 @@ class Distillation:
         start_B, stop_B = self.times[steps_B], self.times[steps_B + 1]
         state = examples.noised_at(start_B)
         with torch.no_grad():
-            end_state = self.teacher_steps(batch, examples, start_B, stop_B)
+            end_state = self.teacher_steps(batch, examples.with_true_history(), start_B, stop_B)
             target = (state - end_state) / (start_B - stop_B)[:, None, None, None, None]
         context = make_context(self.student, batch, batch["text"], with_speech=True)
         error = (examples.predict_velocity(self.student, state, start_B, context) - target).square()
@@ -144,7 +155,7 @@ class Distillation:
         return make_context(self.teacher, batch, text, guidance_pass.speech)
 
 
-def train(runs: Path, data: Path, file: Path, steps: int, batch: int, seed: int) -> None:
+def train(runs: Path, data: Sequence[Path], file: Path, steps: int, batch: int, seed: int) -> None:
     """Train or resume until `steps`, then write the LoRA."""
     torch.manual_seed(seed)
     teacher = with_weights(MultiTalkTransformer(CONFIG.transformer), load_ema_weights(runs / "transformer"))

@@ -40,9 +40,11 @@ from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SAMPLES_PER_FRAME
 from training.characters import GLASSES, HAIR_STYLES, HATS
 from training.components import CONFIG, build_tokenizer, speech_config
+from training.editions import EDITION
 from training.mouths import opening_curve, shape_curve
 from training.muon import Muon
-from training.scenes import SMALL, render, sample_prompt, sample_scene
+from training.prompts import IDLE, SHADED_IDLE, sample_prompt
+from training.scenes import render, sample_scene
 from training.training_loop import DEVICE, TrainingRun, lr_schedule
 from training.voices import Voice, add_noise, sample_voice
 from wan.modules.image import ImageEncoder, build_image_encoder
@@ -101,22 +103,24 @@ def _sample_speech(rng: np.random.Generator, voices: list[Voice], frames: int) -
 def text_loss(model: EncoderWithHead, batch: int = 16) -> Loss:
     """Binary cross-entropy of expressions and number of persons, predicted from the states of all tokens."""
     tokenizer = build_tokenizer(CONFIG)
+    phrases, idle = EDITION.phrases, SHADED_IDLE if EDITION.drawing == "shaded" else IDLE
 
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         error, accuracy = torch.zeros((), device=DEVICE), 0.0
         for _ in range(batch):
-            expressions = rng.random(2) < 0.4
+            expressions = rng.random(len(phrases)) < min(0.4, 1.6 / len(phrases))
             persons = int(rng.integers(1, 3))
-            prompt = sample_prompt(rng, persons, *expressions.tolist())
+            shown = [phrase for phrase, is_shown in zip(phrases, expressions, strict=True) if is_shown]
+            prompt = sample_prompt(rng, persons, shown, idle)
             if rng.random() < 0.1:
-                prompt, expressions, persons = CONFIG.negative_prompt, np.zeros(2, bool), 1
+                prompt, expressions, persons = CONFIG.negative_prompt, np.zeros(len(phrases), bool), 1
             ids = torch.tensor([tokenizer(clean_prompt(prompt))["input_ids"]], device=DEVICE)
             states = model.encoder(input_ids=ids).last_hidden_state[0]
             logits = model.head(states)
             target = torch.tensor([*expressions, persons == 2], device=DEVICE).float()
             error = error + functional.binary_cross_entropy_with_logits(logits.mean(0), target) / batch
             error = error + 0.1 * states.square().mean() / batch
-            accuracy += float(((logits.mean(0)[:2] > 0) == target[:2].bool()).float().mean()) / batch
+            accuracy += float(((logits.mean(0)[:-1] > 0) == target[:-1].bool()).float().mean()) / batch
         return error, {"right": accuracy}
 
     return loss
@@ -130,8 +134,8 @@ def image_loss(model: EncoderWithHead, batch: int = 16) -> Loss:
         pixels, colors, classes = [], [], []
         for _ in range(batch):
             persons = int(rng.integers(1, 3))
-            size = list(SMALL.values())[rng.integers(len(SMALL))]
-            scene = sample_scene(rng, persons, size, 1, "train")
+            size = list(EDITION.sizes.values())[rng.integers(len(EDITION.sizes))]
+            scene = sample_scene(rng, persons, size, 1, "train", EDITION.drawing)
             frame = render(scene, [rng.random(1) for _ in range(persons)], [np.zeros(1)] * persons)[0]
             frame_CHW = torch.from_numpy(frame).permute(2, 0, 1).float() / 127.5 - 1
             pixels.append(preprocess(frame_CHW)[0])
@@ -161,7 +165,9 @@ def build(name: str, seed: int) -> tuple[EncoderWithHead, Loss]:
         logger.info("synthesizing %d voices", _NUM_VOICES)
         return model, speech_loss(model, [sample_voice(rng, 8.0, "train") for _ in range(_NUM_VOICES)])
     if name == "text":
-        model = EncoderWithHead(build_text_encoder(CONFIG.text_encoder), nn.Linear(CONFIG.text_encoder.dim, 3))
+        model = EncoderWithHead(
+            build_text_encoder(CONFIG.text_encoder), nn.Linear(CONFIG.text_encoder.dim, len(EDITION.phrases) + 1)
+        )
         return model, text_loss(model)
     width = CONFIG.transformer.image_tokens * CONFIG.image_encoder.dim
     model = EncoderWithHead(

@@ -4,7 +4,7 @@ At time t in 0..1 the state is (1 - t) * latent + t * noise (flow matching, Lipm
 Shapes: B batch, N persons, F video frames, C latent channels, T latent frames, h x w latent rows and columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -13,7 +13,7 @@ from torch import Tensor
 from training.components import CONFIG
 from training.shards import Batch
 from training.training_loop import DEVICE
-from wan.conditioning.latent import known_mask
+from wan.conditioning.latent import MASK_CHANNELS, known_mask
 from wan.modules.rope import video_rope
 from wan.modules.speaker_labels import token_masks
 from wan.modules.transformer import Context, MultiTalkTransformer
@@ -47,6 +47,12 @@ class Examples:
         """The noised latents at times 0..1."""
         t = t_B[:, None, None, None, None]
         return torch.where(self.clean, self.corrupted, (1 - t) * self.corrupted + t * self.noise)
+
+    def with_true_history(self) -> "Examples":
+        """The same examples with motion frames without errors."""
+        masks, condition = self.condition.split([MASK_CHANNELS, self.latent.shape[1]], dim=1)
+        condition = torch.where(self.motion & ~self.clean, self.latent, condition)
+        return replace(self, corrupted=self.latent, condition=torch.cat((masks, condition), dim=1))
 
     def predict_velocity(
         self, model: MultiTalkTransformer, state_BCTHW: Tensor, t_B: Tensor, context: Context

@@ -3,7 +3,8 @@
 Shapes: F frames, H x W pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,26 +12,27 @@ from PIL import Image, ImageDraw
 
 from src.media.persons.boxes import Box
 from src.media.rates import FPS
-from training.characters import Character, Color, Pose, paint_character, sample_character, sample_color
+from training.characters import Character, Pose, paint_character, sample_character, sample_color
 from training.mouths import MouthCurve
+from training.prompts import BACKGROUNDS, DAY, EXPRESSIONS, NIGHT, SHADED_IDLE, sample_prompt
+from training.svg_scene import Backdrop, Light, draw_scene
 
 _SUPERSAMPLING = 4
 _EXPRESSION_FRAMES = 6
 """Frames over which the expressions named in the prompt fade in."""
+_GESTURE_FRAMES = 6
+"""Frames before and after a frame whose speech moves the head."""
+COLLARS = ("round", "vee", "collar")
+
+Drawing = Literal["flat", "shaded"]
+"""Flat drawings by Pillow, which the shipped weights know, or shaded ones by resvg."""
 
 SMALL = {"wide": (64, 128), "square": (96, 96), "upright": (128, 64)}
 """Frame heights and widths of the puppet model's buckets in size class 480."""
+FULL = {"wide": (128, 256), "square": (192, 192), "upright": (256, 128)}
+"""Those of the model's second edition."""
 LARGE = {"wide": (96, 192), "square": (144, 144), "upright": (192, 96)}
 """Those in size class 720."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backdrop:
-    """What is behind the characters."""
-
-    kind: str
-    colors: tuple[Color, Color]
-    phase: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +59,26 @@ class Scene:
     prompt: str
     eyes_closed: bool
     brows_raised: bool
+    drawing: Drawing = "flat"
+    smiling: bool = False
+    background: str = ""
+    """Color that a prompt gives to the background."""
+    night: tuple[float, float] = (0.0, 0.0)
+    """Darkness of the image and, if a prompt changes it, of the video."""
 
 
-def sample_scene(rng: np.random.Generator, persons: int, size: tuple[int, int], frames: int, split: str) -> Scene:
+def sample_scene(
+    rng: np.random.Generator,
+    persons: int,
+    size: tuple[int, int],
+    frames: int,
+    split: str,
+    drawing: Drawing = "flat",
+) -> Scene:
     """Sample a scene; two persons are side by side, in an upright image one above the other."""
     eyes_closed, brows_raised = rng.random() < 0.3, rng.random() < 0.3
-    return Scene(
+    shown = [phrase for phrase, is_shown in zip(EXPRESSIONS, (eyes_closed, brows_raised), strict=True) if is_shown]
+    scene = Scene(
         size=size,
         characters=tuple(sample_character(rng, split) for _ in range(persons)),
         placements=tuple(_sample_placement(rng, i, persons, size, frames) for i in range(persons)),
@@ -71,46 +87,44 @@ def sample_scene(rng: np.random.Generator, persons: int, size: tuple[int, int], 
             colors=(sample_color(rng, split, 0.35, 0.8), sample_color(rng, split, 0.4, 0.7)),
             phase=rng.random(),
         ),
-        prompt=sample_prompt(rng, persons, eyes_closed, brows_raised),
+        prompt=sample_prompt(rng, persons, shown),
         eyes_closed=bool(eyes_closed),
         brows_raised=bool(brows_raised),
     )
+    return scene if drawing == "flat" else _with_shading(rng, scene, shown)
 
 
-def sample_prompt(rng: np.random.Generator, persons: int, eyes_closed: bool, brows_raised: bool) -> str:
-    """Sample a prompt; the image follows only its phrases "eyes closed" and "eyebrows raised".
+def _with_shading(rng: np.random.Generator, scene: Scene, shown: list[str]) -> Scene:
+    """The scene as a shaded drawing, with further words, more room for shoulders, and less motion left to chance."""
+    smiling, background = rng.random() < 0.3, str(rng.choice(BACKGROUNDS)) if rng.random() < 0.3 else ""
+    night, word = (((0.0, 0.0), ""), ((0.0, 1.0), NIGHT), ((1.0, 0.0), DAY), ((1.0, 1.0), ""))[
+        rng.choice(4, p=(0.65, 0.15, 0.12, 0.08))
+    ]
+    phrases = [*shown, *(["smiling"] if smiling else []), *filter(None, (background, word))]
+    characters = tuple(
+        replace(person, collar=str(rng.choice(COLLARS)), brow_height=rng.uniform(0.07, 0.12), ears=True)
+        for person in scene.characters
+    )
+    return replace(
+        scene,
+        drawing="shaded",
+        characters=characters,
+        placements=tuple(_with_shoulders(each) for each in scene.placements),
+        prompt=sample_prompt(rng, len(characters), phrases, SHADED_IDLE),
+        smiling=bool(smiling),
+        background=background.partition(" ")[0],
+        night=night,
+    )
 
-    All other words, order and punctuation are independent of the faces, so that the model learns to ignore them.
-    """
-    subjects = _TWO if persons == 2 else _ONE
-    followed = [phrase for phrase, shown in (("eyes closed", eyes_closed), ("eyebrows raised", brows_raised)) if shown]
-    idle = rng.choice(_IDLE, size=rng.integers(0, 3), replace=False).tolist()
-    phrases = [str(phrase) for phrase in rng.permutation(followed + idle)]
-    opening = f"{rng.choice(subjects)} {rng.choice(_VERBS)}{rng.choice(_PLACES)}"
-    separator = str(rng.choice([", ", " and ", "; ", ", with "]))
-    return separator.join([opening, *phrases]) + str(rng.choice([".", "", "!"]))
 
-
-_ONE = ("A person", "Somebody", "A cartoon character", "A drawn face", "One friend", "A woman", "A man")
-_TWO = ("Two people", "Two friends", "Anna and Ben", "Two cartoon characters", "They", "People")
-_VERBS = ("talking", "speaking", "chatting", "in conversation", "telling a story", "talk naturally", "says hello")
-_PLACES = ("", "", " in a room", " before a wall", " outside", " in the studio", " at home", ", close up,")
-_IDLE = (
-    "lively faces",
-    "small gestures",
-    "while the camera stands still",
-    "soft light",
-    "eyes wide open",
-    "blue eyes",
-    "raised voices",
-    "the door is closed",
-    "thick eyebrows",
-    "closed captions",
-    "high quality",
-    "the sun is setting",
-    "in good spirits",
-    "blurred, distorted, flickering",
-)
+def _with_shoulders(placement: Placement) -> Placement:
+    """A smaller face further up, which sways less: heads move with speech instead."""
+    amplitude, frequency, phase = placement.sway
+    tilt = (0.3 * placement.tilt[0], *placement.tilt[1:])
+    unit = 0.88 * placement.unit
+    return replace(
+        placement, unit=unit, y=placement.y - 0.16 * unit, sway=(0.3 * amplitude, frequency, phase), tilt=tilt
+    )
 
 
 def _sample_placement(
@@ -136,15 +150,58 @@ def _sample_placement(
     )
 
 
+def show_only(scene: Scene, phrase: str) -> Scene:
+    """The scene as a prompt with one phrase changes it, or with none ("") by day."""
+    return replace(
+        scene,
+        eyes_closed=phrase == "eyes closed",
+        brows_raised=phrase == "eyebrows raised",
+        smiling=phrase == "smiling",
+        background=phrase.partition(" ")[0] if phrase in BACKGROUNDS else "",
+        night={NIGHT: (0.0, 1.0), DAY: (1.0, 0.0)}.get(phrase, (0.0, 0.0)),
+    )
+
+
 def render(scene: Scene, openings: list[MouthCurve], shapes: list[MouthCurve], start: int = 0) -> NDArray[np.uint8]:
     """Frames of a scene from index `start`, F x H x W x 3, with one opening and one shape curve per person."""
-    return np.stack(
-        [
-            render_frame(
-                scene, [_pose(scene, i, start + f, openings[i][f], shapes[i][f]) for i in range(len(openings))]
-            )
-            for f in range(len(openings[0]))
-        ]
+    gestures = speech_gestures(scene, openings) if scene.drawing == "shaded" else None
+    frames = []
+    for f in range(len(openings[0])):
+        poses = [_pose(scene, i, start + f, openings[i][f], shapes[i][f]) for i in range(len(openings))]
+        if gestures is not None:
+            poses = [_with_gesture(scene, pose, gestures[i, f], start + f) for i, pose in enumerate(poses)]
+        frames.append(render_frame(scene, poses, start + f))
+    return np.stack(frames)
+
+
+def speech_gestures(scene: Scene, openings: list[MouthCurve]) -> NDArray[np.float64]:
+    """How much each person speaks, and looks to a side (-1..1), in every frame: persons x frames x 2.
+
+    Heads move with the person's own speech; who only listens looks at who speaks.
+    """
+    kernel = np.hanning(2 * _GESTURE_FRAMES + 3)[1:-1] / (_GESTURE_FRAMES + 1)
+    speaking = np.stack(
+        [np.convolve(np.pad(each, _GESTURE_FRAMES, mode="edge"), kernel, mode="valid") for each in openings]
+    )
+    gaze = np.zeros_like(speaking)
+    if len(openings) == 2:
+        side = np.sign(scene.placements[1].x - scene.placements[0].x)
+        side = 0.0 if scene.size[0] > scene.size[1] else side
+        listening = np.clip(5 * (speaking[::-1] - speaking) - 0.25, 0, 1)
+        gaze = listening * np.array([[side], [-side]])
+    return np.stack((speaking, gaze), axis=-1)
+
+
+def _with_gesture(scene: Scene, pose: Pose, gesture: NDArray[np.float64], frame: int) -> Pose:
+    """A pose whose head moves with speech, with the expressions that only shaded drawings have."""
+    speaking, gaze = gesture
+    return pose._replace(
+        x=pose.x + 0.03 * gaze * pose.unit,
+        y=pose.y - 0.09 * speaking * pose.unit,
+        tilt=pose.tilt + 0.05 * gaze,
+        gaze=float(gaze),
+        brows=max(pose.brows, 0.25 * float(speaking)),
+        smile=min(1.0, frame / _EXPRESSION_FRAMES) if scene.smiling else 0.0,
     )
 
 
@@ -154,8 +211,16 @@ def render_still(scene: Scene) -> NDArray[np.uint8]:
     return render(scene, closed, closed)[0]
 
 
-def render_frame(scene: Scene, poses: list[Pose]) -> NDArray[np.uint8]:
-    """Render one antialiased frame, H x W x 3."""
+def render_frame(scene: Scene, poses: list[Pose], frame: int = 0) -> NDArray[np.uint8]:
+    """Render one antialiased frame, H x W x 3; `frame` fades in what a prompt changes."""
+    if scene.drawing == "shaded":
+        share = min(1.0, frame / _EXPRESSION_FRAMES)
+        return draw_scene(
+            scene.size,
+            scene.backdrop,
+            list(zip(scene.characters, poses, strict=False)),
+            Light(background=scene.background, strength=share, night=float(np.interp(share, (0, 1), scene.night))),
+        )
     height, width = scene.size
     canvas = Image.new("RGB", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)

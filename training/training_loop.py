@@ -38,7 +38,8 @@ class ExponentialMovingAverage:
 class TrainingRun:
     """One training run in a folder with `state.pt`, from which it resumes, `log.jsonl` and `curves.png`.
 
-    On resuming, the optimizer's groups keep their own peak learning rates instead of those in `state.pt`.
+    A `state.pt` without steps holds initial weights (`training.unpack`). On resuming, the optimizer's groups keep their
+    own peak learning rates instead of those in `state.pt`.
     """
 
     def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, decay: float = 0.999) -> None:
@@ -113,12 +114,25 @@ class TrainingRun:
             self.module.load_state_dict(state["module"])
         except RuntimeError as error:
             raise OSError(f"{self.folder}/state.pt is of another network; name another folder") from error
+        self.average.state = state["average"]
+        if "step" not in state:
+            logger.info("starts from the weights in %s", self.folder)
+            return
         self.optimizer.load_state_dict(state["optimiser"])
         for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
             group["peak"] = peak
-        self.average.state, self.average.steps = state["average"], state["step"]
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.average.steps = self.step = state["step"]
+        self.seconds = state["seconds"]
         logger.info("resumed at step %d", self.step)
+
+
+def save_initial_weights(folder: Path, state: dict[str, Tensor]) -> None:
+    """Write a `state.pt` from which a run starts at step 0. Raises FileExistsError if the folder has one."""
+    if (folder / "state.pt").exists():
+        raise FileExistsError(f"{folder} already has a training state")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    torch.save({"module": state, "average": state}, folder / "state.pt")
 
 
 def load_ema_weights(run: Path, prefix: str = "") -> dict[str, Tensor]:

@@ -14,7 +14,9 @@ def make_parser() -> Parser:
     """The command line."""
     parser = Parser("-m training.transformer", __doc__)
     parser.add_argument("runs", type=existing_folder, metavar="RUNS", help="folder of the training runs")
-    parser.add_argument("data", type=existing_folder, metavar="DATA", help="folder of the shards")
+    parser.add_argument(
+        "data", type=existing_folder, nargs="+", metavar="DATA", help="folders of shards, which have equal shares"
+    )
     parser.add_argument("--steps", type=whole_number(), default=10000, help="optimizer steps")
     parser.add_argument("--batch", type=whole_number(), default=8, help="chunks of the smallest frame size per batch")
     parser.add_argument("--lr", type=number(above=True), default=0.01, help="peak learning rate of Muon")
@@ -127,7 +129,7 @@ def binding_loss(maps: list[Tensor], masks: SpeakerMasks) -> tuple[Tensor, float
     return entropy, accuracy.item()
 
 
-def train(runs: Path, data: Path, steps: int, batch: int, lr: float, seed: int) -> None:
+def train(runs: Path, data: Sequence[Path], steps: int, batch: int, lr: float, seed: int) -> None:
     """Train or resume until `steps`, in the subfolder `transformer` of `runs`."""
     torch.manual_seed(seed)
     model = MultiTalkTransformer(CONFIG.transformer).to(DEVICE)
@@ -136,7 +138,7 @@ def train(runs: Path, data: Path, steps: int, batch: int, lr: float, seed: int) 
     shards, training_loss = Shards(data), TrainingLoss(model, embed_prompt(load_encoders(runs), CONFIG.negative_prompt))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        if step % 100 == 0 or not shards.shards:
+        if step % 100 == 0 or not any(shards.shards.values()):
             shards.refresh()
         rng = np.random.default_rng((seed, step))
         short = rng.random() < _SHORT_SHARE

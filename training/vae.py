@@ -45,8 +45,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
 from training.components import CONFIG, to_device, with_weights
+from training.editions import EDITION
 from training.muon import Muon
-from training.scenes import SMALL, render, sample_scene
+from training.scenes import render, sample_scene
 from training.training_loop import (
     DEVICE,
     TrainingRun,
@@ -60,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 _CROP = 64
 _KL_WEIGHT = 1e-4
+_STATISTICS_BATCHES = 24
 _DARK_WEIGHT = 2.0
 """Additional weight of pixels as dark as an open mouth."""
 
@@ -71,8 +73,8 @@ def sample_crops(rng: np.random.Generator, batch: int, frames: int) -> Tensor:
 
 def _sample_crop(rng: np.random.Generator, frames: int) -> Tensor:
     persons = int(rng.integers(1, 3))
-    size = list(SMALL.values())[rng.integers(len(SMALL))]
-    scene = sample_scene(rng, persons, size, frames, "train")
+    size = list(EDITION.sizes.values())[rng.integers(len(EDITION.sizes))]
+    scene = sample_scene(rng, persons, size, frames, "train", EDITION.drawing)
     openings = [np.clip(_smooth_noise(rng, frames) * 0.8 + 0.3, 0, 1) for _ in range(persons)]
     shapes = [np.clip(_smooth_noise(rng, frames), -1, 1) for _ in range(persons)]
     clip = render(scene, openings, shapes, start=int(rng.integers(0, 8)))
@@ -159,7 +161,7 @@ def reconstruction_loss(decoded_BCFHW: Tensor, video_BCFHW: Tensor) -> tuple[Ten
 
 
 def train(folder: Path, image_steps: int, clip_steps: int, seed: int) -> None:
-    """Train or resume: steps on batches of 10 images, then steps on batches of 3 clips."""
+    """Train or resume: steps on batches of 10 images, then steps on batches of 3 clips; then normalize the latents."""
     torch.manual_seed(seed)
     model = build_vae(CONFIG.vae)
     init_framewise(model.to(DEVICE))
@@ -176,6 +178,30 @@ def train(folder: Path, image_steps: int, clip_steps: int, seed: int) -> None:
         return lr_schedule(step, image_steps) if on_images else lr_schedule(step - image_steps, clip_steps)
 
     run.train(image_steps + clip_steps, loss_of, lr_factor, log_every=20, save_every=100)
+    model.load_state_dict(run.average.state)
+    normalize_latents(run.average.state, latent_statistics(model, _STATISTICS_BATCHES, seed))
+    model.load_state_dict(run.average.state)
+    run.save()
+
+
+@torch.no_grad()
+def normalize_latents(state: dict[str, Tensor], statistics: dict[str, list[float]]) -> None:
+    """Change a VAE's state so that its latents, which have `statistics`, have those of the configuration.
+
+    A scale and an offset of the latents are folded into the layers before and after them; the video stays the same.
+    """
+    mean, std = (state["quant_conv.bias"].new_tensor(statistics[name]) for name in ("latents_mean", "latents_std"))
+    goal_mean, goal_std = (mean.new_tensor(values) for values in (CONFIG.vae.latents_mean, CONFIG.vae.latents_std))
+    scale = goal_std / std
+    offset = goal_mean - scale * mean
+    z = len(mean)
+    before_weight, before_bias = state["quant_conv.weight"], state["quant_conv.bias"]
+    before_weight[:z] *= scale[:, None, None, None, None]
+    before_bias[:z] = scale * before_bias[:z] + offset
+    before_bias[z:] += 2 * scale.log()
+    after_weight, after_bias = state["post_quant_conv.weight"], state["post_quant_conv.bias"]
+    after_weight /= scale[None, :, None, None, None]
+    after_bias -= after_weight[:, :, 0, 0, 0] @ offset
 
 
 @torch.inference_mode()
@@ -194,6 +220,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     log_messages()
     if options.statistics:
         model = to_device(with_weights(build_vae(CONFIG.vae), load_ema_weights(options.folder)))
-        logger.info(json.dumps(latent_statistics(model, 24, options.seed)))
+        logger.info(json.dumps(latent_statistics(model, _STATISTICS_BATCHES, options.seed)))
         return
     train(options.folder, options.images, options.clips, options.seed)

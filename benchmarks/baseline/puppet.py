@@ -22,11 +22,11 @@ from benchmarks.report.defaults import COLOR_CORRECTION, MODEL, WEIGHTS
 from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from src.media.rates import SPEECH_RATE
 from training import scenes
+from training.editions import EDITION
 from wan import MultiTalkPipeline
 from wan.checkpoint import Precision
 from wan.checkpoint.lora import Lora
 from wan.conditioning.request import Request
-from wan.configs import WAN_CONFIGS
 from wan.modules.image import ImageEncoder
 from wan.sampling.options import SamplingOptions, choose_preset, resolve_options
 
@@ -45,7 +45,7 @@ class Puppet:
     """A pipeline and speech encoder loaded from one folder of weights."""
 
     def __init__(self, folder: Path = WEIGHTS, precision: Precision = "bf16", model: str = MODEL) -> None:
-        config = WAN_CONFIGS[model]
+        config = EDITION.configure(model)
         self.folder = folder
         self.pipeline = MultiTalkPipeline(config, folder, precision=precision)
         self.speech = Wav2Vec2Model.from_pretrained(folder / config.files.speech, local_files_only=True)
@@ -85,6 +85,7 @@ class Puppet:
             speech=tuple(self.embed(clip.waveforms[face]) for face in order),
             prompt=clip.scene.prompt,
             person_masks=person_masks,
+            video=_Film(clip.silent_film()) if clip.row.conditioning == "film" else None,
         )
 
     def embed(self, waveform_N: NDArray[np.float32]) -> Tensor:
@@ -121,6 +122,18 @@ class Puppet:
             yield
         finally:
             self.pipeline = pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """Frames as a source video, F x H x W x 3."""
+
+    frames: NDArray[np.uint8]
+    cuts: tuple[int, ...] = ()
+
+    def frame_at(self, index: int) -> Image.Image:
+        """The frame, past the end the last one."""
+        return Image.fromarray(self.frames[min(index, len(self.frames) - 1)])
 
 
 class _ZeroImageEncoder(ImageEncoder):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from src.audio_analysis.timeline import Mode, mix
 from src.media.audio.audio import Audio
 from src.media.rates import FPS, SAMPLES_PER_FRAME, SPEECH_RATE
+from training.editions import EDITION
 from training.mouths import MouthCurve, opening_curve, shape_curve
-from training.scenes import SMALL, Scene, render, sample_scene
+from training.scenes import Scene, render, render_still, sample_scene, show_only
 from training.voices import Voice, sample_voice
 from wan.configs import WAN_CONFIGS
 
@@ -30,7 +31,8 @@ class Row:
     """One kind of request, a row of the result tables.
 
     `boxes`: "default" (no person boxes), "given" (those of the faces), or "swapped" (given, and the first voice belongs
-    to the second face). `audio`: "voices", or "none" for silence.
+    to the second face). `audio`: "voices", or "none" for silence. `conditioning`: "multitalk", "infinitetalk", or
+    "film": InfiniteTalk's, from the renderer's frames with closed mouths instead of from one image.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Row:
     boxes: str = "default"
     num_chunks: int = 1
     audio: str = "voices"
+    conditioning: str = "multitalk"
 
     @property
     def num_frames(self) -> int:
@@ -69,6 +72,11 @@ ROWS = (
     Row(name="two para upright, boxes", persons=2, aspect="upright", boxes="given"),
     Row(name="two add, 5 chunks", persons=2, mode="add", num_chunks=5),
     Row(name="two para, 5 chunks", persons=2, num_chunks=5),
+    Row(name="one, 20 chunks", persons=1, num_chunks=20),
+    Row(name="two para, 20 chunks", persons=2, num_chunks=20),
+    Row(name="InfiniteTalk, two add, 5 chunks", persons=2, mode="add", num_chunks=5, conditioning="infinitetalk"),
+    Row(name="InfiniteTalk, two para, 20 chunks", persons=2, num_chunks=20, conditioning="infinitetalk"),
+    Row(name="InfiniteTalk from a film, two para, 5 chunks", persons=2, num_chunks=5, conditioning="film"),
     Row(name="two silent", persons=2, audio="none"),
 )
 
@@ -96,14 +104,18 @@ class Clip:
 
     def image(self) -> NDArray[np.uint8]:
         """Input image of the model, H x W x 3: the first frame with closed mouths."""
-        closed = [np.zeros(1) for _ in self.openings]
-        return render(self.scene, closed, closed)[0]
+        return render_still(self.scene)
+
+    def silent_film(self) -> NDArray[np.uint8]:
+        """The scene's frames with closed mouths, F x H x W x 3: the input video of a row with a film."""
+        closed = [np.zeros(self.row.num_frames) for _ in self.openings]
+        return render(self.scene, closed, closed)
 
 
 def draw_clip(row: Row, seed: int, index: int) -> Clip:
     """Clip `index` of a row, deterministic in row and seed; kinds of voices alternate."""
     rng = np.random.default_rng([seed, index, *row.name.encode()])
-    scene = sample_scene(rng, row.persons, SMALL[row.aspect], row.num_frames, SPLIT)
+    scene = sample_scene(rng, row.persons, EDITION.sizes[row.aspect], row.num_frames, SPLIT, EDITION.drawing)
     kinds = [VOICE_KINDS[(index + person) % len(VOICE_KINDS)] for person in range(row.persons)]
     voices = [_draw_speech(rng, seconds, kind) for seconds, kind in zip(_voice_seconds(rng, row), kinds, strict=True)]
     if row.audio == "none":
@@ -121,11 +133,10 @@ def draw_clip(row: Row, seed: int, index: int) -> Clip:
     )
 
 
-def with_bare_faces(clip: Clip, prompt: str, *, eyes_closed: bool = False, brows_raised: bool = False) -> Clip:
-    """The same clip with another prompt, and without anything that covers eyes and brows."""
+def with_bare_faces(clip: Clip, prompt: str, phrase: str = "") -> Clip:
+    """The same clip with another prompt, without anything that covers eyes and brows; it shows at most one phrase."""
     people = tuple(replace(person, hair="none", hat="none", glasses="none") for person in clip.scene.characters)
-    bare = replace(clip.scene, characters=people, prompt=prompt)
-    return replace(clip, scene=replace(bare, eyes_closed=eyes_closed, brows_raised=brows_raised))
+    return replace(clip, scene=show_only(replace(clip.scene, characters=people, prompt=prompt), phrase))
 
 
 def _draw_speech(rng: np.random.Generator, seconds: float, kind: str) -> Voice:

@@ -11,10 +11,11 @@ import numpy as np
 
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality.clips import Clip, Row, draw_clip, with_bare_faces
-from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness
+from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness, mouth_corners, wall_color
 from benchmarks.quality.metrics import read_mouths, to_json_value
 from benchmarks.quality.sync_metrics import own_correlation
 from src.media.persons.boxes import Box
+from training.editions import EDITION
 from training.mouths import MouthCurve
 from training.scenes import face_boxes
 from wan.sampling.options import SamplingOptions
@@ -28,6 +29,32 @@ _WARM_UP_FRAMES = 10
 """Frames until the effect of a prompt is fully visible."""
 
 FaceMeasure = Callable[[Video, Box], MouthCurve]
+
+
+def _whiteness_of_wall(video: Video, box: Box) -> MouthCurve:
+    return wall_color(video, box).mean(-1)
+
+
+def _share_of_wall(channel: int) -> FaceMeasure:
+    """The share of a color channel in the color of the wall."""
+
+    def measure(video: Video, box: Box) -> MouthCurve:
+        color_F3 = wall_color(video, box)
+        return color_F3[:, channel] / np.maximum(color_F3.sum(-1), 1)
+
+    return measure
+
+
+MEASURES: dict[str, FaceMeasure] = {
+    "eyes closed": eye_whiteness,
+    "eyebrows raised": brow_darkness,
+    "smiling": mouth_corners,
+    "red background": _share_of_wall(0),
+    "green background": _share_of_wall(1),
+    "blue background": _share_of_wall(2),
+    "at night": _whiteness_of_wall,
+}
+"""What each phrase changes."""
 
 
 def ablate_conditioning(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
@@ -49,16 +76,17 @@ def ablate_conditioning(puppet: Puppet, options: SamplingOptions, clips: int, se
 
 
 def measure_prompts(puppet: Puppet, options: SamplingOptions, clips: int, seed: int) -> dict[str, Any]:
-    """Eye whiteness and brow darkness with a specific and a neutral prompt, of the model and of the renderer."""
+    """What each phrase changes, with it and with a neutral prompt, of the model and of the renderer."""
     neutral = [with_bare_faces(draw_clip(PROMPT_ROW, seed, index), NEUTRAL_PROMPT) for index in range(clips)]
-    closed = [with_bare_faces(clip, "A person talking, eyes closed.", eyes_closed=True) for clip in neutral]
-    raised = [with_bare_faces(clip, "A person talking, eyebrows raised.", brows_raised=True) for clip in neutral]
-    drawn = {"neutral": neutral, "eyes closed": closed, "eyebrows raised": raised}
+    measures = {phrase: measure for phrase, measure in MEASURES.items() if phrase in EDITION.phrases}
+    drawn = {"neutral": neutral} | {
+        phrase: [with_bare_faces(clip, f"A person talking, {phrase}.", phrase) for clip in neutral]
+        for phrase in measures
+    }
     videos = {
         "model": {name: [puppet.generate(clip, options).frames for clip in group] for name, group in drawn.items()},
         "truth": {name: [clip.ground_truth() for clip in group] for name, group in drawn.items()},
     }
-    measures = {"eyes closed": eye_whiteness, "eyebrows raised": brow_darkness}
     return {
         name: {
             source: {prompt: _steady_mean(neutral, by_prompt[prompt], measure) for prompt in ("neutral", name)}

@@ -41,6 +41,8 @@ MOUTH = Region(left=-0.16, right=0.16, top=0.16, bottom=0.88)
 """Center of the mouth, where its height does not depend on its width."""
 AROUND_MOUTH = Region(left=-0.6, right=0.6, top=0.12, bottom=0.95)
 EYES = Region(left=0.12, right=0.62, top=-0.37, bottom=0.02, mirrored=True)
+_CENTER = Region(left=-0.1, right=0.1, top=0.3, bottom=0.9)
+_CORNERS = Region(left=0.24, right=0.36, top=0.3, bottom=0.9, mirrored=True)
 BROWS = Region(left=0.22, right=0.52, top=-0.49, bottom=-0.38, mirrored=True)
 """Position of brows that are not raised."""
 
@@ -96,6 +98,26 @@ def brow_darkness(video: Video, box: Box) -> MouthCurve:
     skin = np.stack([_skin(pixels[..., color], face)[:, 0, 0] for color in range(3)], axis=-1)
     difference = np.abs(pixels - skin[:, None, None]).mean(-1) / 255
     return _mean(difference, face, BROWS)
+
+
+def mouth_corners(video: Video, box: Box) -> MouthCurve:
+    """How far the corners of the mouth are above its center per frame, in face units; larger for a smile."""
+    face = Face.from_box(box)
+    green = video[..., 1].astype(np.float64)
+    lips = np.clip(0.75 - green / np.maximum(_skin(green, face), 1), 0, 0.1)
+    rows = np.arange(video.shape[1])[None, :, None] / face.unit
+    heights = [
+        _mean(lips * rows, face, area) / np.maximum(_mean(lips, face, area), 1e-3) for area in (_CENTER, _CORNERS)
+    ]
+    return heights[0] - heights[1]
+
+
+def wall_color(video: Video, box: Box) -> NDArray[np.float64]:
+    """Mean color beside the face per frame, F x 3."""
+    beside = np.ones(video.shape[1:3], bool)
+    beside[:, max(0, box.left - 2) : box.right + 2] = False
+    beside[box.bottom :] = False
+    return video[:, beside].mean(1)
 
 
 def outside_mouths(boxes: list[Box], height: int, width: int) -> NDArray[np.bool_]:

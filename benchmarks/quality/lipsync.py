@@ -2,8 +2,8 @@
 
 Mouth openings are measured in the generated pixels and compared with those the renderer would draw for the same
 voices. The renderer's own frames are measured too, as ground truth. Drift and PSNR are measured outside mouths;
-`sync_metrics` describes the pooling of clips. Prints a Markdown table, and last the worst values of the two-person
-rows; `--output` writes JSON.
+`sync_metrics` describes the pooling of clips, `faces` which faces count as lost. Prints a Markdown table, and last the
+worst values of the two-person rows; `--output` writes JSON.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--rows", nargs="*", metavar="ROW", help="rows to measure, by their names in the table (default: all)"
     )
-    parser.add_argument("--long-clips", type=whole_number(), help="clips per row of five chunks (default: as --clips)")
+    parser.add_argument(
+        "--long-clips", type=whole_number(), help="clips per row of several chunks (default: --clips, at most 24 of 20)"
+    )
     parser.add_argument("--jobs", type=whole_number(), default=1, help="rows measured in parallel")
     parser.add_argument(
         "--vae", action="store_true", help="also measure the ground truth encoded and decoded by the VAE"
@@ -50,6 +52,7 @@ from typing import Any
 from benchmarks.baseline.puppet import Puppet
 from benchmarks.quality import conditioning_ablation
 from benchmarks.quality.clips import ROWS, VOICE_KINDS, Row, draw_clip
+from benchmarks.quality.faces import PARTS
 from benchmarks.quality.metrics import Metrics, compute_metrics
 from benchmarks.report.environment import environment, write_result
 from benchmarks.report.tables import format_number, markdown_table
@@ -61,6 +64,10 @@ MIN_OWN = 0.90
 """Goal of the own correlation."""
 MAX_ABS = {"other": 0.15, "shuffled": 0.10, "lag": 1, "silent_mean": 0.05, "silent_std": 0.05}
 """Goals of other metrics: maximum absolute value."""
+MIN_SHARPNESS, MAX_BACKGROUND = 0.9, 3.0
+"""Goals of rows of several chunks. No face may be lost."""
+_LONG_CHUNKS, _LONG_CLIPS = 5, 24
+"""Rows of more chunks have fewer clips."""
 COLUMNS = (
     "row",
     "own",
@@ -72,6 +79,10 @@ COLUMNS = (
     "drift",
     "PSNR dB",
     "chunks",
+    "faces lost, %",
+    "weakest part",
+    "sharpness",
+    "background",
     "s/clip",
 )
 _MAX_ABLATION_CLIPS = 8
@@ -117,8 +128,22 @@ def format_row(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
         both("drift", 1),
         both("psnr", 1),
         chunks,
+        *_format_faces(model["faces"], truth["faces"]),
+        format_number(model.get("sharpness")),
+        format_number(model["background"], 1),
         format_number(metrics["seconds_per_clip"], 1),
     )
+
+
+def _format_faces(model: Mapping[str, Any], truth: Mapping[str, Any]) -> tuple[str, str]:
+    """Lost faces after each number of chunks, and the part of the lowest contrast at the end."""
+    if not model:
+        return "", ""
+    lost = [" / ".join(format_number(100 * at["lost"], 0) for at in faces.values()) for faces in (model, truth)]
+    end, true_end = list(model.values())[-1], list(truth.values())[-1]
+    weakest = min((part for part in PARTS if end[part] is not None), key=lambda part: end[part])
+    weakness = f"{weakest} {format_number(end[weakest])} ({format_number(true_end[weakest])})"
+    return f"{lost[0]} ({lost[1]})", weakness
 
 
 def worst_values(results: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row]) -> tuple[float, float, int]:
@@ -141,6 +166,15 @@ def missed_goals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             for key, limit in MAX_ABS.items()
             if model[key] is not None and abs(model[key]) > limit
         ]
+        if model.get("sharpness") is not None and model["sharpness"] < MIN_SHARPNESS:
+            missed.append(f"{name}: sharpness is {model['sharpness']:.2f}, the goal is at least {MIN_SHARPNESS:.2f}")
+        if model.get("background") is not None and model["background"] > MAX_BACKGROUND:
+            missed.append(f"{name}: the background changes by {model['background']:.1f}, at most {MAX_BACKGROUND:.0f}")
+        missed += [
+            f"{name}: {100 * at['lost']:.0f} % of the faces are lost after {count} chunks"
+            for count, at in model.get("faces", {}).items()
+            if at["lost"] > 0
+        ]
     return missed
 
 
@@ -160,8 +194,14 @@ def measure_rows(rows: Mapping[str, Row], args: argparse.Namespace) -> Iterator[
 
 
 def _measure_row(row: Row, args: argparse.Namespace) -> Metrics:
+    if row.conditioning != "multitalk":
+        args = argparse.Namespace(**vars(args) | {"model": "infinitetalk-puppet"})
     puppet = cli_args.load_puppet(args)
-    clips = args.clips if row.num_chunks == 1 or args.long_clips is None else args.long_clips
+    clips = args.clips
+    if row.num_chunks > 1 and args.long_clips is not None:
+        clips = args.long_clips
+    elif row.num_chunks > _LONG_CHUNKS:
+        clips = min(clips, _LONG_CLIPS)
     return measure_row(puppet, cli_args.sampling_options(puppet, args), row, clips, args.seed, args.vae)
 
 

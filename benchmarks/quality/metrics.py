@@ -1,17 +1,20 @@
-"""Quality metrics of the clips of one row: lip sync, and color drift and PSNR outside the mouths.
+"""Quality metrics of the clips of one row: lip sync, and what wears off: colors, edges, faces and background.
 
 Shapes: F frames, H x W pixels.
 """
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_gradient_magnitude
 
 from benchmarks.quality.clips import CHUNK, MOTION, Clip
 from benchmarks.quality.face_reader import Face, Region, Video, mouth_opening, outside_mouths
+from benchmarks.quality.faces import measure_faces, summarize_faces
 from benchmarks.quality.sync_metrics import (
     MouthReading,
     best_lag,
@@ -23,12 +26,16 @@ from benchmarks.quality.sync_metrics import (
     silent_opening,
 )
 from src.media.persons.boxes import Box
-from training.scenes import face_boxes
+from training.scenes import face_boxes, render_frame
 
 Metrics = dict[str, Any]
 _DRIFT_FRAMES = 8
 """Frames at the end of a clip over which drift is averaged."""
 _GRID = 4
+_EDGE_PERCENT = 10
+"""Share of the pixels that count as edges."""
+_BACKGROUND_MARGIN = 0.05
+"""Distance of the background from persons, as a share of the shorter side."""
 _UPPER_FACE = (-1.1, 0.1)
 """Vertical range from the hair to the cheeks, in face units."""
 
@@ -68,7 +75,10 @@ def compute_metrics(clips: Sequence[Clip], videos: Sequence[Video]) -> Metrics:
     if clips[0].row.num_chunks > 1:
         metrics["own_first_chunk"] = own_correlation([reading.slice(0, CHUNK - 1) for reading in readings])
         metrics["own_last_chunk"] = own_correlation([reading.slice(MOTION - CHUNK, None) for reading in readings])
-    return {name: to_json_value(value) for name, value in metrics.items()}
+        metrics["sharpness"] = float(np.mean([sharpness(clip, video) for clip, video in pairs]))
+    metrics["background"] = float(np.nanmean([background_change(clip, video) for clip, video in pairs]))
+    values = {name: to_json_value(value) for name, value in metrics.items()}
+    return values | {"faces": summarize_faces([face for clip, video in pairs for face in measure_faces(clip, video)])}
 
 
 def to_json_value(value: Any) -> Any:
@@ -95,6 +105,30 @@ def cell_colors(video: Video, box: Box) -> NDArray[np.float64]:
             weights = face.weights(region, *video.shape[1:3])
             means.append(np.tensordot(video, weights, axes=((1, 2), (0, 1))) / weights.sum())
     return np.stack(means, axis=1)
+
+
+def sharpness(clip: Clip, video: Video) -> float:
+    """Mean gradient of the last chunk at the edges of the input image, as a fraction of that of the first chunk."""
+    edges = gaussian_gradient_magnitude(clip.image().astype(np.float64).mean(-1), 0.5)
+    mask_HW = (edges >= np.percentile(edges, 100 - _EDGE_PERCENT)) & outside_mouths(
+        face_boxes(clip.scene), *edges.shape
+    )
+    first, last = (
+        np.mean([gaussian_gradient_magnitude(frame.astype(np.float64).mean(-1), 0.5)[mask_HW] for frame in frames])
+        for frames in (video[1:CHUNK], video[MOTION - CHUNK :])
+    )
+    return float(last / first)
+
+
+def background_change(clip: Clip, video: Video) -> float:
+    """Change of the mean color of the background, far from persons, in the last frames: RMS, 0..255."""
+    image = clip.image()
+    empty = render_frame(replace(clip.scene, characters=()), [])
+    mask_HW = ~binary_dilation((empty != image).any(-1), iterations=round(_BACKGROUND_MARGIN * min(image.shape[:2])))
+    if not mask_HW.any():
+        return float("nan")
+    change = video[-_DRIFT_FRAMES:, mask_HW].mean((0, 1)) - image[mask_HW].mean(0)
+    return float(np.sqrt(np.mean(change**2)))
 
 
 def psnr(video: Video, boxes: list[Box]) -> float:

@@ -10,16 +10,20 @@ from safetensors.torch import save_file
 
 from tests.training.overfit import overfit
 from training import finetune_decoder
-from training.clips import MOTION_FRAMES, ConditionKind, sample_clip
-from training.examples import sample_corruption, to_windows
+from training.clips import MOTION_FRAMES, ConditionKind, sample_clip, sample_long_clip
+from training.components import load_encoders
+from training.dataset import FRAMES
+from training.examples import prepare, sample_corruption, to_windows
 from training.export import write_bundle
 from training.muon import Muon, orthogonalize
 from training.random_weights import random_networks
+from training.rollouts import NEW_FRAMES, split_chunks
 from training.scenes import SMALL
 from training.shards import Shards, truncate_frames
-from training.training_loop import step_generator
+from training.training_loop import TrainingRun, load_ema_weights, step_generator
 from training.transformer import TrainingLoss, binding_loss, record_class_attention
-from training.vae import SingleFrames, decode, init_framewise, sample_crops
+from training.unpack import unpack
+from training.vae import SingleFrames, decode, init_framewise, normalize_latents, sample_crops
 from training.voices import Voice, synthesize_formants
 from wan.checkpoint import load_models
 from wan.chunks import Chunk
@@ -47,6 +51,24 @@ def test_vae_shortcuts_give_the_same_result(puppet: ModelConfig) -> None:
         with SingleFrames():
             torch.testing.assert_close(vae.encode(video).latent_dist.mode(), latent, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(decode(vae, latent).clamp(-1, 1), vae.decode(latent).sample)
+
+
+def test_normalized_latents_give_the_same_video(puppet: ModelConfig) -> None:
+    torch.manual_seed(0)
+    vae = build_vae(puppet.vae)
+    video = sample_crops(np.random.default_rng(0), 1, 5)
+    with torch.no_grad():
+        posterior = vae.encode(video).latent_dist
+        decoded = decode(vae, posterior.mode())
+        latents = posterior.mode().transpose(0, 1).flatten(1)
+        statistics = {"latents_mean": latents.mean(1).tolist(), "latents_std": latents.std(1).tolist()}
+        state = vae.state_dict()
+        normalize_latents(state, statistics)
+        vae.load_state_dict(state)
+        normalized = vae.encode(video).latent_dist.mode()
+        torch.testing.assert_close(decode(vae, normalized), decoded, rtol=1e-3, atol=1e-4)
+    means = normalized.transpose(0, 1).flatten(1).mean(1)
+    torch.testing.assert_close(means, torch.tensor(puppet.vae.latents_mean), rtol=1e-2, atol=1e-2)
 
 
 def test_framewise_init_processes_each_frame_alone(puppet: ModelConfig) -> None:
@@ -143,9 +165,9 @@ def test_corruption_is_mostly_constant_in_time() -> None:
 
 def test_batches_have_one_frame_size(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"training\.dataset"):
-        Shards(tmp_path).refresh()
+        Shards([tmp_path]).refresh()
     save_file(random_batch(4), tmp_path / "a.safetensors")
-    shards = Shards(tmp_path)
+    shards = Shards([tmp_path])
     shards.refresh()
     assert shards.sample(np.random.default_rng(0), 2, 33)["video"].shape == (2, 16, 9, 8, 16)
     short = shards.sample(np.random.default_rng(0), 2, 17)
@@ -183,3 +205,58 @@ def test_decoder_loss_has_no_gradient_in_the_encoder(puppet: ModelConfig) -> Non
     assert metrics["same"] > 0
     assert all(p.grad is None for module in (vae.encoder, vae.quant_conv) for p in module.parameters())
     assert all(p.grad is not None for p in vae.decoder.parameters())
+
+
+def test_rollouts_become_chunks_that_start_from_the_models_frames() -> None:
+    frames = FRAMES + 2 * NEW_FRAMES
+    clip = sample_long_clip(np.random.default_rng(0), VOICES, 2, SMALL["wide"], frames)
+    assert clip.video.shape == (frames, 64, 128, 3)
+    np.testing.assert_array_equal(clip.condition[0], clip.video[0])
+    own = 255 - clip.video
+    for infinitetalk in (False, True):
+        chunks = split_chunks(clip, own, infinitetalk=infinitetalk)
+        assert [chunk.start for chunk, _ in chunks] == [NEW_FRAMES, 2 * NEW_FRAMES]
+        for chunk, handed in chunks:
+            np.testing.assert_array_equal(chunk.video[:MOTION_FRAMES], 255 - handed)
+            np.testing.assert_array_equal(chunk.condition, clip.condition if infinitetalk else handed)
+            assert chunk.num_clean == (MOTION_FRAMES if infinitetalk else 0)
+
+
+def test_folders_of_shards_have_equal_shares(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        batch = random_batch(2)
+        save_file(batch | {"video": torch.full_like(batch["video"], value)}, tmp_path / name / "0.safetensors")
+    save_file(random_batch(2), tmp_path / "a" / "1.safetensors")
+    shards = Shards([tmp_path / "a", tmp_path / "b"])
+    shards.refresh()
+    means = [shards.sample(np.random.default_rng(seed), 2, 33)["video"].mean().item() for seed in range(40)]
+    assert 10 < sum(mean == 2.0 for mean in means) < 30
+
+
+def test_teacher_sees_motion_frames_without_errors() -> None:
+    batch = random_batch(3)
+    batch["known"], batch["clean"] = torch.tensor([9, 1, 1]), torch.tensor([0, 9, 0])
+    examples = prepare(batch, step_generator(0, 0))
+    true = examples.with_true_history()
+    assert torch.equal(true.corrupted, examples.latent)
+    assert torch.equal(true.condition[0, 4:, :3], examples.latent[0, :, :3])
+    assert torch.equal(true.condition[1:], examples.condition[1:])
+    assert torch.equal(true.condition[:, :4], examples.condition[:, :4])
+
+
+def test_finished_model_becomes_runs_that_start_from_its_weights(puppet: ModelConfig, tmp_path: Path) -> None:
+    networks = random_networks(puppet, seed=0)
+    write_bundle(puppet, networks, tmp_path / "model", torch.float32)
+    unpack(tmp_path / "model", tmp_path / "runs")
+    torch.testing.assert_close(
+        load_ema_weights(tmp_path / "runs" / "transformer"), dict(networks.transformer.state_dict())
+    )
+    encoders = load_encoders(tmp_path / "runs")
+    torch.testing.assert_close(dict(encoders.speech.state_dict()), dict(networks.speech.state_dict()))
+    model = random_networks(puppet, seed=1).transformer
+    run = TrainingRun(tmp_path / "runs" / "transformer", model, Muon(model, lambda _: True))
+    assert run.step == 0
+    torch.testing.assert_close(dict(model.state_dict()), dict(networks.transformer.state_dict()))
+    with pytest.raises(FileExistsError, match="transformer"):
+        unpack(tmp_path / "model", tmp_path / "runs")

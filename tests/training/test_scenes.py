@@ -1,27 +1,89 @@
 """Characters, mouth curves, voices and scenes: determinism, variety, and synchrony of mouth and voice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from src.media.rates import SAMPLES_PER_FRAME, SPEECH_RATE
 from training.characters import MOUTH_INSIDE, sample_character
+from training.editions import EDITIONS, select_edition
 from training.mouths import opening_curve, shape_curve
-from training.scenes import SMALL, Scene, face_boxes, render, sample_scene
+from training.prompts import SHADED_PHRASES
+from training.scenes import (
+    FULL,
+    SMALL,
+    Drawing,
+    Scene,
+    face_boxes,
+    render,
+    render_still,
+    sample_scene,
+    speech_gestures,
+)
 from training.voices import add_noise, sample_voice, synthesize_espeak, synthesize_formants
 
+FLAT_CHECKSUM = 18634
+"""Sum of some pixels, which the clips of the shipped weights and of the benchmarks had before shading."""
 HUM = np.sin(2 * np.pi * 200 * np.arange(SPEECH_RATE) / SPEECH_RATE).astype(np.float32)
 
 
-def scene_of(seed: int, persons: int = 2, size: str = "wide", split: str = "train") -> Scene:
+def scene_of(seed: int, persons: int = 2, size: str = "wide", split: str = "train", drawing: Drawing = "flat") -> Scene:
     """A scene from a seed."""
-    return sample_scene(np.random.default_rng(seed), persons, SMALL[size], 33, split)
+    return sample_scene(np.random.default_rng(seed), persons, SMALL[size], 33, split, drawing)
 
 
-def test_rendering_is_deterministic() -> None:
+@pytest.mark.parametrize("drawing", ["flat", "shaded"])
+def test_rendering_is_deterministic(drawing: Drawing) -> None:
     curves = [np.linspace(0, 1, 5)] * 2
-    first, second = (render(scene_of(3), curves, curves) for _ in range(2))
+    first, second = (render(scene_of(3, drawing=drawing), curves, curves) for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    assert (render(scene_of(4), curves, curves) != first).any()
+    assert (render(scene_of(4, drawing=drawing), curves, curves) != first).any()
+
+
+def test_flat_scenes_do_not_change() -> None:
+    frame = render_still(scene_of(0))
+    assert frame[::16, ::16].sum() == FLAT_CHECKSUM
+
+
+@pytest.mark.parametrize("phrase", SHADED_PHRASES)
+def test_words_change_a_shaded_drawing(phrase: str) -> None:
+    matching = (scene for scene in (scene_of(seed, drawing="shaded") for seed in range(300)) if phrase in scene.prompt)
+    scene = next(matching)
+    still = [np.zeros(12)] * 2
+    first, *_, last = render(scene, still, still).astype(int)
+    assert np.abs(last - first).max() > 40
+    neutral = replace(
+        scene, eyes_closed=False, brows_raised=False, smiling=False, background="", night=(scene.night[0],) * 2
+    )
+    assert np.abs(render(neutral, still, still)[-1].astype(int) - first).mean() < np.abs(last - first).mean()
+
+
+@pytest.mark.parametrize("word", ["at night", "by day", "blue background"])
+def test_words_about_light_and_background(word: str) -> None:
+    scene = replace(scene_of(0, drawing="shaded"), background="blue" if "blue" in word else "")
+    scene = replace(scene, night={"at night": (0.0, 1.0), "by day": (1.0, 0.0)}.get(word, (0.0, 0.0)))
+    still = [np.zeros(12)] * 2
+    first, last = (render(scene, still, still)[index, :8].reshape(-1, 3).mean(0) for index in (0, -1))
+    if word == "blue background":
+        assert last[2] - last[0] > 60
+    else:
+        assert (last.mean() < 0.6 * first.mean()) == (word == "at night")
+
+
+def test_heads_move_with_speech_and_listeners_look_at_who_speaks() -> None:
+    scene = scene_of(0, drawing="shaded")
+    talk, silence = np.full(20, 0.6), np.zeros(20)
+    (speaking, gaze_of_speaker), (listening, gaze_of_listener) = speech_gestures(scene, [talk, silence])[:, 10]
+    assert speaking > 0.5 > listening == 0
+    assert gaze_of_speaker == 0
+    assert gaze_of_listener < -0.9, "the second person is on the right and looks to the left"
+
+
+def test_editions() -> None:
+    assert EDITIONS["second"].sizes == FULL
+    with pytest.raises(ValueError, match="PUPPET_EDITION is 'third'; first or second"):
+        select_edition("third")
 
 
 def test_held_out_characters_are_disjoint_from_training() -> None:

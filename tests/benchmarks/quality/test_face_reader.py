@@ -1,17 +1,19 @@
 """Face measures on frames drawn by the renderer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.quality.clips import ROWS, draw_clip, with_bare_faces
+from benchmarks.quality.conditioning_ablation import MEASURES
 from benchmarks.quality.face_reader import Video, brow_darkness, eye_whiteness, mouth_opening, outside_mouths
 from benchmarks.quality.metrics import read_mouths
 from benchmarks.quality.sync_metrics import MouthReading, correlation, own_correlation
 from src.media.persons.boxes import Box
-from training.scenes import face_boxes, render
+from training.scenes import FULL, SMALL, face_boxes, render, sample_scene, show_only
 
 SHORT = [row for row in ROWS if row.num_chunks == 1 and row.audio != "none"]
 
@@ -42,6 +44,17 @@ def test_mouth_opening_matches_the_renderer() -> None:
     assert max(np.abs(each.measured[each.own == 0]).max(initial=0) for each in readings) < 0.05
 
 
+@pytest.mark.parametrize("size", [*FULL.values(), SMALL["wide"]])
+def test_mouth_opening_matches_shaded_drawings(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    scene = sample_scene(rng, 2, size, 24, "held-out", "shaded")
+    curves = [np.clip(np.convolve(rng.standard_normal(26), np.ones(3) / 2, mode="valid") + 0.2, 0, 1) for _ in range(2)]
+    video = render(scene, curves, [rng.uniform(-1, 1, 24) for _ in range(2)])
+    for box, curve in zip(face_boxes(scene), curves, strict=True):
+        assert correlation(mouth_opening(video, box), curve) >= 0.98
+        assert mouth_opening(video, box)[curve == 0].max(initial=0) < 0.05
+
+
 def test_mouth_opening_is_robust_to_blur_noise_and_low_contrast() -> None:
     readings = read_all(degrade)
     assert own_correlation(readings) >= 0.97
@@ -61,8 +74,8 @@ def test_mouth_opening_is_robust_to_shifted_boxes(shift: tuple[int, int]) -> Non
 def test_eyes_and_brows() -> None:
     clip = draw_clip(SHORT[0], 3, 0)
     videos = {
-        name: with_bare_faces(clip, name, eyes_closed=name == "closed", brows_raised=name == "raised").ground_truth()
-        for name in ("neutral", "closed", "raised")
+        name: with_bare_faces(clip, name, phrase).ground_truth()
+        for name, phrase in (("neutral", ""), ("closed", "eyes closed"), ("raised", "eyebrows raised"))
     }
     (box,) = face_boxes(clip.scene)
     late = slice(10, None)
@@ -70,6 +83,30 @@ def test_eyes_and_brows() -> None:
     assert np.median(eye_whiteness(videos["closed"], box)[late]) < 0.02
     assert np.median(brow_darkness(videos["neutral"], box)[late]) > 0.1
     assert np.median(brow_darkness(videos["raised"], box)[late]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("phrase", "least"),
+    [
+        ("eyes closed", -0.1),
+        ("eyebrows raised", -0.05),
+        ("smiling", 0.04),
+        ("red background", 0.15),
+        ("green background", 0.08),
+        ("blue background", 0.15),
+        ("at night", -50.0),
+    ],
+)
+def test_words_are_measured_on_shaded_drawings(phrase: str, least: float) -> None:
+    scene = sample_scene(np.random.default_rng(1), 1, FULL["wide"], 24, "held-out", "shaded")
+    people = tuple(replace(person, hair="none", hat="none", glasses="none") for person in scene.characters)
+    videos = [
+        render(show_only(replace(scene, characters=people), shown), [np.zeros(14)], [np.zeros(14)])
+        for shown in ("", phrase)
+    ]
+    (box,) = face_boxes(scene)
+    neutral, changed = (np.median(MEASURES[phrase](video, box)[10:]) for video in videos)
+    assert (changed - neutral) / least >= 1
 
 
 def test_outside_mouths_excludes_all_mouth_pixels() -> None:
