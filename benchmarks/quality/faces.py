@@ -33,7 +33,7 @@ WHOLE_FACE = Region(left=-1.2, right=1.2, top=-1.4, bottom=1.1)
 _EYES = Region(left=-0.75, right=0.75, top=-0.5, bottom=0.15)
 _MAX_SHIFT = 0.15
 """Largest shift of a head, in units of half a face height."""
-_MIN_PIXELS, _MIN_DIFFERENCE = 6, 40.0
+_MIN_PIXELS, _MIN_DIFFERENCE = 6, 60.0
 """Fewer pixels, or a smaller difference of colors, are no measure of a part."""
 _PERCENTILE = 75
 """Of the contrasts of a chunk's frames: blinks are left out, a part that flickers is not found."""
