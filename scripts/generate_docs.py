@@ -1,4 +1,4 @@
-"""Rewrite what is generated in the documentation: the tables of docs/inputs.md, docs/presets.md and docs/multi-gpu.md,
+"""Rewrite what is generated in the documentation: the tables of docs/inputs.md, presets.md, multi-gpu.md and gpu.md,
 and the pages of the benchmarks from benchmarks/results/ (without their plots, which `benchmarks.report` draws); and the
 snapshot of the inputs, tests/input_schema.json, which must stay compatible.
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from app.inputs import input_schema
-from benchmarks.report import multi_gpu, performance, presets, quality_vs_speed
+from benchmarks.report import gpu_plans, multi_gpu, performance, presets, quality_vs_speed
 from benchmarks.report.defaults import DOCS, RESULTS
 from benchmarks.report.tables import markdown_table
 from scripts.input_snapshot import SNAPSHOT, render_snapshot
@@ -77,6 +77,7 @@ def replace_section(text: str, name: str, content: str) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "docs/inputs.md": ("inputs", input_table),
     "docs/presets.md": ("presets", presets.render_table),
+    "docs/gpu.md": ("gpu plans", gpu_plans.render_table),
     "docs/multi-gpu.md": ("multi-gpu", multi_gpu.render_table),
 }
 

@@ -3,22 +3,26 @@
 A folder of runs has the subfolders `vae`, `decoder`, `speech`, `text`, `image` and `transformer`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from diffusers import AutoencoderKLWan
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast, UMT5EncoderModel, Wav2Vec2Config
 
-from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 from training.editions import EDITION
 from training.training_loop import DEVICE, load_ema_weights
 from wan.configs import ModelConfig
 from wan.modules.image import ImageEncoder, build_image_encoder
 from wan.modules.text import TextEncoder, build_text_encoder
 from wan.modules.vae import build_vae
+
+if TYPE_CHECKING:  # needs librosa, which a benchmark of the other networks does without
+    from src.audio_analysis.wav2vec2 import Wav2Vec2Model
 
 CONFIG = EDITION.config
 
@@ -43,6 +47,8 @@ def load_vae(runs: Path) -> AutoencoderKLWan:
 
 def load_encoders(runs: Path) -> Encoders:
     """The encoders on `DEVICE`; the image encoder has no last block, as in the pipeline."""
+    from src.audio_analysis.wav2vec2 import Wav2Vec2Model
+
     speech = with_weights(Wav2Vec2Model(speech_config(CONFIG)), load_ema_weights(runs / "speech", "encoder."))
     text: UMT5EncoderModel = with_weights(
         build_text_encoder(CONFIG.text_encoder), load_ema_weights(runs / "text", "encoder.")

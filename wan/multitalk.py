@@ -23,6 +23,7 @@ from wan.conditioning.speech import check_embeddings, speech_windows
 from wan.configs.capabilities import check_supported, choose_devices
 from wan.configs.schema import ModelConfig
 from wan.decode import DecodedChunk, decode_video
+from wan.modules.attention import choose_backends
 from wan.modules.verify_kernels import verify
 from wan.motion import CONDITIONERS, ChunkInputs, LastValueCache
 from wan.offload.manager import OffloadManager, initial_plan
@@ -99,10 +100,14 @@ class MultiTalkPipeline:
         models: Models,
         memory_limit: int | None = None,
         num_persistent_param_in_dit: int | None = None,
+        device: torch.device | None = None,
     ) -> "MultiTalkPipeline":
-        """A pipeline of loaded networks; the limits are those of the constructor."""
+        """A pipeline of loaded networks; the limits are those of the constructor.
+
+        `device` is where the networks run, None for where the transformer is.
+        """
         pipeline = cls.__new__(cls)
-        pipeline.config, pipeline.models, pipeline.device = config, models, models.transformer.device
+        pipeline.config, pipeline.models, pipeline.device = config, models, device or models.transformer.device
         pipeline._assemble(memory_limit, num_persistent_param_in_dit, None)
         return pipeline
 
@@ -121,6 +126,8 @@ class MultiTalkPipeline:
             self.offload.place_transformer = lambda count: pool.call(lambda: place(count), "apply", count)
             self.sampler = ParallelSampler(self.sampler, pool)
         verify(self.device, transformer.dtype)
+        sizes = self.config.transformer
+        choose_backends(self.device, transformer.dtype, sizes.head_dim, sizes.num_heads)
 
     def close(self) -> None:
         """End the processes of the other GPUs; with one GPU nothing happens."""

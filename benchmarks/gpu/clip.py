@@ -52,8 +52,9 @@ def make_generator(bench: Bench) -> VideoGenerator:
 def make_pipeline(plan: str, bench: Bench, models: Models) -> MultiTalkPipeline:
     """A pipeline that chooses the offload plan."""
     num_persistent_params = None if plan == "resident" else 0
-    pipeline = MultiTalkPipeline.from_models(bench.config, models, num_persistent_param_in_dit=num_persistent_params)
-    pipeline.device = pipeline.offload.device = bench.device
+    pipeline = MultiTalkPipeline.from_models(
+        bench.config, models, num_persistent_param_in_dit=num_persistent_params, device=bench.device
+    )
     if plan == "smallest":
         peaks = [candidate.peak for candidate in pipeline.offload.planner.plans(bench.main_sizes[0], 1)]
         pipeline.offload.memory_limit = int(MARGIN * min(peaks))

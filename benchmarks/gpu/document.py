@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import math
+import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.stages import STAGES
+from benchmarks.gpu.stages import ESTIMATED_SECONDS, QUICK_STAGES, STAGES
 from benchmarks.report.environment import describe_device, environment, library_versions, write_result
 from benchmarks.speed.timing import time_call
 from wan.modules.attention import chosen_backends
@@ -21,10 +23,11 @@ from wan.modules.verify_kernels import verify
 logger = logging.getLogger(__name__)
 
 
-def run_stages(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any]:
+def run_stages(bench: Bench, stages: Iterable[str], path: Path, deadline: float = math.inf) -> dict[str, Any]:
     """Run stages in order and rewrite the document after each, so that an aborted run keeps its results.
 
-    The error message of a failed stage is recorded in place of its results.
+    The error message of a failed stage is recorded in place of its results. A stage that would end after `deadline`,
+    a time of `time.monotonic`, is skipped.
     """
     document = {
         **environment("benchmarks.gpu"),
@@ -38,7 +41,9 @@ def run_stages(bench: Bench, stages: Iterable[str], path: Path) -> dict[str, Any
     verify(bench.device, getattr(torch, bench.config.dtype))
     for name in stages:
         logger.info("%s", name)
-        document["stages"][name] = run_stage(name, bench)
+        left = deadline - time.monotonic()
+        is_late = ESTIMATED_SECONDS.get(name, 0) > left
+        document["stages"][name] = {"skipped": f"{left:.0f} s were left"} if is_late else run_stage(name, bench)
         document |= selected_backends(bench)
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -60,7 +65,7 @@ def run_stage(name: str, bench: Bench) -> dict[str, Any]:
 
     def measure() -> None:
         with torch.inference_mode():
-            outcome["results"] = STAGES[name](bench)
+            outcome["results"] = (STAGES | QUICK_STAGES)[name](bench)
 
     try:
         outcome["stage_seconds"] = time_call(measure, bench.device)

@@ -24,7 +24,7 @@ import wan.modules
 SpanPath = tuple[str, ...]
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("qkv", ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.qkv", "split_heads")),
+    ("qkv", ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.qkv", "split_heads", "apply_linears")),
     ("rope", ("self_attn.norm_q", "self_attn.norm_k", "apply_rope")),
     ("output", ("self_attn.o",)),
     ("self-attention", ("self_attn",)),

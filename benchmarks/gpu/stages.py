@@ -1,90 +1,108 @@
-"""Stages of the GPU benchmark. Each creates its own networks and leaves nothing on the device."""
+"""Stages of the GPU benchmark. Each creates its own networks and leaves nothing on the device.
 
+A stage is imported when it runs: on a bare machine the packages of some are not installed, and the others still run.
+"""
+
+import importlib
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.against_eager import measure_against_eager
-from benchmarks.gpu.bench import Bench, format_size, weight_bytes
-from benchmarks.gpu.clip import measure_clip
-from benchmarks.gpu.loading import measure_loading
-from benchmarks.gpu.memory import with_peak_memory
-from benchmarks.gpu.networks import random_transformer
-from benchmarks.gpu.spans import SpanRecorder, instrument, seconds_by_stage
-from benchmarks.gpu.vae import measure_vae
-from benchmarks.speed import roofline
-from benchmarks.speed.forward import forward_call
-from benchmarks.speed.timing import measure, synchronize
+from benchmarks.gpu.bench import Bench
 from wan.checkpoint import Precision
-from wan.modules.transformer import MultiTalkTransformer
-from wan.types import VideoSize
 
 Rows = dict[str, Any]
+Stage = Callable[[Bench], Rows]
 
 
-def measure_forwards(bench: Bench, sizes: list[VideoSize], precision: Precision = "bf16") -> Rows:
-    """Seconds and peak memory of a forward with one and with two persons, at each size."""
-    model = random_transformer(bench.config, bench.device, precision)
-    model_bytes = weight_bytes([model])
-    rows: Rows = {"weights_bytes": model_bytes}
-    for size in sizes:
-        for persons in (1, 2):
-            call = forward_call(model, size, persons)
-            _, peak = with_peak_memory(call, bench.device, model_bytes)
-            stats = measure(call, bench.device, bench.repeats, warm_ups=0)
-            roofline_s = roofline.min_forward_seconds(
-                model.config, size, persons, bench.peak, model_bytes, fp8=precision == "fp8"
-            )
-            rows[f"{format_size(size)}, {persons} person(s)"] = {
-                "tokens": roofline.num_tokens(size),
-                **stats.with_roofline(roofline_s),
-                "flops": roofline.step_work(model.config, size, persons).flops,
-                "peak_bytes": peak,
-            }
-    return rows
+def lazy(module: str, function: str) -> Stage:
+    """The stage that is a function of a module of this package."""
+
+    def run(bench: Bench) -> Rows:
+        return getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(bench)
+
+    return run
 
 
-def profile_block(bench: Bench) -> Rows:
-    """One block by stage, each with its roofline, at the main sizes with two persons."""
-    config = replace(bench.config, transformer=replace(bench.config.transformer, num_layers=1))
-    model = random_transformer(config, bench.device)
-    return {format_size(size): profile_size(bench, model, size) for size in bench.main_sizes}
+def forwards(size_class: str | None = None, precision: Precision = "bf16") -> Stage:
+    """Forwards at all sizes of a class, or at the main sizes."""
+
+    def run(bench: Bench) -> Rows:
+        from benchmarks.gpu.transformer import measure_forwards
+
+        sizes = list(bench.main_sizes) if size_class is None else bench.sizes(size_class)
+        return measure_forwards(bench, sizes, precision)
+
+    return run
 
 
-def profile_size(bench: Bench, model: MultiTalkTransformer, size: VideoSize) -> Rows:
-    """Mean seconds of one block by stage, and of the uninstrumented block in the same run."""
-    call, works = forward_call(model, size, 2), roofline.block_work(model.config, size, 2, model.dtype.itemsize)
-    recorder, (block,) = SpanRecorder(bench.device), list(model.blocks)
-    call()
-    with instrument(block, recorder):
-        for _ in range(bench.repeats):
-            call()
-    synchronize(bench.device)
-    rows: Rows = {}
-    for stage, seconds in sorted(seconds_by_stage(recorder).items(), key=lambda item: -item[1]):
-        work = works.get(stage, roofline.Work())
-        rows[stage] = {
-            "seconds": seconds / bench.repeats,
-            "roofline_s": roofline.min_seconds(work, bench.peak),
-            "flops": work.flops,
-            "bytes": work.bytes,
-        }
-    forward_s = measure(call, bench.device, bench.repeats).median_s
-    return {"stages": rows, "blocks": bench.config.transformer.num_layers, "forward_of_one_block_s": forward_s}
+def quick_forwards(bench: Bench) -> Rows:
+    """One person at every main size, two at the first, and the first in fp8."""
+    from benchmarks.gpu.transformer import measure_forwards
+
+    first = bench.main_sizes[:1]
+    rows = {"two persons": measure_forwards(bench, first, num_persons=(2,))}
+    rows["one person"] = measure_forwards(bench, bench.main_sizes, num_persons=(1,))
+    return rows | {"fp8": measure_forwards(bench, first, "fp8", num_persons=(1,))}
 
 
-STAGES: dict[str, Callable[[Bench], Rows]] = {
-    "profile": profile_block,
-    "against-eager": measure_against_eager,
-    "forward-main": lambda bench: measure_forwards(bench, list(bench.main_sizes)),
-    "forward-480": lambda bench: measure_forwards(bench, bench.sizes("480")),
-    "forward-720": lambda bench: measure_forwards(bench, bench.sizes("720")),
-    "forward-fp8": lambda bench: measure_forwards(bench, list(bench.main_sizes), "fp8"),
-    "vae": measure_vae,
-    "clip": measure_clip,
-    "load": measure_loading,
+def run_gpu_tests(_: Bench) -> Rows:
+    """The tests of the modules that need a GPU, where pytest is installed."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "--noconftest",
+        "-p",
+        "no:cacheprovider",
+        "tests/wan/modules",
+    ]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    return {"status": done.returncode, "output": done.stdout[-2000:] + done.stderr[-2000:]}
+
+
+STAGES: dict[str, Stage] = {
+    "profile": lazy("transformer", "profile_block"),
+    "against-eager": lazy("against_eager", "measure_against_eager"),
+    "forward-main": forwards(),
+    "forward-480": forwards("480"),
+    "forward-720": forwards("720"),
+    "forward-fp8": forwards(precision="fp8"),
+    "vae": lazy("vae", "measure_vae"),
+    "clip": lazy("clip", "measure_clip"),
+    "load": lazy("loading", "measure_loading"),
 }
 """In running order; the forwards at all sizes take longest."""
+
+QUICK_STAGES: dict[str, Stage] = {
+    "transfers": lazy("hardware", "measure_transfers"),
+    "kernels": lazy("hardware", "measure_kernels"),
+    "attention": lazy("hardware", "measure_attention"),
+    "block": lazy("transformer", "profile_kernels"),
+    "vae-first": lazy("vae", "measure_first_vae"),
+    "forward-quick": quick_forwards,
+    "streamed": lazy("streaming", "measure_streamed"),
+    "stream": lazy("streaming", "measure_stream"),
+    "tests": run_gpu_tests,
+}
+"""What to measure first, in running order: `--quick`."""
+
+ESTIMATED_SECONDS = {
+    "transfers": 10,
+    "kernels": 60,
+    "attention": 30,
+    "block": 40,
+    "vae-first": 60,
+    "forward-quick": 90,
+    "streamed": 60,
+    "stream": 90,
+    "tests": 60,
+}
+"""Of the 14B model on an H100: a stage that would exceed the budget is skipped."""
 
 RENAMED_STAGES = {"against-plain": "against-eager", "forward-named": "forward-main"}
 """Former names that the command still accepts."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,14 @@ def measure_vae(bench: Bench) -> dict[str, Any]:
             row = {**stats.with_roofline(flops[name] / bench.peak.matmul), "flops": flops[name], "peak_bytes": peak}
             rows.setdefault(format_size(size), {})[name] = row
     return rows
+
+
+def measure_first_vae(bench: Bench) -> dict[str, Any]:
+    """The first main size, without and with cuDNN's search for the fastest convolutions."""
+    first = replace(bench, main_sizes=bench.main_sizes[:1])
+    rows = {"heuristics": measure_vae(first)}
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        return rows | {"benchmark": measure_vae(first)}
 
 
 def vae_flops(config: VideoVAEConfig, size: VideoSize) -> dict[str, float]:

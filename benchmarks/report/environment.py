@@ -20,15 +20,23 @@ LIBRARIES = ("diffusers", "transformers", "triton", "flash-attn", "flash-attn-3"
 
 def environment(module: str) -> dict[str, Any]:
     """Command line of this process, commit, date, CPU and versions."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": " ".join(["python", "-m", module, *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{cpu_name()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def commit() -> str:
+    """The commit of the working folder; empty where git or its history is missing."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def write_result(path: Path, document: Mapping[str, Any]) -> None:

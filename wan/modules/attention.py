@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from wan.modules.attention_probes import APPROXIMATE, Backend, ShapeClass, choose_backend, find_fault, probes
+from wan.modules.attention_probes import APPROXIMATE, PROBES, Backend, ShapeClass, choose_backend, find_fault, probes
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,15 @@ def attention(q_BLAE: Tensor, k_BSAE: Tensor, v_BSAE: Tensor) -> Tensor:
             raise
         except Exception as error:  # noqa: BLE001 - a backend may raise anything
             _drop(*choice, error)
+
+
+def choose_backends(device: torch.device, dtype: torch.dtype, width: int, heads: int) -> None:
+    """Choose the backends of a GPU now: the probes need memory that is not free while a request runs."""
+    forced = forced_backend(os.environ)
+    for kind in PROBES if device.type == "cuda" else ():
+        shape = ShapeClass(device, dtype, kind, width, heads)
+        if (shape, forced) not in _chosen:
+            _choose(shape, forced)
 
 
 def shape_class(q_BLAE: Tensor, k_BSAE: Tensor) -> ShapeClass:

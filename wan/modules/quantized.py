@@ -6,6 +6,8 @@ Shapes: O outputs, I inputs, R rows of activations, K rank of a LoRA.
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ MAX_VALUE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 _FP8_CAPABILITY = (8, 9)
 _TOLERANCE = 6e-2
 """Largest relative error of an fp8 product against the product of dequantized weights."""
+_assumed_on_meta: ContextVar[bool] = ContextVar("assumed_on_meta", default=False)
 
 
 class QuantizedRows(NamedTuple):
@@ -67,7 +70,8 @@ class QuantizedLinear(nn.Module):
 
     def multiplies_fp8(self, x: Tensor) -> bool:
         """Whether the product with x is computed in fp8."""
-        return self.fp8_matmul and x.dtype == torch.bfloat16 and supports_fp8_matmul(x.device)
+        assumed = x.is_meta and _assumed_on_meta.get()
+        return self.fp8_matmul and x.dtype == torch.bfloat16 and (assumed or supports_fp8_matmul(x.device))
 
     def like(self, linear: nn.Linear) -> "QuantizedLinear":
         """An uninitialized layer of this format in place of another one."""
@@ -76,7 +80,9 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor, rows: QuantizedRows | None = None) -> Tensor:
         y = self.product(x, rows)
-        return y if self.down is None or self.up is None else y + F.linear(F.linear(x, self.down), self.up)
+        if self.down is not None and self.up is not None:  # in place: a second result would be the largest tensor
+            y.flatten(0, -2).addmm_(F.linear(x, self.down).flatten(0, -2), self.up.t())
+        return y
 
     def set_lora(self, down_KI: Tensor | None, up_OK: Tensor | None) -> None:
         """Add the output of an unmerged LoRA, x (up @ down)^T; None removes it."""
@@ -140,6 +146,16 @@ def fp8_linear(
 def has_fp8(device: torch.device) -> bool:
     """Whether the device can store and cast fp8: GPUs from Ada on, and CPUs, which emulate it."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY
+
+
+@contextmanager
+def assume_fp8_matmul(assumed: bool) -> Iterator[None]:
+    """Estimate memory as for a device that multiplies in fp8, whatever this machine has."""
+    token = _assumed_on_meta.set(assumed)
+    try:
+        yield
+    finally:
+        _assumed_on_meta.reset(token)
 
 
 @functools.cache

@@ -58,10 +58,11 @@ class PeakCounter(TorchDispatchMode):
         inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.device.type == self.device.type:
-                self._count(leaf.untyped_storage(), inputs)
+                self.count(leaf.untyped_storage(), inputs)
         return result
 
-    def _count(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
+    def count(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
+        """Count the storage of a result, unless it is that of an input or was counted before."""
         key = storage._cdata
         if key in self._counted or key in inputs:
             return

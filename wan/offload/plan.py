@@ -85,6 +85,10 @@ class OffloadPlanner:
             measure_weights(self.models), self._estimate(size, num_persons), self.max_resident_blocks
         )
 
+    def stage_peaks(self, plan: OffloadPlan, size: VideoSize, num_persons: int) -> dict[str, int]:
+        """Peak of the bytes on the device in each stage of a request under a plan."""
+        return stage_bytes(measure_weights(self.models), self._estimate(size, num_persons), *plan.key)
+
     def next_smaller(self, current: OffloadPlan, size: VideoSize, num_persons: int) -> OffloadPlan | None:
         """The first plan whose peak is at most `MIN_REDUCTION` of the current one's; None if there is none."""
         plans = self.plans(size, num_persons)
@@ -134,20 +138,32 @@ def peak_bytes(
     offload_vae_cache: bool = False,
 ) -> int:
     """Maximum over the stages of a request of the bytes on the device."""
+    return max(stage_bytes(weights, estimate, num_resident_blocks, keep_encoders, offload_vae_cache).values())
+
+
+def stage_bytes(
+    weights: WeightBytes,
+    estimate: MemoryEstimate,
+    num_resident_blocks: int,
+    keep_encoders: bool,
+    offload_vae_cache: bool = False,
+) -> dict[str, int]:
+    """Peak of the bytes on the device in each stage: encoding prompts, conditioning, denoising, decoding."""
     streamed = weights.blocks[num_resident_blocks:]
-    always = weights.transformer - sum(streamed)
     slots = 2 * max(streamed, default=0)  # allocated only while the blocks run
-    vae = estimate.vae_offloaded if offload_vae_cache else estimate.vae
+    always = weights.transformer - sum(streamed)
+    text, image, vae = weights.text_encoder, weights.image_encoder, weights.vae
     if keep_encoders:
-        encoders = weights.text_encoder + weights.image_encoder + weights.vae
-        return always + encoders + estimate.kv_cache + max(slots + estimate.forward, vae)
-    stages = (
-        weights.text_encoder,
-        slots + estimate.kv_cache + weights.image_encoder,
-        slots + estimate.kv_cache + estimate.forward,
-        estimate.kv_cache + weights.vae + vae,
-    )
-    return always + max(stages)
+        always += text + image + vae
+        text = image = vae = 0
+    vae += estimate.vae_offloaded if offload_vae_cache else estimate.vae
+    clip = always + estimate.kv_cache
+    return {
+        "prepare": always + max(text, slots),
+        "condition": clip + max(vae, slots + image),
+        "denoise": clip + slots + estimate.forward,
+        "decode": clip + vae,
+    }
 
 
 def host_bytes(weights: WeightBytes, plan: OffloadPlan) -> int:

@@ -1,7 +1,10 @@
-"""Compilation of the kernels for a Hopper GPU, without a GPU: all compile, and video sizes share compiled variants."""
+"""Compilation of the kernels without a GPU: all compile for every architecture, and video sizes share variants."""
 
-from collections.abc import Iterator
+import re
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,9 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed on this platform")
 
+
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 
 from wan.configs import WAN_CONFIGS
@@ -31,14 +36,19 @@ KERNELS = [
 ]
 PUBLISHED = Size(tokens=2, hidden=13824, keys=2)
 HOPPER = 90
+SHARED_MEMORY = {80: 163, 86: 99, 89: 99, HOPPER: 227, 100: 227, 120: 99}
+"""Maximum KB of a thread block by compute capability: A100, RTX 30, RTX 40, H100, B200, RTX 50 (CUDA)."""
+HAS_FP8 = 89
 VARIANTS = 13
 """Compiled variants of all kernels in one dtype: six of layer_norm, two of rms_norm_rope, one of each other kernel."""
-SHARED_MEMORY = 227 * 1024
-"""Maximum bytes of a thread block on Hopper."""
+MATRIX_INSTRUCTION = {HOPPER: "wgmma", 100: "tcgen05.mma"}
 
 
-class FakeHopperDriver:
-    """A Triton driver with one Hopper GPU, as far as compiling needs it."""
+class FakeDriver:
+    """A Triton driver with one GPU of a compute capability, as far as compiling needs it."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
 
     def get_current_device(self) -> int:
         return 0
@@ -47,25 +57,30 @@ class FakeHopperDriver:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", HOPPER, 32)
+        return GPUTarget("cuda", self.capability, 32)
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The kernels compiled during the test; none is launched."""
-    binaries: list[Any] = []
+def compile_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], list[Any]]]:
+    """Sets the compute capability; returns the kernels compiled from then on. None is launched."""
 
-    def compile_only(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
-        binaries.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
+    def set_capability(capability: int) -> list[Any]:
+        binaries: list[Any] = []
 
-    for module in (layer_norm, rope, gelu, quantize, class_attention, vae_norm):
-        monkeypatch.setattr(module, "launch", compile_only)
-    for kernel in KERNELS:
-        kernel.device_caches.clear()
+        def compile_only(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
+            binaries.append(kernel.run(*arguments, grid=grid, warmup=True, **constants))
+
+        for module in (layer_norm, rope, gelu, quantize, class_attention, vae_norm):
+            monkeypatch.setattr(module, "launch", compile_only)
+        monkeypatch.setattr(verify_kernels, "has_fp8", lambda device: capability >= HAS_FP8)
+        for kernel in KERNELS:
+            kernel.device_caches.clear()
+        driver.set_active(FakeDriver(capability))
+        return binaries
+
     previous = driver._active
-    driver.set_active(FakeHopperDriver())
     try:
-        yield binaries
+        yield set_capability
     finally:
         driver._active = previous
         for kernel in KERNELS:
@@ -83,16 +98,37 @@ def variants() -> dict[str, int]:
     return {kernel.fn.__name__: len(kernel.device_caches[0][0]) for kernel in KERNELS}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_every_kernel_compiles_for_hopper(compiled: list[Any], dtype: torch.dtype) -> None:
-    """To machine code, at the published network's size and within the shared memory of a block."""
-    compile_all(PUBLISHED, dtype)
-    assert sum(variants().values()) == len({id(kernel) for kernel in compiled}) == VARIANTS
+def spilled_bytes(kernel: Any, capability: int, folder: Path) -> int:
+    """Bytes of registers that the assembler spilled to memory."""
+    path = folder / "kernel.ptx"
+    path.write_text(kernel.asm["ptx"])
+    target = re.search(r"\.target (\w+)", kernel.asm["ptx"])
+    assert target
+    command = [get_ptxas(capability).path, "-v", "--gpu-name", target[1], "-o", "/dev/null", str(path)]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(map(int, re.findall(r"(\d+) bytes spill", report)))
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_every_kernel_compiles(compile_for: Callable[[int], list[Any]], capability: int, tmp_path: Path) -> None:
+    """To machine code, at the published network's size, within the shared memory of a block and without spills."""
+    compiled = compile_for(capability)
+    compile_all(PUBLISHED, torch.bfloat16)
+    num_variants = VARIANTS - (capability < HAS_FP8)
+    assert sum(variants().values()) == len({id(kernel) for kernel in compiled}) == num_variants
     for kernel in compiled:
         assert kernel.asm["cubin"]
-        assert ".target sm_90a" in kernel.asm["ptx"]
-        assert kernel.metadata.shared <= SHARED_MEMORY
-    assert [kernel.name for kernel in compiled if "wgmma" in kernel.asm["ptx"]] == ["_class_attention"]
+        assert f".target sm_{capability}" in kernel.asm["ptx"]
+        assert kernel.metadata.shared <= SHARED_MEMORY[capability] * 1024, kernel.name
+        assert spilled_bytes(kernel, capability, tmp_path) == 0, kernel.name
+    instruction = MATRIX_INSTRUCTION.get(capability, "mma.sync")
+    assert {kernel.name for kernel in compiled if instruction in kernel.asm["ptx"]} == {"_class_attention"}
+
+
+def test_every_kernel_compiles_in_float16(compile_for: Callable[[int], list[Any]]) -> None:
+    compiled = compile_for(HOPPER)
+    compile_all(PUBLISHED, torch.float16)
+    assert len({id(kernel) for kernel in compiled}) == VARIANTS
 
 
 def token_counts() -> list[int]:
@@ -106,8 +142,9 @@ def token_counts() -> list[int]:
     return sorted({size.grid[0] * size.grid[1] * size.grid[2] for size in sizes})
 
 
-def test_all_video_sizes_share_the_compiled_kernels(compiled: list[Any]) -> None:
+def test_all_video_sizes_share_the_compiled_kernels(compile_for: Callable[[int], list[Any]]) -> None:
     """Triton specializes integer arguments on 1 and on multiples of 16 unless told not to."""
+    compile_for(HOPPER)
     counts = token_counts()
     assert len(counts) == 19
     narrow = replace(PUBLISHED, heads=1, width=32, hidden=16, channels=16)
