@@ -38,9 +38,10 @@ def walk(recipe: Recipe, num_layers: int | None = None) -> DryRun:
     )
 
 
-def row(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as predicted, and as counted by its dry run."""
-    prediction, run = predict(recipe), walk(recipe)
+def predicted(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as `app.plan` predicts it."""
+    prediction = predict(recipe)
+    plan = prediction.plan
     return {
         "gpu": recipe.gpu,
         "ram": recipe.ram,
@@ -48,14 +49,20 @@ def row(recipe: Recipe) -> dict[str, Any]:
         "dtype": recipe.precision,
         "resolution": recipe.resolution,
         "persons": recipe.num_persons,
-        "plan": run.plan.name,
-        "resident_blocks": run.plan.num_resident_blocks,
-        "offload_vae_cache": run.plan.offload_vae_cache,
-        "predicted_bytes": run.plan.peak,
-        "counted_bytes": run.peak("prepare", "condition", "embed", "denoise", "decode"),
+        "plan": None if plan is None else str(plan).rpartition(", ")[0],
+        "predicted_bytes": max(prediction.stage_peaks.values()),
         "host_bytes": prediction.host,
-        "page_locked_bytes": run.watch.page_locked,
         "clip_seconds": recipe.seconds,
         "seconds": prediction.seconds,
         "faults": prediction.faults,
+    }
+
+
+def counted(recipe: Recipe) -> dict[str, Any]:
+    """What its dry run counts."""
+    run = walk(recipe)
+    return {
+        "plan": str(run.plan).rpartition(", ")[0],
+        "counted_bytes": run.peak("prepare", "condition", "embed", "denoise", "decode"),
+        "page_locked_bytes": run.watch.page_locked,
     }

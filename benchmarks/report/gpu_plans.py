@@ -19,6 +19,7 @@ HEADER = (
     "host memory (counted)",
     "10 s of video, preset `fast` (estimated)",
 )
+SIZES = ("predicted_bytes", "counted_bytes", "host_bytes")
 
 
 def render_table(results: Path = RESULTS) -> str:
@@ -31,12 +32,11 @@ def render_table(results: Path = RESULTS) -> str:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     persons = f"{row['persons']} person{'s' * (row['persons'] > 1)}"
-    plan = row["plan"] if row["plan"] != "streamed" else f"streamed, {row['resident_blocks']} of 40 blocks resident"
     return (
         f"{row['gpu'] / 1e9:.0f} GB ({row['card']})",
         row["dtype"],
         f"{row['resolution']}, {persons}",
-        plan + ", VAE in slices of time" * row["offload_vae_cache"],
-        *(f"{row[key] / 1e9:.1f} GB" for key in ("predicted_bytes", "counted_bytes", "host_bytes")),
+        row["plan"] or "none fits",
+        *(f"{row[key] / 1e9:.1f} GB" if key in row else "not run" for key in SIZES),
         f"{row['seconds'] / 60:.0f} min" if row["seconds"] > 90 else f"{row['seconds']:.0f} s",
     )
