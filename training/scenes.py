@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from src.media.persons.boxes import Box
 from src.media.rates import FPS
 from training.characters import Character, Pose, paint_character, sample_character, sample_color
+from training.gestures import move_with_speech, speech_gestures
 from training.mouths import MouthCurve
 from training.prompts import BACKGROUNDS, DAY, EXPRESSIONS, NIGHT, SHADED_IDLE, sample_prompt
 from training.svg_scene import Backdrop, Light, draw_scene
@@ -20,8 +21,6 @@ from training.svg_scene import Backdrop, Light, draw_scene
 _SUPERSAMPLING = 4
 _EXPRESSION_FRAMES = 6
 """Frames over which the expressions named in the prompt fade in."""
-_GESTURE_FRAMES = 6
-"""Frames before and after a frame whose speech moves the head."""
 COLLARS = ("round", "vee", "collar")
 
 Drawing = Literal["flat", "shaded"]
@@ -164,45 +163,21 @@ def show_only(scene: Scene, phrase: str) -> Scene:
 
 def render(scene: Scene, openings: list[MouthCurve], shapes: list[MouthCurve], start: int = 0) -> NDArray[np.uint8]:
     """Frames of a scene from index `start`, F x H x W x 3, with one opening and one shape curve per person."""
-    gestures = speech_gestures(scene, openings) if scene.drawing == "shaded" else None
+    gestures = speech_gestures(openings, _side_of_second(scene)) if scene.drawing == "shaded" else None
     frames = []
     for f in range(len(openings[0])):
         poses = [_pose(scene, i, start + f, openings[i][f], shapes[i][f]) for i in range(len(openings))]
         if gestures is not None:
-            poses = [_with_gesture(scene, pose, gestures[i, f], start + f) for i, pose in enumerate(poses)]
+            poses = [move_with_speech(pose, gestures[i, f]) for i, pose in enumerate(poses)]
         frames.append(render_frame(scene, poses, start + f))
     return np.stack(frames)
 
 
-def speech_gestures(scene: Scene, openings: list[MouthCurve]) -> NDArray[np.float64]:
-    """How much each person speaks, and looks to a side (-1..1), in every frame: persons x frames x 2.
-
-    Heads move with the person's own speech; who only listens looks at who speaks.
-    """
-    kernel = np.hanning(2 * _GESTURE_FRAMES + 3)[1:-1] / (_GESTURE_FRAMES + 1)
-    speaking = np.stack(
-        [np.convolve(np.pad(each, _GESTURE_FRAMES, mode="edge"), kernel, mode="valid") for each in openings]
-    )
-    gaze = np.zeros_like(speaking)
-    if len(openings) == 2:
-        side = np.sign(scene.placements[1].x - scene.placements[0].x)
-        side = 0.0 if scene.size[0] > scene.size[1] else side
-        listening = np.clip(5 * (speaking[::-1] - speaking) - 0.25, 0, 1)
-        gaze = listening * np.array([[side], [-side]])
-    return np.stack((speaking, gaze), axis=-1)
-
-
-def _with_gesture(scene: Scene, pose: Pose, gesture: NDArray[np.float64], frame: int) -> Pose:
-    """A pose whose head moves with speech, with the expressions that only shaded drawings have."""
-    speaking, gaze = gesture
-    return pose._replace(
-        x=pose.x + 0.03 * gaze * pose.unit,
-        y=pose.y - 0.09 * speaking * pose.unit,
-        tilt=pose.tilt + 0.05 * gaze,
-        gaze=float(gaze),
-        brows=max(pose.brows, 0.25 * float(speaking)),
-        smile=min(1.0, frame / _EXPRESSION_FRAMES) if scene.smiling else 0.0,
-    )
+def _side_of_second(scene: Scene) -> float:
+    """Where the second person is, seen from the first: 1 on the right, -1 on the left, 0 below or nowhere."""
+    if len(scene.placements) < 2 or scene.size[0] > scene.size[1]:
+        return 0.0
+    return float(np.sign(scene.placements[1].x - scene.placements[0].x))
 
 
 def render_still(scene: Scene) -> NDArray[np.uint8]:
@@ -260,6 +235,7 @@ def _pose(scene: Scene, index: int, frame: int, opening: float, shape: float) ->
         shape=float(shape),
         eyes=eyes,
         brows=expression if scene.brows_raised else 0.0,
+        smile=expression if scene.smiling else 0.0,
     )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import resvg_py
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -50,6 +49,8 @@ def draw_scene(
     parts += [draw_character(person, pose, str(i)) for i, (person, pose) in enumerate(people)]
     parts.append(_veil(width, height, _NIGHT, 0.3 * light.night))
     document = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{"".join(parts)}</svg>'
+    import resvg_py  # only shaded drawings need it
+
     png = bytes(resvg_py.svg_to_bytes(svg_string=document, skip_system_fonts=True))
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 

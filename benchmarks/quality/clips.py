@@ -122,14 +122,13 @@ def draw_clip(row: Row, seed: int, index: int) -> Clip:
         voices = [Voice(clean=np.zeros_like(voice.clean), noisy=np.zeros_like(voice.noisy)) for voice in voices]
     mixed = _mix_by_face([voice.noisy for voice in voices], row)
     clean = _mix_by_face([voice.clean for voice in voices], row)
-    active = _mix_by_face([1 - 2 * (np.indices(voice.clean.shape)[0] % 2) for voice in voices], row)  # 1, -1, 1 ...
     return Clip(
         row=row,
         scene=scene,
         waveforms=tuple(mixed),
         openings=[opening_curve(waveform)[: row.num_frames] for waveform in clean],
         shapes=[shape_curve(waveform)[: row.num_frames] for waveform in clean],
-        active=[_nonzero_frames(waveform)[: row.num_frames] for waveform in active],
+        active=_active_frames([len(voice.clean) for voice in voices], row),
     )
 
 
@@ -170,7 +169,11 @@ def _mix_by_face(samples: list[NDArray[np.float32]], row: Row) -> list[NDArray[n
     return [waveforms[row.face_of_voice.index(face)] for face in range(row.persons)]
 
 
-def _nonzero_frames(waveform_N: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Frames without a zero sample."""
-    count = len(waveform_N) // SAMPLES_PER_FRAME
-    return (waveform_N[: count * SAMPLES_PER_FRAME].reshape(count, -1) != 0).all(axis=1)
+def _active_frames(lengths: list[int], row: Row) -> list[NDArray[np.bool_]]:
+    """By face, the frames in which its recording plays throughout; the voices have `lengths` samples."""
+    start, active = 0, [np.zeros(row.num_frames, bool) for _ in lengths]
+    for face in row.face_of_voice:
+        stop = start + lengths[face]
+        active[face][-(-start // SAMPLES_PER_FRAME) : stop // SAMPLES_PER_FRAME] = True
+        start = stop if row.mode == "add" else 0
+    return active

@@ -8,6 +8,7 @@ import pytest
 from src.media.rates import SAMPLES_PER_FRAME, SPEECH_RATE
 from training.characters import MOUTH_INSIDE, sample_character
 from training.editions import EDITIONS, select_edition
+from training.gestures import speech_gestures
 from training.mouths import opening_curve, shape_curve
 from training.prompts import SHADED_PHRASES
 from training.scenes import (
@@ -19,7 +20,6 @@ from training.scenes import (
     render,
     render_still,
     sample_scene,
-    speech_gestures,
 )
 from training.voices import add_noise, sample_voice, synthesize_espeak, synthesize_formants
 
@@ -72,9 +72,8 @@ def test_words_about_light_and_background(word: str) -> None:
 
 
 def test_heads_move_with_speech_and_listeners_look_at_who_speaks() -> None:
-    scene = scene_of(0, drawing="shaded")
     talk, silence = np.full(20, 0.6), np.zeros(20)
-    (speaking, gaze_of_speaker), (listening, gaze_of_listener) = speech_gestures(scene, [talk, silence])[:, 10]
+    (speaking, gaze_of_speaker), (listening, gaze_of_listener) = speech_gestures([talk, silence], side=1)[:, 10]
     assert speaking > 0.5 > listening == 0
     assert gaze_of_speaker == 0
     assert gaze_of_listener < -0.9, "the second person is on the right and looks to the left"
