@@ -34,6 +34,20 @@ class Backend:
 
     async def start(self) -> None:
         """Start the process; it answers a moment later."""
+        await self._start_process()
+        self.client = httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.port}",
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            limits=httpx2.Limits(max_keepalive_connections=0),
+            trust_env=False,
+        )
+
+    async def restart(self) -> None:
+        """End the process and start another one on the same port."""
+        await self._end_process()
+        await self._start_process()
+
+    async def _start_process(self) -> None:
         upload = [self.upload_url] if self.upload_url else []
         arguments = [self.predictor, str(self.port), str(self.temp_dir.path), *upload]
         environment = server_environment(
@@ -46,12 +60,6 @@ class Backend:
             stdin=asyncio.subprocess.PIPE,
             process_group=0,  # a terminal's Ctrl-C reaches only the gateway, which waits for predictions
             pass_fds=(self.temp_dir.fd,),  # so that it holds the folder's lock, should the gateway be killed
-        )
-        self.client = httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.port}",
-            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            limits=httpx2.Limits(max_keepalive_connections=0),
-            trust_env=False,
         )
 
     async def send(
@@ -78,6 +86,9 @@ class Backend:
     async def stop(self) -> int:
         """End the process: asked first, forced after STOP_WAIT_S. Returns its exit status."""
         await self.client.aclose()
+        return await self._end_process()
+
+    async def _end_process(self) -> int:
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         try:

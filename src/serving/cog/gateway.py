@@ -34,6 +34,7 @@ from src.serving.cog.prediction_request import (
 )
 from src.serving.cog.request_body import BodyReader
 from src.serving.cog.sender import JSON_TYPE, check_content_type, check_origin, is_loopback
+from src.serving.cog.supervisor import Supervisor
 from src.serving.validation import Schema
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,10 @@ class Gateway:
     detached: list[str] = field(default_factory=list)
     """Accepted async predictions that have not been seen to end."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    supervisor: Supervisor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.supervisor = Supervisor(backend=self.backend)
 
     def make_app(self) -> Starlette:
         """The ASGI application."""
@@ -198,7 +203,7 @@ class Gateway:
             return Response(status_code=CLOSED_REQUEST)
         if answer.status_code == 409 and await self.backend.has_crashed():
             await answer.aclose()
-            raise RefusedError(503, "the worker has crashed; the server must be started again")
+            raise RefusedError(503, f"the worker has crashed; {self.supervisor.advice}")
         length = int(answer.headers.get("content-length", MAX_REWRITTEN_BYTES))
         media_type = answer.headers.get("content-type")
         if length >= MAX_REWRITTEN_BYTES and answer.status_code != 422:  # which repeats the value that is refused

@@ -82,7 +82,7 @@ def serve(gateway: Gateway, listener: socket.socket) -> int:
         status = await gateway.backend.stop()
 
     async def stop_with_backend() -> None:
-        await gateway.backend.process.wait()
+        await gateway.supervisor.run()
         server.should_exit = True
 
     app.router.lifespan_context = lifespan

@@ -356,12 +356,18 @@ def test_two_servers_share_a_temporary_folder(project: Path, tmp_path: Path) -> 
         assert first.predict({"image": FILE})["status"] == "succeeded"
 
 
-def test_a_crashed_worker_is_said(project: Path, tmp_path: Path) -> None:
+def test_a_crashed_worker_is_said_and_started_again(project: Path, tmp_path: Path) -> None:
     with Server(project, env={"TMPDIR": str(tmp_path)}) as server:
         assert post(server, {"input": {"image": FILE, "note": "crash"}})[1]["error"] == "Worker crashed"
         wait_for(lambda: server.health().get("status") == "UNHEALTHY")
         status, answer = post(server, {"input": {"image": FILE}})
-        assert (status, answer["detail"]) == (503, "the worker has crashed; the server must be started again")
+        assert (status, answer["detail"]) == (
+            503,
+            "the worker has crashed; the server starts it again; try again later",
+        )
+        wait_for(lambda: server.health().get("status") == "READY")
+        assert post(server, {"input": {"image": FILE}})[1]["status"] == "succeeded"
+        assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_said_and_does_not_block_the_server(tmp_path: Path) -> None:
