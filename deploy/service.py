@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from app.generator import Output
 from app.inputs import check_files, validate_inputs
 from deploy.errors import CLIENT_ERRORS
 from deploy.runner import Runner
 from src.media.file_type import probe
-from src.media.image import check_size, read_image
+from src.media.image import check_size, read_image, read_mask
 from src.media.video.resize import Size, resize_video
 from src.serving.cancellation import (
     CancelledError,
@@ -36,6 +36,9 @@ FileReference = str | Sequence[str]
 
 EXPECTED_ERRORS = (*CLIENT_ERRORS, StorageError, DiskError)
 """Errors whose message is returned as it is and not logged."""
+
+Paths = dict[str, Path | list[Path]]
+"""Fetched files by input name."""
 
 T = TypeVar("T")
 
@@ -65,7 +68,7 @@ class Service:
             check_files(files, self.fetcher.limits)
             paths = self.fetch(files, work_dir)
             if size is not None:
-                paths["image"] = crop_to_aspect(Path(str(paths["image"])), size, work_dir)
+                paths |= crop_to_aspect(paths, size, work_dir)
             output = self.runner.run({**values, **paths}, work_dir, context)
             if size is not None:
                 output = resize_output(output, size, work_dir)
@@ -75,10 +78,10 @@ class Service:
             log_metrics(output)
             return deliver(output)
 
-    def fetch(self, files: Mapping[str, FileReference], work_dir: Path) -> dict[str, Path | list[Path]]:
+    def fetch(self, files: Mapping[str, FileReference], work_dir: Path) -> Paths:
         """Download or decode every file of a request, by input name. Raises CancelledError."""
         report_progress("fetching")
-        paths: dict[str, Path | list[Path]] = {}
+        paths: Paths = {}
         for name, value in files.items():
             if isinstance(value, str):
                 paths[name] = self.fetch_one(value, work_dir, name)
@@ -92,19 +95,37 @@ class Service:
         return self.fetcher.fetch(value, work_dir, name=name)
 
 
-def crop_to_aspect(path: Path, size: Size, work_dir: Path) -> Path:
-    """Center-crop an image to the aspect ratio of `size`, so that the video is generated in about that ratio.
+def crop_to_aspect(paths: Paths, size: Size, work_dir: Path) -> Paths:
+    """Center-crop the image and its person masks to the aspect ratio of `size`, so that the video is generated in about
+    that ratio; returns the new files.
 
-    InputError when the crop is smaller than the model accepts.
+    InputError when the crop is smaller than the model accepts, and as `read_mask` for a mask that does not fit.
     """
-    image = read_image(probe(path, name="image"))
+    image = read_image(probe(Path(str(paths["image"])), name="image"))
     width, height = size
     ratio = width / height
     crop = (min(image.width, round(image.height * ratio)), min(image.height, round(image.width / ratio)))
     check_size(*crop, name=f"image, cut to the proportions of {width} x {height},")
-    cropped = work_dir / "cropped.png"
-    ImageOps.fit(image, crop).save(cropped)
+    cropped: Paths = {"image": save_crop(image, crop, work_dir / "cropped.png")}
+    masks = paths.get("person_masks")
+    if isinstance(masks, list):
+        cropped["person_masks"] = [
+            save_crop(read_whole_mask(path, image, n), crop, work_dir / f"cropped-mask-{n}.png")
+            for n, path in enumerate(masks, 1)
+        ]
     return cropped
+
+
+def read_whole_mask(path: Path, image: Image.Image, number: int) -> Image.Image:
+    """A person mask at the size of the uncropped image, black and white."""
+    file = probe(path, name=f"person_masks (number {number})")
+    return Image.fromarray(read_mask(file, height=image.height, width=image.width)).convert("L")
+
+
+def save_crop(image: Image.Image, crop: Size, path: Path) -> Path:
+    """Center-crop an image to `crop` and save it."""
+    ImageOps.fit(image, crop).save(path)
+    return path
 
 
 def resize_output(output: Output, size: Size, work_dir: Path) -> Output:

@@ -18,7 +18,7 @@ class ModalBackend:
 
     def submit(self, request: SubmitRequest) -> str:
         """Spawn a function call; returns its id."""
-        call_id: str = self.function.spawn(dict(request.files), request.prompt).object_id
+        call_id: str = self.function.spawn(dict(request.files), request.prompt, **request.lists).object_id
         return call_id
 
     def result(self, call_id: str) -> Working | Finished | Failed:

@@ -14,7 +14,7 @@ import modal
 from fastapi import FastAPI
 
 from deploy.errors import CLIENT_ERRORS
-from deploy.fields import translate_names
+from deploy.fields import FILE_LISTS, LIST_FIELDS, LORAS, file_lists, lora_list, translate_names
 from deploy.modal_functions.settings import (
     APP_NAME,
     AWS_SECRET,
@@ -29,6 +29,7 @@ from deploy.modal_functions.settings import (
     secrets,
 )
 from src.errors import InputError
+from src.serving.validation import validate_object
 
 if TYPE_CHECKING:  # imported in the functions: the machine that deploys need not have torch
     from deploy.service import Service
@@ -36,6 +37,8 @@ if TYPE_CHECKING:  # imported in the functions: the machine that deploys need no
 PROMPT = "People talk naturally, with lively faces and small gestures, while the camera stands still."
 OUTPUT_FOLDER = "outputs"
 MAX_VOICES = 2
+Files = Mapping[str, str | Sequence[str]]
+"""Files by input name, lists for the inputs that are lists."""
 IMAGE_KEY, AUDIO_KEY_1, AUDIO_KEY_2 = "multi1.png", "1.wav", "2.wav"
 ARGUMENT_NAMES = {
     "image": "image_key",
@@ -85,12 +88,19 @@ def generate_multi_person_video(
     audio_type: str = "add",
     audio_cfg: float = 4.0,
     color_correction: float = 0.7,
+    **lists: list[str],
 ) -> dict[str, str]:
-    """Two persons who speak one after the other (`add`) or at the same time (`para`)."""
+    """Two persons who speak one after the other (`add`) or at the same time (`para`).
+
+    `lists`: person_masks, conditioning_audio and lora_files, which are keys of the bucket, and loras.
+    """
     if isinstance(audio_keys, str) or not 1 <= len(audio_keys) <= MAX_VOICES:
         raise InputError(f"audio_keys is {audio_keys!r}; a list of 1 or {MAX_VOICES} keys is needed")
-    files = {"image": image_key} | dict(zip(("first_audio", "second_audio"), audio_keys, strict=False))
+    given = validate_object(lists, {"properties": LIST_FIELDS}, noun="accepted argument")
+    voices = dict(zip(("first_audio", "second_audio"), audio_keys, strict=False))
+    files = {"image": image_key, **voices, **file_lists(given)}
     values = {
+        **lora_list(given),
         "prompt": prompt,
         "sampling_steps": sample_steps,
         "audio_mode": audio_type,
@@ -101,7 +111,7 @@ def generate_multi_person_video(
     return {"s3_output": generate_to_bucket(files, values, names)}
 
 
-def generate_to_bucket(files: Mapping[str, str], values: Mapping[str, object], names: Mapping[str, str]) -> str:
+def generate_to_bucket(files: Files, values: Mapping[str, object], names: Mapping[str, str]) -> str:
     """Store the video under `outputs/`; its `s3://` address. Raises InputError with the function's argument names."""
     from src.serving.cancellation import RequestContext
     from src.storage.outputs import resolve_destination
@@ -116,12 +126,13 @@ def generate_to_bucket(files: Mapping[str, str], values: Mapping[str, object], n
 
 
 @app.function(**gpu_options)
-def generate_video(files: Mapping[str, str], prompt: str | None = None) -> bytes:
+def generate_video(files: Files, prompt: str | None = None, loras: Sequence[str] | None = None) -> bytes:
     """The MP4's bytes, for the HTTP API and the command line. `files` are by input name, in any form of a file."""
     from src.serving.cancellation import RequestContext
 
     context = RequestContext(request_id=modal.current_function_call_id() or uuid4().hex)
-    return service().process(files, {"prompt": prompt}, context, lambda output: output.path.read_bytes())
+    values = {"prompt": prompt, LORAS: loras}
+    return service().process(files, values, context, lambda output: output.path.read_bytes())
 
 
 @app.function(volumes={WEIGHTS_DIR: WEIGHTS_VOLUME}, secrets=secrets(HUGGING_FACE_SECRET), timeout=6 * TIMEOUT_S)
@@ -145,12 +156,14 @@ def web() -> FastAPI:
     """The HTTP API in front of `generate_video`."""
     from deploy.modal_functions.backend import ModalBackend
     from deploy.web.app import make_app, read_credentials
+    from src.storage.settings import read_settings
 
-    return make_app(ModalBackend(generate_video), read_credentials(os.environ))
+    limits = read_settings(os.environ).limits
+    return make_app(ModalBackend(generate_video), read_credentials(os.environ), limits)
 
 
 @app.local_entrypoint()
-def main(
+def main(  # noqa: PLR0913 - the options of the command
     image_path: str,
     audio1_path: str,
     audio2_path: str = "",
@@ -158,13 +171,19 @@ def main(
     prompt: str = PROMPT,
     output_path: str = "output.mp4",
     overwrite: bool = False,
+    person_masks: str = "",
+    conditioning_audio: str = "",
+    lora_files: str = "",
+    loras: str = "",
 ) -> None:
-    """Generate a video from files of this machine and save it. ValueError for a file that exists, without overwrite."""
+    """Generate a video from files of this machine and save it. The last four are lists, separated by commas; a file in
+    them may be a URL. ValueError for a file that exists, without overwrite."""
     from src.command_line import require_new, write_atomically
 
     require_new(Path(output_path), overwrite=overwrite)
-    files = encode_files(image_path, audio1_path, audio2_path, two_person=two_person)
-    video = generate_video.remote(files, prompt)
+    lists = dict(zip(FILE_LISTS, map(split, (person_masks, conditioning_audio, lora_files)), strict=True))
+    files = encode_files(image_path, audio1_path, audio2_path, two_person=two_person) | encode_lists(lists)
+    video = generate_video.remote(files, prompt, **lora_list({LORAS: split(loras)}))
 
     def write(partial: Path) -> None:
         partial.write_bytes(video)
@@ -172,7 +191,25 @@ def main(
     write_atomically(Path(output_path), write, overwrite=overwrite)
 
 
-def encode_files(image_path: str, audio1_path: str, audio2_path: str, *, two_person: bool) -> dict[str, str]:
+def split(text: str) -> list[str]:
+    """The items of a list that commas separate."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def encode_lists(lists: Mapping[str, Sequence[str]]) -> dict[str, str | Sequence[str]]:
+    """Lists of files by input name, the URLs unchanged and the files of this machine as data URIs."""
+    from src.serving.cog.cli_inputs import data_uri
+
+    return {
+        name: [item if "://" in item else data_uri(Path(item)) for item in items]
+        for name, items in lists.items()
+        if items
+    }
+
+
+def encode_files(
+    image_path: str, audio1_path: str, audio2_path: str, *, two_person: bool
+) -> dict[str, str | Sequence[str]]:
     """Files as data URIs by input name. InputError for two persons with one voice and for one person with two."""
     from src.serving.cog.cli_inputs import data_uri
 

@@ -3,10 +3,11 @@
 In both, frames are counted at 25 per second; `fps` is the frame rate of the file, whose duration does not change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.fields import LIST_FIELDS, file_lists, lora_list
 from src.errors import InputError
 from src.media.rates import FPS
 from src.serving.validation import validate_object
@@ -28,6 +29,7 @@ BASIC_FIELDS: Mapping[str, Any] = {
     "sampling_steps": {"type": "integer", "minimum": 2, "maximum": 100, "default": 20},
     "guidance_scale": {"type": "number", "minimum": 1, "maximum": 20, "default": 7.5},
     "fps": FILE_FPS | {"default": 8},
+    **LIST_FIELDS,
 }
 DETAILED_FIELDS: Mapping[str, Any] = {
     "action": {"enum": ["generate"], "type": "string"},
@@ -41,6 +43,7 @@ DETAILED_FIELDS: Mapping[str, Any] = {
     "fps": FILE_FPS | {"default": FPS},
     "output_format": {"enum": ["s3", "base64"], "type": "string"},
     "s3_output_key": TEXT,
+    **LIST_FIELDS,
 }
 BASIC_NAMES = {
     "image": "reference_image",
@@ -60,7 +63,7 @@ class ParsedRequest:
     is one; `key` the object's key. `include_info` adds `video_info` to the answer.
     """
 
-    files: Mapping[str, str]
+    files: Mapping[str, str | Sequence[str]]
     values: Mapping[str, Any]
     names: Mapping[str, str]
     size: tuple[int, int] | None = None
@@ -89,11 +92,11 @@ def parse_basic(fields: Mapping[str, Any]) -> ParsedRequest:
     """`reference_image`, `audio_1`, … with the defaults of those deployments."""
     schema = {"properties": BASIC_FIELDS, "required": ["reference_image", "audio_1"]}
     values = validate_object(fields, schema, noun="accepted field")
-    files = {"image": values["reference_image"], "first_audio": values["audio_1"]}
+    files = {"image": values["reference_image"], "first_audio": values["audio_1"], **file_lists(values)}
     if values["audio_2"]:
         files["second_audio"] = values["audio_2"]
     inputs = {name: values[name] for name in ("prompt", "num_frames", "seed", "turbo", "sampling_steps", "fps")}
-    inputs["text_guidance"] = values["guidance_scale"]
+    inputs |= {"text_guidance": values["guidance_scale"], **lora_list(values)}
     return ParsedRequest(files=files, values=inputs, names=BASIC_NAMES)
 
 
@@ -107,12 +110,13 @@ def parse_detailed(fields: Mapping[str, Any], max_seconds: float) -> ParsedReque
     if output == "base64" and key is not None:
         raise InputError("output_format base64 and s3_output_key contradict each other; give one of them")
     return ParsedRequest(
-        files={"image": values["reference_image"], "first_audio": values["audio"]},
+        files={"image": values["reference_image"], "first_audio": values["audio"], **file_lists(values)},
         values={
             "prompt": values["prompt"],
             "seed": values["seed"],
             "num_frames": None if duration is None else max(1, round(duration * FPS)),
             "fps": values["fps"],
+            **lora_list(values),
             "resolution": "720p" if size and size[0] * size[1] > PIXELS_480P else "480p",
         },
         names=DETAILED_NAMES,

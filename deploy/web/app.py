@@ -5,20 +5,22 @@
 
 import hmac
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from deploy.fields import translate_names
+from app.inputs import check_files
+from deploy.fields import LIST_FIELDS, file_lists, lora_list, translate_names
 from src.errors import InputError
 from src.serving.validation import validate_object
+from src.storage.settings import DownloadLimits
 
 SUBMIT_SCHEMA = {
-    "properties": {name: {"type": "string"} for name in ("image", "audio1", "audio2", "prompt")},
+    "properties": {**{name: {"type": "string"} for name in ("image", "audio1", "audio2", "prompt")}, **LIST_FIELDS},
     "required": ["image", "audio1"],
 }
 FIELD_NAMES = {"image": "image", "first_audio": "audio1", "second_audio": "audio2"}
@@ -32,10 +34,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest:
-    """A parsed request: URLs by input name, and the prompt."""
+    """A parsed request: URLs by input name, the prompt, and inputs that are lists but no files (`loras`)."""
 
-    files: Mapping[str, str]
+    files: Mapping[str, str | Sequence[str]]
     prompt: str | None
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +144,18 @@ async def read_json_body(request: Request) -> dict[str, Any]:
     return fields
 
 
-def parse_submit(fields: Mapping[str, Any]) -> SubmitRequest:
-    """Check the fields of a request. InputError, which names the field."""
+def parse_submit(fields: Mapping[str, Any], limits: DownloadLimits) -> SubmitRequest:
+    """Check the fields of a request. InputError, which names the field, also for more files than `limits` allow."""
     values = validate_object(fields, SUBMIT_SCHEMA, noun="accepted field")
     present = {name: field for name, field in FIELD_NAMES.items() if field != "audio2" or values[field]}
     files = {name: require_url(values[field], field) for name, field in present.items()}
-    return SubmitRequest(files=files, prompt=values["prompt"])
+    lists = file_lists(values)
+    check_files(lists, limits)
+    urls = {
+        name: [require_url(url, f"{name} (number {n})") for n, url in enumerate(urls, 1)]
+        for name, urls in lists.items()
+    }
+    return SubmitRequest(files={**files, **urls}, prompt=values["prompt"], lists=lora_list(values))
 
 
 def require_url(text: str, name: str) -> str:
@@ -156,8 +165,9 @@ def require_url(text: str, name: str) -> str:
     return text
 
 
-def make_app(backend: Backend, credentials: Credentials) -> FastAPI:
-    """The ASGI application. Without credentials it answers every request with 503."""
+def make_app(backend: Backend, credentials: Credentials, limits: DownloadLimits | None = None) -> FastAPI:
+    """The ASGI application. Without credentials it answers every request with 503. `limits` are those of the backend,
+    so that a request that it would refuse is not queued."""
     app = FastAPI(
         title="MultiTalk",
         docs_url=None,
@@ -169,7 +179,7 @@ def make_app(backend: Backend, credentials: Credentials) -> FastAPI:
     @app.post("/submit")
     def submit(fields: Annotated[dict[str, Any], Depends(read_json_body)]) -> JSONResponse:
         try:
-            return JSONResponse({"call_id": backend.submit(parse_submit(fields))}, 202)
+            return JSONResponse({"call_id": backend.submit(parse_submit(fields, limits or DownloadLimits()))}, 202)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
         except QueueFullError as error:

@@ -105,7 +105,8 @@ class LocalBackend:
         try:
             if call.context.cancelled.is_set():
                 return
-            self.service.process(request.files, {"prompt": request.prompt}, call.context, deliver)
+            values = {"prompt": request.prompt, **request.lists}
+            self.service.process(request.files, values, call.context, deliver)
             self.finish(call, Finished(video=video))
         except CancelledError:
             self.finish(call, Failed(message=CANCELED))
@@ -185,9 +186,8 @@ def main() -> None:
 def serve(backend: LocalBackend) -> None:
     """Serve until a signal. uvicorn's access log is off, because it contains the clients' addresses."""
     host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000"))
-    uvicorn.run(
-        make_app(backend, read_credentials(os.environ)), host=host, port=port, log_config=None, access_log=False
-    )
+    app = make_app(backend, read_credentials(os.environ), backend.service.fetcher.limits)
+    uvicorn.run(app, host=host, port=port, log_config=None, access_log=False)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from PIL import Image
 
 from app.generator import Output
 from deploy.runner import Runner
-from deploy.service import Service, error_message
+from deploy.service import Paths, Service, crop_to_aspect, error_message
 from src.errors import InputError
 from src.serving.cancellation import CancelledError, RequestContext
 from src.serving.eta import TimeLimitError
@@ -40,6 +40,12 @@ def process(service: Service, files: dict[str, Any], context: RequestContext, **
         ({}, {"sampling_steps": 1}, "sampling_steps is 1"),
         ({"image": 5}, {}, "image is 5"),
         ({"person_masks": ["not fetched"] * 11}, {}, "person_masks has 11 files; at most 10 are allowed"),
+        ({"person_masks": "not fetched"}, {}, "person_masks is 'not fetched'; a list is needed"),
+        (
+            {"lora_files": ["not fetched"]},
+            {},
+            "lora_files is given, but this server takes only LoRAs that the operator",
+        ),
     ],
 )
 def test_invalid_inputs_are_refused_before_any_file_is_fetched(
@@ -73,6 +79,41 @@ def test_warnings_about_the_cropped_image_are_metrics(
     metrics = unloaded.process(files, {}, context, lambda output: output.metrics, size=(64, 64))
     assert metrics["warnings"].startswith("image: its color profile is damaged")
     assert metrics["warnings"].endswith("; another")
+
+
+def test_every_file_of_a_list_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, list[bytes]] = {}
+
+    def run(_: Runner, inputs: dict[str, Any], *__: Any) -> Output:
+        seen.update({name: [path.read_bytes() for path in inputs[name]] for name in ("person_masks", "lora_files")})
+        return Output(path=tmp_path / "made.mp4", metrics={})
+
+    monkeypatch.setattr(Runner, "run", run)
+    allowed = Service(runner=Runner(), fetcher=make_fetcher(read_settings({"MULTITALK_LORA_FILES": "1"})))
+    files = {"image": uri(plain()), "first_audio": uri(voice()), "lora_files": [uri(b"three")]}
+    context = RequestContext(request_id="r")
+    allowed.process({**files, "person_masks": [uri(b"one"), uri(b"two")]}, {}, context, lambda _: None)
+    assert seen == {"person_masks": [b"one", b"two"], "lora_files": [b"three"]}
+    with pytest.raises(InputError, match="lora_files has 9 files; at most 8"):
+        process(allowed, {**files, "lora_files": ["x"] * 9}, context)
+
+
+def test_masks_are_cropped_with_the_image(tmp_path: Path) -> None:
+    """A mask of half the image's size; the crop to 1:2 keeps the columns 50 to 149 of 200."""
+    Image.new("RGB", (200, 200), "gray").save(tmp_path / "image.png")
+    mask = Image.new("L", (100, 100))
+    mask.paste(255, (50, 0, 100, 100))
+    mask.save(tmp_path / "mask.png")
+    paths: Paths = {"image": tmp_path / "image.png", "person_masks": [tmp_path / "mask.png"]}
+    cropped = crop_to_aspect(paths, (64, 128), tmp_path)
+    assert isinstance(cropped["image"], Path)
+    assert isinstance(cropped["person_masks"], list)
+    assert Image.open(cropped["image"]).size == (100, 200)
+    with Image.open(cropped["person_masks"][0]) as image:
+        assert (image.size, image.getbbox()) == ((100, 200), (50, 0, 100, 200))
+    Image.new("L", (100, 50), 255).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match=r"person_masks \(number 1\) has 100 x 50 pixels; the image's 200 x 200"):
+        crop_to_aspect(paths, (64, 128), tmp_path)
 
 
 @pytest.mark.parametrize("kind", [InputError, ValidationError, StorageError, TimeLimitError])

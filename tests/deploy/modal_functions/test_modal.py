@@ -66,6 +66,38 @@ def test_errors_name_the_arguments(local: None, store: LocalS3) -> None:
         functions.generate_multi_person_video.local(audio_keys=["1.wav", "3.wav"])
 
 
+def test_lists_of_keys(local: None, store: LocalS3) -> None:
+    def error(**lists: Any) -> str:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers check the message
+            functions.generate_multi_person_video.local(audio_keys=["1.wav"], sample_steps=2, **lists)
+        return str(caught.value)
+
+    assert "both persons cover the same area" in error(person_masks=["multi1.png"] * 2)
+    assert error(person_masks=["nobody.png"]).startswith("person_masks-1: there is no 'nobody.png' in the bucket")
+    assert error(person_masks="multi1.png") == "person_masks is 'multi1.png'; a list is needed"
+    assert error(lora_files=["1.wav"]).startswith("lora_files is given, but this server takes only LoRAs")
+    assert error(loras=["nobody"]).startswith("loras has 'nobody', which this server does not have")
+    assert error(masks=[]).startswith("'masks' is not an accepted argument; allowed are person_masks, ")
+
+
+def test_local_entrypoint_sends_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    class Function:
+        @staticmethod
+        def remote(files: dict[str, Any], prompt: str, **lists: Any) -> bytes:
+            sent.append(({name: value for name, value in files.items() if isinstance(value, list)}, lists))
+            return b"video"
+
+    monkeypatch.setattr(functions, "generate_video", Function)
+    path, target = tmp_path / "a.png", str(tmp_path / "out.mp4")
+    path.write_bytes(plain())
+    masks = f"{path}, https://x/m.png"
+    functions.main(str(path), str(path), output_path=target, person_masks=masks, loras="one,two:0.5")
+    expected = {"person_masks": [uri(plain(), "image/png"), "https://x/m.png"]}
+    assert sent == [(expected, {"loras": ["one", "two:0.5"]})]
+
+
 def test_local_entrypoint_sends_files_and_saves_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / name for name in ("a.png", "1.wav", "2.wav")]
     for path, data in zip(paths, (plain(), voice(), voice()), strict=True):
@@ -185,8 +217,8 @@ def test_states_of_a_modal_call(monkeypatch: pytest.MonkeyPatch, outcome: Any, s
 
     class Function:
         @staticmethod
-        def spawn(*arguments: Any) -> FakeCall:
-            spawned.append(arguments)
+        def spawn(*arguments: Any, **lists: Any) -> FakeCall:
+            spawned.append((*arguments, *lists.items()))
             return call
 
     monkeypatch.setattr(modal.FunctionCall, "from_id", lambda _: call)
@@ -194,6 +226,9 @@ def test_states_of_a_modal_call(monkeypatch: pytest.MonkeyPatch, outcome: Any, s
     answer = client.post("/submit", json={"image": "https://x/a.png", "audio1": "https://x/1.wav"})
     assert answer.json() == {"call_id": "fc-1"}
     assert spawned == [({"image": "https://x/a.png", "first_audio": "https://x/1.wav"}, None)]
+    lists = {"person_masks": ["https://x/m.png"], "loras": ["one"]}
+    client.post("/submit", json={"image": "https://x/a.png", "audio1": "https://x/1.wav", **lists})
+    assert (spawned[1][0]["person_masks"], spawned[1][2]) == (lists["person_masks"], ("loras", ["one"]))
     answer = client.get("/result/fc-1")
     assert answer.status_code == status
     assert words in answer.text

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageOps
 from runpod.serverless.modules.rp_fastapi import WorkerAPI
 
 from deploy.runner import Runner
@@ -25,7 +26,7 @@ from deploy.service import Service
 from src.serving.cog.server import free_port
 from tests.conftest import ROOT
 from tests.deploy.conftest import basic_request, child_environment
-from tests.predict.media_files import plain, recorded, tones, uri, voice
+from tests.predict.media_files import SIZE, plain, recorded, saved, tones, two_people, uri, voice
 from tests.predict.output_video import OutputVideo, decode_output
 from tests.src.storage.local_s3 import LocalS3
 from tests.waiting import wait_until
@@ -108,6 +109,23 @@ def test_detailed_format_over_runpods_server(call: Callable[..., dict[str, Any]]
     assert "made at 64 x 128, then scaled to 70 x 140" in info["processing_note"]
 
 
+def test_masks_of_another_size_over_runpods_server(call: Callable[..., dict[str, Any]]) -> None:
+    """Where the left half is who speaks, the right half does not move, and the other way round."""
+    fields = {"reference_image": uri(saved(two_people())), "audio": "1.wav", "duration": 0.2, "seed": 1}
+    fields |= {"width": 128, "height": 64, "output_format": "base64"}
+    masks = [uri(saved(half)) for half in halves()]
+    left, right = (call({**fields, "person_masks": each})["output"]["video"] for each in (masks, masks[::-1]))
+    assert decode_video(base64.b64decode(left)).size == (128, 64)
+    assert left != right
+
+
+def halves() -> list[Image.Image]:
+    """Masks of the left and the right half of an image."""
+    left = Image.new("L", SIZE)
+    left.paste(255, (0, 0, SIZE[0] // 2, SIZE[1]))
+    return [left, ImageOps.invert(left)]
+
+
 def test_health_over_runpods_server(call: Callable[..., dict[str, Any]]) -> None:
     health = call({"health_check": True})["output"]
     assert health["status"] == "healthy"
@@ -130,6 +148,11 @@ def test_health_over_runpods_server(call: Callable[..., dict[str, Any]]) -> None
             {"audio": "1.wav", "reference_image": "multi1.png", "width": 1280, "height": 64},
             "reference_image, cut to the proportions of 1280 x 64, has ",
         ),
+        (basic_request(person_masks=["missing.png"]), "person_masks-1: there is no 'missing.png' in the bucket"),
+        (basic_request(person_masks=[uri(voice())]), "person_masks (number 1): the file"),
+        (basic_request(person_masks=["x"] * 11), "person_masks has 11 files; at most 10 are allowed"),
+        (basic_request(lora_files=["x"]), "lora_files is given, but this server takes only LoRAs"),
+        (basic_request(loras=["nobody"]), "loras has 'nobody', which this server does not have"),
         ({"health_check": False}, "health_check is false"),
     ],
 )

@@ -64,6 +64,17 @@ def test_detailed_format() -> None:
     assert parse({"audio": "1.wav", "reference_image": "a.png"}).include_info
 
 
+@pytest.mark.parametrize("form", [BASIC, DETAILED])
+def test_lists_of_both_formats(form: dict[str, Any]) -> None:
+    plain = parse(form)
+    files = {"person_masks": ["1.png", "2.png"], "conditioning_audio": ["3.wav"], "lora_files": ["4.safetensors"]}
+    request = parse({**form, **files, "loras": ["file1:0.5"]})
+    assert request.files == {**plain.files, **files}
+    assert request.values == {**plain.values, "loras": ["file1:0.5"]}
+    empty = parse({**form, "person_masks": [], "lora_files": None, "loras": []})
+    assert (empty.files, empty.values) == (plain.files, plain.values)
+
+
 def test_duration_is_bounded_by_max_seconds() -> None:
     assert parse({**DETAILED, "duration": 1200}, max_seconds=1200).values["num_frames"] == 30_000
     with pytest.raises(InputError, match=r"duration is 31; allowed is 0\.04 to 30"):
@@ -91,6 +102,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({**BASIC, "audio_3": "3.wav"}, "'audio_3' is not an accepted field; allowed are reference_image, audio_1"),
     ({**BASIC, "x" * 500: 1}, r"x'\.\.\. \(500 characters\) is not an accepted field"),
     ({**BASIC, "audio": "1.wav"}, "audio_1 and audio contradict"),
+    ({**BASIC, "person_masks": "1.png"}, "person_masks is '1.png'; a list is needed"),
+    ({**DETAILED, "lora_files": [5]}, "lora_files is 5; text is needed"),
     ({**DETAILED, "num_frames": 5}, "num_frames and action contradict"),
     ({**DETAILED, "action": "train"}, "action is 'train'; allowed are generate"),
     ({**DETAILED, "duration": 0}, "duration is 0"),

@@ -16,11 +16,21 @@ import pytest
 from fastapi.testclient import TestClient
 
 from deploy.service import Service
-from deploy.web.app import Credentials, Failed, Finished, SubmitRequest, Working, make_app, read_credentials
+from deploy.web.app import (
+    Credentials,
+    Failed,
+    Finished,
+    SubmitRequest,
+    Working,
+    make_app,
+    parse_submit,
+    read_credentials,
+)
 from deploy.web.local import Call, LocalBackend
+from src.errors import InputError
 from src.serving.cog.server import free_port
 from src.storage.fetcher import InputFetcher, make_fetcher
-from src.storage.settings import read_settings
+from src.storage.settings import DownloadLimits, read_settings
 from tests.conftest import ROOT
 from tests.deploy.conftest import child_environment
 from tests.deploy.runpod_worker.test_handler import decode_video, is_listening
@@ -33,6 +43,8 @@ pytestmark = pytest.mark.usefixtures("few_steps")
 TOKEN_HEADER = {"Authorization": "Bearer word"}
 KEY_HEADERS = {"Modal-Key": "key", "Modal-Secret": "secret"}
 CREDENTIALS = Credentials(token="word", key="key", secret="secret")
+
+URLS = {"image": "https://x/a.png", "audio1": "https://x/1.wav"}
 
 RESPOND = threading.Event()
 """Set when the test server may answer a request for /slow."""
@@ -116,6 +128,24 @@ def test_video_of_two_persons(client: TestClient, files: str) -> None:
     assert head.headers["content-length"] == str(len(response.content))
 
 
+def test_lists_reach_the_model(client: TestClient, files: str) -> None:
+    for fields, words in (
+        ({"person_masks": [f"{files}/image", f"{files}/image"]}, "both persons cover the same area"),
+        ({"conditioning_audio": [f"{files}/mp3", f"{files}/wav"]}, "conditioning_audio has 2 files"),
+        ({"loras": ["nobody"]}, "loras has 'nobody', which this server does not have"),
+    ):
+        assert words in wait_for_result(client, submit(client, files, **fields)).json()["detail"]
+
+
+def test_lora_files_are_accepted_where_the_operator_allows_them() -> None:
+    request = parse_submit(
+        {**URLS, "lora_files": ["https://x/a"], "loras": ["file1:2"]}, DownloadLimits(lora_files=True)
+    )
+    assert (request.files["lora_files"], request.lists) == (["https://x/a"], {"loras": ["file1:2"]})
+    with pytest.raises(InputError, match="lora_files has 9 files; at most 8"):
+        parse_submit({**URLS, "lora_files": ["https://x/a"] * 9}, DownloadLimits(lora_files=True))
+
+
 def test_failed_call_returns_500_with_the_reason(client: TestClient, files: str) -> None:
     response = wait_for_result(client, submit(client, files, audio1=f"{files}/text"))
     assert response.status_code == 500
@@ -195,6 +225,10 @@ def test_slow_host_delays_only_its_own_call(client: TestClient, files: str) -> N
         ({"image": "/etc/passwd", "audio1": "https://x/1.wav"}, "image is '/etc/passwd'"),
         ({"image": "https://x/a.png", "audio1": "https://x/1.wav", "steps": 3}, "'steps' is not an accepted field"),
         ({"image": "https://x/a.png", "audio1": "https://x/1.wav", "prompt": 3}, "prompt is 3"),
+        ({**URLS, "person_masks": "https://x/m.png"}, "person_masks is 'https://x/m.png'; a list is needed"),
+        ({**URLS, "person_masks": ["https://x/m.png", "m.png"]}, "person_masks (number 2) is 'm.png'; a URL is needed"),
+        ({**URLS, "person_masks": ["https://x/m.png"] * 11}, "person_masks has 11 files; at most 10 are allowed"),
+        ({**URLS, "lora_files": ["https://x/a"]}, "lora_files is given, but this server takes only LoRAs"),
         ([], "not a JSON object"),
     ],
 )
