@@ -51,7 +51,7 @@ class Predictor(BasePredictor):
     def predict(
         self,
         image: Path = Input(
-            description="Picture of the person or the people who will talk. Faces should be clearly visible and look towards the camera. Where the operator has loaded InfiniteTalk, a video as well (MP4, MOV, WebM, MKV).",
+            description="Picture of the person or the people who will talk. Faces should be clearly visible and look towards the camera. Where the operator has loaded InfiniteTalk, a video as well (MP4, MOV, WebM, MKV, AVI, TS, FLV, WMV or an animated GIF).",
         ),
         first_audio: Path = Input(
             description="What the first person says: any sound file, or a video whose sound is taken. With two people the first is the one on the left, unless person_boxes says otherwise.",

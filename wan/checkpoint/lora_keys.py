@@ -30,7 +30,8 @@ _SUFFIXES = (
 _PEFT = re.compile(r"[._]lora[._][AB]\b")
 _PREFIX = re.compile(
     r"^(?:base_model\.model\.|(?:model\.)?diffusion_model\.|diffusion\.model\.|(?:pipe\.)?dit\.|transformer\.|model\."
-    r"|unet\.|lora_unet_+|lora_transformer_+|lycoris_+)+"
+    r"|unet\.|net\.|wan\.|state_dict\.|generator(?:_ema)?\.|student\."
+    r"|lora_unet_+|lora_transformer_+|lora_dit_+|lycoris_+)+"
 )
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|processor)\.")
 _UNSUPPORTED = (

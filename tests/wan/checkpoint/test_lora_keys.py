@@ -68,6 +68,10 @@ PATHS: dict[str, Style] = {
     "diffusers without prefix": in_diffusers,
     "pipe.dit": prefixed("pipe.dit."),
     "module": prefixed("module.diffusion_model."),
+    "net": prefixed("net."),
+    "kohya of dit": prefixed("lora_dit_", underscored),
+    "distillation": prefixed("generator.model."),
+    "distillation, averaged": prefixed("generator_ema._fsdp_wrapped_module."),
 }
 SUFFIXES = {
     "kohya": ("lora_down.weight", "lora_up.weight"),
