@@ -64,5 +64,4 @@ def counted(recipe: Recipe) -> dict[str, Any]:
     return {
         "plan": str(run.plan).rpartition(", ")[0],
         "counted_bytes": run.peak("prepare", "condition", "embed", "denoise", "decode"),
-        "page_locked_bytes": run.watch.page_locked,
     }
