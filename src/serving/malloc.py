@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LIBC = ctypes.CDLL(None)
-"""One for all requests: each CDLL makes a class, whose reference cycle only a full garbage collection frees. Beside the
-half million objects of a loaded model there is none for thousands of requests, with 3.5 kB each."""
+"""One for all requests: each CDLL makes a class and a reference cycle."""
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Freed memory in the middle of the heap is returned to the operating system."""
 
 import ctypes
-import gc
 import os
 from pathlib import Path
 
@@ -30,16 +29,3 @@ def test_freed_memory_is_returned() -> None:
         raise KeyError
     assert resident_bytes() < before - 50_000_000
     libc.free(blocks[-1])
-
-
-def test_a_request_leaves_no_library_behind() -> None:
-    def count() -> int:
-        return sum(type(each) is ctypes.CDLL for each in gc.get_objects())
-
-    gc.disable()
-    before = count()
-    with trim_malloc_on_exit():
-        pass
-    after = count()
-    gc.enable()
-    assert after == before
