@@ -1,6 +1,7 @@
 """The pipeline: signatures, lengths, seeds, progress reports, errors."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from wan import MultiTalkPipeline
 from wan.checkpoint.lora import Lora
 from wan.conditioning.request import Request
 from wan.configs import WAN_CONFIGS, ModelConfig
+from wan.modules.transformer import Context
 from wan.progress import Progress
 from wan.sampling.options import SamplingOptions, resolve_options
 
@@ -200,9 +202,9 @@ def test_caches_change_the_video_and_skip_forwards(
     evaluations: list[int] = []
     forward_passes = pipeline.models.transformer.forward_passes
 
-    def counted(*arguments: Any) -> list[Tensor]:
-        evaluations.append(len(arguments[-1]))
-        return forward_passes(*arguments)
+    def counted(x: Any, time: Any, rotary_emb: Any, contexts: Sequence[Context], *parallel: Any) -> list[Tensor]:
+        evaluations.append(len(contexts))
+        return forward_passes(x, time, rotary_emb, contexts, *parallel)
 
     monkeypatch.setattr(pipeline.models.transformer, "forward_passes", counted)
     long = {**SMALL, "sampling_steps": 12}
