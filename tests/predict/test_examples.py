@@ -11,10 +11,8 @@ from tests.conftest import ROOT
 from tests.predict.conftest import Service
 from tests.test_docs import examples
 
-VIDEO = "MULTITALK_MODEL=infinitetalk-puppet "
+VIDEO, OWN_LORA = "MULTITALK_MODEL=infinitetalk-puppet ", "MULTITALK_LORA_FILES=1 "
 LINES = dict(examples("predict.py"))
-OWN_LORAS = [line for line in LINES if "lora_files" in line]
-"""Need MULTITALK_LORA_FILES=1, as the page says; test_fetched_inputs.py sends such requests."""
 
 
 def run(service: Service, line: str) -> None:
@@ -27,7 +25,7 @@ def run(service: Service, line: str) -> None:
         assert answer["metrics"]["frames"] == round(inputs["num_frames"] * inputs.get("fps", 25) / 25)
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(VIDEO) and line not in OWN_LORAS])
+@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith((VIDEO, OWN_LORA))])
 @pytest.mark.usefixtures("short_examples", "fusionx")
 def test_example(service: Service, line: str) -> None:
     run(service, line)

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from app.settings import BUILT_IN_MODELS
 from tests.predict.conftest import MODEL, Service, good, serving
 from tests.predict.media_files import plain, uri, voice
+from tests.predict.test_examples import LINES, OWN_LORA, run
 from tests.src.storage.faulty_server import FaultyHandler, serve
 
 LORA = BUILT_IN_MODELS / MODEL / "loras" / "distilled.safetensors"
@@ -129,6 +130,12 @@ def test_own_loras_give_the_video_of_installed_ones_and_are_gone_afterwards(open
     assert by_data["output"] == installed
     assert open_service.succeed(lora_files=[])["output"] == plain
     assert left_files(open_service) == []
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith(OWN_LORA)])
+@pytest.mark.usefixtures("short_examples")
+def test_example_with_an_own_lora(open_service: Service, line: str) -> None:
+    run(open_service, line)
 
 
 @pytest.mark.parametrize(
