@@ -21,7 +21,7 @@ from wan.checkpoint.keys import (
     text_encoder_key,
     vae_key,
 )
-from wan.checkpoint.layout import CheckpointLayout, ComponentFiles, Precision, find_layout
+from wan.checkpoint.layout import TOKENIZER_BUNDLE, CheckpointLayout, ComponentFiles, Precision, find_layout
 from wan.checkpoint.loading import Regions
 from wan.checkpoint.repackaged import OtherFiles, open_repackaged
 from wan.checkpoint.tensor_files import CheckpointError, TensorSource
@@ -105,7 +105,10 @@ def load_text_encoder(
     from transformers import AutoTokenizer
 
     if not layout.tokenizer.is_dir():
-        raise CheckpointError(f"no tokenizer folder {layout.tokenizer}")
+        raise CheckpointError(
+            f"no tokenizer folder {layout.tokenizer}; the weights named {TOKENIZER_BUNDLE} are this folder, and one "
+            "inside a text encoder's file is not read"
+        )
     module = load_component(text_encoder_component(config, layout.text_encoder, precision), device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(layout.tokenizer, local_files_only=True)

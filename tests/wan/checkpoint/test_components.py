@@ -94,6 +94,12 @@ def test_mismatched_tensors_are_listed(puppet: ModelConfig, folder: Path, change
         load_models(puppet, folder, CPU)
 
 
+def test_missing_tokenizer_is_named_with_the_weights_that_are_it(puppet: ModelConfig, folder: Path) -> None:
+    shutil.rmtree(folder / puppet.files.base / puppet.files.tokenizer)
+    with pytest.raises(CheckpointError, match=r"no tokenizer folder .*the weights named umt5-xxl-tokenizer are this"):
+        load_models(puppet, folder, CPU)
+
+
 @pytest.mark.parametrize("field", ["vae", "text_encoder", "image_encoder", "tokenizer"])
 def test_absent_files_are_named(puppet: ModelConfig, folder: Path, field: str) -> None:
     path = folder / puppet.files.base / getattr(puppet.files, field)
