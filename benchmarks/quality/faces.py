@@ -23,10 +23,13 @@ from training.scenes import Scene, face_boxes, render_still
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.float64]
 
-CHECKED_CHUNKS = (5, 10, 20)
+CHECKED_CHUNKS = (1, 5, 10, 20)
 """After how many chunks faces are looked at."""
-MIN_CONTRAST = 0.5
-"""A part of lower contrast is lost."""
+MIN_CONTRAST, MIN_KEPT = 0.3, 0.55
+"""A part is lost below this contrast, or below this share of the contrast that it has after the first chunk.
+
+Small parts lose contrast in the VAE at once, without getting lost.
+"""
 PARTS = ("white", "iris", "glasses", "hair", "skin")
 UPPER_FACE = Region(left=-1.1, right=1.1, top=-1.4, bottom=0.1)
 WHOLE_FACE = Region(left=-1.2, right=1.2, top=-1.4, bottom=1.1)
@@ -121,16 +124,22 @@ def summarize_faces(faces: Sequence[dict[int, dict[str, float]]]) -> dict[str, d
     for count in faces[0] if faces else ():
         at = [face[count] for face in faces]
         means = {part: [values[part] for values in at if part in values] for part in PARTS}
-        lost = [any(value < MIN_CONTRAST for value in values.values()) for values in at]
+        lost = [any(is_lost(face, count, part) for part in face[count]) for face in faces]
         summary[str(count)] = {part: float(np.mean(values)) if values else None for part, values in means.items()}
         summary[str(count)]["lost"] = float(np.mean(lost))
     return summary
 
 
+def is_lost(face: dict[int, dict[str, float]], count: int, part: str) -> bool:
+    """Whether a part is lost after `count` chunks."""
+    least = MIN_CONTRAST if count == 1 else max(MIN_CONTRAST, MIN_KEPT * face[1][part])
+    return face[count][part] < least
+
+
 def _last_frames(video: Video, count: int) -> Video:
     """The new frames of chunk number `count`."""
     end = CHUNK + (count - 1) * (CHUNK - MOTION)
-    return video[end - (CHUNK - MOTION) : end]
+    return video[max(1, end - (CHUNK - MOTION)) : end]
 
 
 def _contrast(frame: Pixels, image: NDArray[np.uint8], part: Part) -> float:

@@ -136,14 +136,13 @@ def format_row(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _format_faces(model: Mapping[str, Any], truth: Mapping[str, Any]) -> tuple[str, str]:
-    """Lost faces after each number of chunks, and the part of the lowest contrast at the end."""
-    if not model:
-        return "", ""
-    lost = [" / ".join(format_number(100 * at["lost"], 0) for at in faces.values()) for faces in (model, truth)]
+    """Lost faces after 5, 10 and 20 chunks, as far as there are, and the part of the lowest contrast at the end."""
+    counts = [count for count in model if count != "1"]
+    lost = [" / ".join(format_number(100 * faces[count]["lost"], 0) for count in counts) for faces in (model, truth)]
     end, true_end = list(model.values())[-1], list(truth.values())[-1]
     weakest = min((part for part in PARTS if end[part] is not None), key=lambda part: end[part])
     weakness = f"{weakest} {format_number(end[weakest])} ({format_number(true_end[weakest])})"
-    return f"{lost[0]} ({lost[1]})", weakness
+    return f"{lost[0]} ({lost[1]})" if counts else "", weakness
 
 
 def worst_values(results: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row]) -> tuple[float, float, int]:
@@ -171,7 +170,7 @@ def missed_goals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if model.get("background") is not None and model["background"] > MAX_BACKGROUND:
             missed.append(f"{name}: the background changes by {model['background']:.1f}, at most {MAX_BACKGROUND:.0f}")
         missed += [
-            f"{name}: {100 * at['lost']:.0f} % of the faces are lost after {count} chunks"
+            f"{name}: {100 * at['lost']:.0f} % of the faces are lost after chunk {count}"
             for count, at in model.get("faces", {}).items()
             if at["lost"] > 0
         ]

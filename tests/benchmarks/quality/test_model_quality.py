@@ -20,6 +20,15 @@ def puppet() -> Puppet:
     return puppet
 
 
+def test_faces_last_with_the_conditioning_of_infinitetalk() -> None:
+    puppet = Puppet(model="infinitetalk-puppet")
+    puppet.set_preset_lora("fast")
+    (row,) = (row for row in ROWS if row.name == "InfiniteTalk, two para, 20 chunks")
+    metrics = measure_row(puppet, puppet.options(), row, 2, SEED)["model"]
+    assert [metrics["faces"][count]["lost"] for count in ("5", "10", "20")] == [0, 0, 0]
+    assert metrics["sharpness"] >= 0.9
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name in ROW_NAMES], ids=lambda row: row.name)
 def test_lips_follow_their_own_voice(puppet: Puppet, row: Row) -> None:
     metrics = measure_row(puppet, puppet.options(), row, 3 if row.num_chunks == 1 else 1, SEED)["model"]
