@@ -44,19 +44,26 @@ from wan.modules.vae import build_vae
 _LATENT_WEIGHT = 0.3
 _NOISE = 0.15
 """Maximum standard deviation of the latent errors, relative to that of the latents."""
+_MAX_EARLIER_TRIPS = 3
 
 
 def decoder_loss(
-    model: AutoencoderKLWan, video_BCFHW: Tensor, generator: torch.Generator
+    model: AutoencoderKLWan, video_BCFHW: Tensor, generator: torch.Generator, earlier_trips: int = 0
 ) -> tuple[Tensor, dict[str, float]]:
-    """Reconstruction error, plus the error of the latents after decoding and encoding."""
+    """Reconstruction error, plus the error of the latents after decoding and encoding.
+
+    The latents have been decoded and encoded `earlier_trips` times already, as at the end of so many chunks; the
+    gradient goes through the last trip only, whose target is the original video.
+    """
     std = torch.tensor(CONFIG.vae.latents_std, device=DEVICE)[:, None, None, None]
     with SingleFrames():
         with torch.no_grad():
-            latent = model.encode(video_BCFHW).latent_dist.mode()
+            latent = start = model.encode(video_BCFHW).latent_dist.mode()
+            for _ in range(earlier_trips):
+                start = model.encode(decode(model, start).clamp(-1, 1)).latent_dist.mode()
         strength = _NOISE * torch.rand(len(latent), 1, 1, 1, 1, generator=generator, device=DEVICE)
         noise = torch.randn(latent.shape, generator=generator, device=DEVICE)
-        decoded = decode(model, latent + strength * std * noise)
+        decoded = decode(model, start + strength * std * noise)
         reencoded = model.encode(decoded).latent_dist.mode()
     loss, metrics = reconstruction_loss(decoded, video_BCFHW)
     latent_error = ((reencoded - latent) / std).square().mean()
@@ -78,7 +85,7 @@ def train(runs: Path, steps: int, seed: int) -> None:
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, 2, step))
         video = sample_crops(rng, 3, int(rng.choice([1, 5, 9]))).to(DEVICE)
-        return decoder_loss(model, video, step_generator(seed, step))
+        return decoder_loss(model, video, step_generator(seed, step), int(rng.integers(_MAX_EARLIER_TRIPS + 1)))
 
     run.train(steps, loss_of, lambda step: lr_schedule(step, steps, warm_up=20), log_every=20, save_every=100)
 

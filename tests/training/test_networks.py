@@ -203,6 +203,11 @@ def test_decoder_loss_has_no_gradient_in_the_encoder(puppet: ModelConfig) -> Non
     )
     loss.backward()
     assert metrics["same"] > 0
+    with torch.no_grad():
+        worn = finetune_decoder.decoder_loss(
+            vae, sample_crops(np.random.default_rng(0), 1, 5), step_generator(0, 0), earlier_trips=2
+        )[1]
+    assert worn["same"] != metrics["same"]
     assert all(p.grad is None for module in (vae.encoder, vae.quant_conv) for p in module.parameters())
     assert all(p.grad is not None for p in vae.decoder.parameters())
 
