@@ -127,7 +127,8 @@ class MultiTalkPipeline:
             self.sampler = ParallelSampler(self.sampler, pool)
         verify(self.device, transformer.dtype)
         sizes = self.config.transformer
-        choose_backends(self.device, transformer.dtype, sizes.head_dim, sizes.num_heads)
+        for num_heads in {sizes.num_heads} if pool is None else pool.group.head_counts:
+            choose_backends(self.device, transformer.dtype, sizes.head_dim, num_heads)
 
     def close(self) -> None:
         """End the processes of the other GPUs; with one GPU nothing happens."""

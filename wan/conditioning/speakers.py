@@ -57,7 +57,7 @@ def latent_masks(height: int, width: int, person_masks: PersonMasks | None, crop
             raise SpeakerError(
                 f"{_describe(person_masks)}: nothing of {person} is left on the model's grid of {grid[1]} x {grid[0]} "
                 f"tokens after the image of {width} x {height} pixels is scaled and cropped; "
-                "every person needs at least one token"
+                "every person needs at least one token; one person who fills the image needs no box or mask"
             )
     if torch.equal(masks[0], masks[1]):
         raise SpeakerError(

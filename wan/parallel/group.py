@@ -14,6 +14,8 @@ TIMEOUT = timedelta(seconds=60)
 """Of one collective operation. The ranks of a chunk run in step, so that one waits for another only this long if that
 one hangs."""
 
+MAX_PASSES = 3
+
 
 def open_store(port: int | None = None) -> TCPStore:
     """The key-value store through which the ranks find one another: rank 0's at `port`, or a new one."""
@@ -30,6 +32,12 @@ class RankGroup:
         self.device = device
         self.num_heads = num_heads
         self._meshes: dict[tuple[int, int], RankMesh] = {}
+
+    @property
+    def head_counts(self) -> set[int]:
+        """How many heads a rank may attend with, over all numbers of guidance passes."""
+        shapes = (choose_shape(self.num_ranks, passes, self.num_heads) for passes in range(1, MAX_PASSES + 1))
+        return {self.num_heads // shape.places for shape in shapes}
 
     def connect(self, generation: int) -> None:
         """Connect with all other ranks, which call this with the same number. Raises RuntimeError if one does not."""

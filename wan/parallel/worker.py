@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wan.checkpoint.components import load_transformer
 from wan.checkpoint.lora import Lora, LoraManager
+from wan.modules.attention import choose_backends
 from wan.modules.verify_kernels import verify
 from wan.offload.manager import place_transformer
 from wan.parallel.group import RankGroup, open_store
@@ -40,6 +41,8 @@ class Worker:
         self.loras = LoraManager()
         self.clip: ClipState | None = None
         verify(device, self.transformer.dtype)
+        for num_heads in self.group.head_counts:
+            choose_backends(device, self.transformer.dtype, config.transformer.head_dim, num_heads)
 
     def connect(self, generation: int) -> None:
         """Connect with the other ranks."""
