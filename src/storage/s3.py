@@ -80,6 +80,7 @@ class S3Bucket:
             tmp_path = Path(folder) / path.name
             try:
                 run_cancellable(lambda: self.download_parts(bucket, key, tmp_path, limits, name), check)
+                check()  # it may have ended between two checks
             except DownloadTimeoutError as error:
                 raise timeout_error(truncated_repr(key), limits, name) from error
             tmp_path.replace(path)
