@@ -40,7 +40,11 @@ class RankGroup:
         return {self.num_heads // shape.places for shape in shapes}
 
     def connect(self, generation: int) -> None:
-        """Connect with all other ranks, which call this with the same number. Raises RuntimeError if one does not."""
+        """Connect with all other ranks, which call this with the same number. Raises RuntimeError if one does not.
+
+        A rank that has not failed itself leaves the old group here.
+        """
+        self.disconnect()
         cuda = self.device.type == "cuda"
         dist.init_process_group(
             backend="nccl" if cuda else "gloo",

@@ -12,6 +12,8 @@ import torch
 from wan.checkpoint import Precision
 from wan.configs.schema import ModelConfig
 
+Kind = Literal["out of memory", "error", "disconnected"]
+
 ABORT = b"abort"
 """A message on its own: the reader ends the running collective operation at once."""
 
@@ -34,17 +36,16 @@ class RankSetup:
 class Failure:
     """An exception of one rank. "disconnected": another rank failed first, and this one lost its connection."""
 
-    kind: Literal["out of memory", "error", "disconnected"]
+    kind: Kind
     message: str
     details: str
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """The failure that an exception stands for."""
+        kind: Kind = "disconnected" if is_disconnection(error) else "error"
         if isinstance(error, torch.OutOfMemoryError):
-            kind: Literal["out of memory", "error", "disconnected"] = "out of memory"
-        else:
-            kind = "disconnected" if is_disconnection(error) else "error"
+            kind = "out of memory"
         return cls(kind=kind, message=f"{type(error).__name__}: {error}", details=traceback.format_exc())
 
     def exception(self, rank: int) -> Exception:

@@ -54,12 +54,13 @@ class RankProcess:
             stdin=subprocess.DEVNULL,
         )
         child.close()
-        self.has_ended = False
+        self.has_ended = self.is_busy = False
         threading.Thread(target=self._read, name=f"rank {self.rank}", daemon=True).start()
         self.send(dump(setup))
 
     def send(self, message: bytes) -> None:
-        """Send a message; nothing happens if the process has ended."""
+        """Send a message, to which a reply is due unless it is ABORT; nothing happens if the process has ended."""
+        self.is_busy = self.is_busy or message != ABORT
         try:
             self.connection.send_bytes(message)
         except OSError:
@@ -111,8 +112,9 @@ class RankPool:
 
     def wait_until_loaded(self) -> None:
         """Wait for the weights of every rank and connect. Raises RuntimeError, with the rank's reason, if one fails."""
-        failures = [(rank.rank, rank.replies.get()) for rank in self.ranks]
-        for number, failure in failures:
+        for rank in self.ranks:
+            number, failure = rank.rank, rank.replies.get()
+            rank.is_busy = False
             if failure is not None:
                 self.close()
                 raise RuntimeError(f"GPU {number} could not load the model: {failure.message}")
@@ -125,14 +127,14 @@ class RankPool:
         failed first; `RankError` if a process has ended or does not answer. Afterwards all ranks are ready again.
         """
         self.check()
-        # In another thread: an exception that a signal raises here must not leave half a message in a pipe.
-        self._sender.submit(self._send, dump((method, args))).result()
+        message = dump((method, args))
         try:
+            self._send(message)
             result = local()
+            failures = self._collect()
         except BaseException as error:
             self._recover(error)
             raise
-        failures = self._collect()
         if failures:
             self._recover(None, failures)
         return result
@@ -154,20 +156,26 @@ class RankPool:
         self._sender.shutdown()
 
     def _send(self, message: bytes) -> None:
-        for rank in self.ranks:
-            rank.send(message)
+        """Send to all other ranks, in a thread for it: a cancellation must not leave half a message in a pipe."""
+
+        def send_to_all() -> None:
+            for rank in self.ranks:
+                rank.send(message)
+
+        self._sender.submit(send_to_all).result()
 
     def _collect(self) -> dict[int, Failure]:
-        """The failures of the other ranks by number; a rank that does not answer in time is ended."""
+        """The failures of the ranks that have a reply due, by number; one that does not answer in time is ended."""
         deadline = time.monotonic() + REPLY_TIMEOUT_S
         failures: dict[int, Failure] = {}
-        for rank in self.ranks:
+        for rank in filter(lambda each: each.is_busy, self.ranks):
             try:
                 failure = rank.replies.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 self.fault = f"GPU {rank.rank} did not answer within {REPLY_TIMEOUT_S:.0f} s"
                 rank.process.kill()
                 continue
+            rank.is_busy = False
             if failure is not None:
                 failures[rank.rank] = failure
         return failures

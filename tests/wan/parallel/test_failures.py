@@ -102,3 +102,22 @@ def open_files(pid: int) -> int:
 
 def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_cancellation_while_replies_are_awaited_leaves_all_ranks_ready(
+    monkeypatch: pytest.MonkeyPatch, puppet: ModelConfig, puppet_folder: Path, expected: dict[str, Tensor]
+) -> None:
+    pipeline = MultiTalkPipeline(puppet, puppet_folder, num_gpus=2)
+    assert pipeline.pool is not None
+    collect = pipeline.pool._collect
+
+    def cancelled_once() -> Any:
+        monkeypatch.setattr(pipeline.pool, "_collect", collect)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.pool, "_collect", cancelled_once)
+    with pytest.raises(KeyboardInterrupt):
+        generate(pipeline, "two persons, three passes")
+    actual = generate(pipeline, "two persons, three passes")
+    pipeline.close()
+    torch.testing.assert_close(actual, expected["two persons, three passes"], atol=ATOL, rtol=0)
